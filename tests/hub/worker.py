@@ -1,0 +1,34 @@
+"""A process that calls `zoo.hub` on request, so that the Hub's client reads its environment at import.
+
+Reads lines of JSON, {"call": name, "args": [...], "kwargs": {...}}, and answers each with a line of JSON on the
+original standard output: {"result": text} or {"error": class name, "message": text}.
+"""
+
+import json
+import os
+import sys
+import time
+
+# The client waits for seconds between its attempts; here the other end is on loopback.
+_sleep = time.sleep
+time.sleep = lambda seconds: _sleep(min(seconds, 0.01))
+
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # whatever else is printed goes to standard error
+
+from zoo import hub  # noqa: E402
+
+
+def main() -> None:
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = {"result": str(getattr(hub, request["call"])(*request["args"], **request["kwargs"]))}
+        except Exception as error:
+            kinds = [kind.__name__ for kind in type(error).__mro__]
+            answer = {"error": type(error).__name__, "kinds": kinds, "message": str(error)}
+        answer["torch"] = "torch" in sys.modules
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+main()

@@ -1,0 +1,251 @@
+"""Cards and tables: everything that config.json holds must be there, and nothing else can be."""
+
+import copy
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+import zoo.data
+from zoo import card, hub
+from zoo.errors import ZooError
+
+TOP = Path(__file__).resolve().parent.parent
+RESULT = {
+    "metric": "bits_per_dim",
+    "kind": "exact",
+    "value": 3.0612345,
+    "standard_error": 0.0061,
+    "n": 10000,
+    "split": "test",
+    "dataset": "CIFAR10",
+    "protocol": "256 levels",
+    "limit": False,
+}
+CONFIG = {
+    "format": 1,
+    "class_path": "zoo.autoregressive.PixelCNN",
+    "init_args": {"shape": [3, 32, 32], "levels": 256},
+    "data": {"class_path": "zoo.data.CIFAR10", "init_args": {}},
+    "recipe": "pixelcnn-cifar10",
+    "training": {
+        "hardware": "2 x Abacus",
+        "minutes": 17.5,
+        "steps": 40000,
+        "images": 10000000,
+        "images_per_second": 9900.4,
+        "precision": "bf16-mixed",
+        "torch": "2.11.0",
+        "lightning": "2.6.6",
+    },
+    "reference": {"metric": "bits_per_dim", "value": 3.14, "source": "Somebody 2016, Table 3"},
+    "weights": {"dtype": "float16", "parameters": 7654321, "sha256": {"model.safetensors": "ab" * 32}},
+    "results": [RESULT],
+    "notes": ["Two devices make 1.9 times the images\nof one."],
+}
+
+
+def changed(**fields):
+    return {**copy.deepcopy(CONFIG), **fields}
+
+
+def body(text):
+    return text.split("\n---\n", 1)[1]
+
+
+def test_the_hub_reads_the_numbers_back():
+    bound = {**RESULT, "metric": "fid", "kind": "estimate", "value": 12.5, "standard_error": None}
+    data = ModelCard(card.render(changed(results=[RESULT, bound]))).data
+    assert (data.license, data.library_name) == ("mit", "generative-zoo")
+    assert data.pipeline_tag == "unconditional-image-generation"
+    assert data.datasets == ["uoft-cs/cifar10"]
+    assert {"autoregressive", "pixelcnn"} <= set(data.tags)
+    assert data.model_name == "pixelcnn-cifar10"
+    first, second = data.eval_results
+    assert (first.metric_type, first.metric_value) == ("bits_per_dim", RESULT["value"])
+    assert (first.dataset_type, first.dataset_name, first.dataset_split) == (
+        "uoft-cs/cifar10",
+        "CIFAR-10",
+        "test",
+    )
+    assert first.metric_args == {key: RESULT[key] for key in ("kind", "standard_error", "n", "protocol")}
+    assert (second.metric_type, second.metric_value, second.metric_args["kind"]) == ("fid", 12.5, "estimate")
+
+
+def test_a_card_without_results_has_valid_metadata():
+    config = changed(results=[], reference=None, training=None, data=None, recipe=None, notes=[])
+    text = card.render(config, "somebody/pixelcnn-mine")
+    assert ModelCard(text).data.eval_results is None
+    assert "model-index" not in yaml.safe_load(text.split("---\n")[1])
+    assert 'zoo.load("somebody/pixelcnn-mine")' in text
+    assert body(text).lstrip().startswith("# pixelcnn-mine\n")
+    for gone in ("## Training", "## Notes", "--from", "paper"):
+        assert gone not in text
+    assert "## Weights" in text
+
+
+def test_everything_is_stated():
+    text = body(card.render(CONFIG))
+    for stated in (
+        "# pixelcnn-cifar10\n",
+        "7,654,321 parameters",
+        "trained on CIFAR-10",
+        "![samples](samples.png)",
+        'zoo.load("pixelcnn-cifar10")',
+        "model.sample(16, seed=0)",
+        "| bits/dim | 3.061 ± 0.006 | exact | CIFAR-10 | test | 10,000 | 256 levels |",
+        "3.14 bits/dim (Somebody 2016, Table 3)",
+        "Better by 0.079",
+        "zoo evaluate pixelcnn-cifar10",
+        "lightning fit --config recipes/pixelcnn-cifar10.yaml",
+        "2 x Abacus",
+        "17.5 minutes",
+        "40,000",
+        "10,000,000",
+        "9,900 images/s",
+        "bf16-mixed",
+        "2.11.0",
+        "15.3 MB",
+        "ab" * 32,
+        "- Two devices make 1.9 times the images of one.",
+    ):
+        assert stated in text
+    assert "${" not in text
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict"),
+    [
+        (3.14, "Reached exactly"),
+        (3.0, "Better by 0.14"),
+        (3.16, "Missed by 0.02"),
+        (3.1404, "Missed by 0.0004"),
+        (4.5, "Missed by 1.4"),
+    ],
+)
+def test_a_miss_is_stated_as_a_miss(value, verdict):
+    config = changed(results=[{**RESULT, "value": value}])
+    assert f"{verdict}: " in card.render(config)
+    table = card.results_table({"pixelcnn-cifar10": config})
+    assert (verdict.lower() in table) == verdict.startswith("Missed")
+
+
+def test_a_part_of_the_split_is_no_result():
+    part = {**RESULT, "limit": True, "n": 500, "value": 1.0}
+    config = changed(results=[part])
+    text = card.render(config)
+    assert "| test (part) | 500 |" in text
+    assert "not been measured here yet" in text
+    assert "Better" not in text
+    assert "model-index" not in text
+    assert card.headline(config) is None
+    assert card.headline(changed(results=[part, RESULT])) == RESULT
+
+
+def test_a_bound_is_shown_as_one():
+    text = card.render(changed(results=[{**RESULT, "kind": "bound"}]))
+    assert "| bits/dim | ≤ 3.061 ± 0.006 | bound |" in text
+
+
+def test_no_number_in_the_paper():
+    assert "The paper gives no number for this data set." in card.render(changed(reference=None))
+
+
+def test_headline_prefers_the_papers_metric_and_exact_over_bound():
+    bound, fid = {**RESULT, "kind": "bound"}, {**RESULT, "metric": "fid", "kind": "estimate"}
+    assert card.headline(changed(results=[fid, bound, RESULT])) == RESULT
+    assert card.headline(changed(results=[fid, bound])) == bound
+    reference = {**CONFIG["reference"], "metric": "fid"}
+    assert card.headline(changed(results=[RESULT, fid], reference=reference)) == fid
+    assert card.headline(changed(results=[])) is None
+
+
+def test_names():
+    assert card.default_name(CONFIG) == "pixelcnn-cifar10"
+    data = {"class_path": "zoo.data.FashionMNIST", "init_args": {"binarized": False}}
+    assert card.default_name(changed(recipe=None, data=data)) == "pixelcnn-fashion-mnist"
+    for name in zoo.data.__all__:
+        title = getattr(getattr(zoo.data, name), "title", None)
+        if title:
+            assert card.dataset_title(name) == title
+
+
+def test_whatever_text_a_config_holds_the_front_matter_stays_yaml():
+    text = "a: b\n---\n# title | <!-- ${name} \"quoted\" 'too' ${oops}"
+    config = changed(results=[{**RESULT, "protocol": text}], notes=[text], training={"hardware": text})
+    assert ModelCard(card.render(config)).data.eval_results[0].metric_args["protocol"] == text
+    assert card.render(changed(training={"minutes": "long", "steps": [1]})).count("long") == 1
+
+
+def test_template_is_found_beside_the_package_or_inside_it(monkeypatch, tmp_path):
+    package = tmp_path / "site" / "zoo"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(card, "__file__", str(package / "card.py"))
+    with pytest.raises(ZooError, match=r"MODEL_CARD_TEMPLATE\.md.*neither"):
+        card.render(CONFIG)
+    (package / "MODEL_CARD_TEMPLATE.md").write_text("# ${name}\n\nParts: ${notes}\n")
+    assert body(card.render(changed(notes=[]))).strip() == "# pixelcnn-cifar10"
+    (package.parent / "MODEL_CARD_TEMPLATE.md").write_text("${nme}")
+    with pytest.raises(ZooError, match=r"asks for \$\{nme\}; it may use name"):
+        card.render(CONFIG)
+
+
+def test_the_table_has_a_row_for_each_checkpoint():
+    small = changed(
+        results=[],
+        reference=None,
+        training=None,
+        weights={**CONFIG["weights"], "parameters": 3000, "dtype": "float32"},
+    )
+    configs = {"pixelcnn-cifar10": CONFIG, "pixelcnn-pipe": small}
+    header, rule, first, second = card.results_table(configs).splitlines()
+    assert header == "| name | family | data | metric | ours | paper's | size | training |"
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in (header, rule, first, second)}) == 1
+    for cell in (
+        "[`pixelcnn-cifar10`](checkpoints/pixelcnn-cifar10/README.md)",
+        "autoregressive",
+        "CIFAR-10",
+        "bits/dim, exact",
+        "3.061 ± 0.006",
+        "3.14",
+        "15.3 MB",
+        "17.5 min, 2 x Abacus",
+    ):
+        assert f"| {cell} |" in first
+    assert "| - | - | - | 12 kB | - |" in second
+
+
+def test_write_readme_replaces_the_table_and_nothing_else(monkeypatch, tmp_path):
+    monkeypatch.setattr(card, "bundled", lambda: {"pixelcnn-cifar10": CONFIG})
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# Top\n{card.BEGIN}\nold | table\n{card.END}\nbottom\n", encoding="utf-8")
+    card.write_readme(readme)
+    text = readme.read_text(encoding="utf-8")
+    table = card.results_table(card.bundled())
+    assert text == f"# Top\n{card.BEGIN}\n{table}\n{card.END}\nbottom\n"
+    card.write_readme(readme)
+    assert readme.read_text(encoding="utf-8") == text
+
+
+def test_write_readme_refuses_a_file_without_a_place_for_the_table(tmp_path):
+    with pytest.raises(ZooError, match="cannot be read"):
+        card.write_readme(tmp_path / "README.md")
+    (tmp_path / "README.md").write_text(f"{card.END} {card.BEGIN}")
+    with pytest.raises(ZooError, match="has no place for the table"):
+        card.write_readme(tmp_path / "README.md")
+
+
+def test_the_readme_holds_the_table_of_the_bundled_checkpoints():
+    text = (TOP / "README.md").read_text(encoding="utf-8")
+    table = text.partition(card.BEGIN)[2].partition(card.END)[0].strip()
+    assert table == card.results_table(card.bundled()), "run: zoo card --readme"
+
+
+@pytest.mark.parametrize("name", hub.names())
+def test_the_card_of_each_bundled_checkpoint_is_the_rendered_one(name):
+    folder = hub.find(name)
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert text == card.render(hub.read_config(folder), name), f"run: zoo card {name} --write"
+    assert (folder / "samples.png").is_file()

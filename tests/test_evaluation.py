@@ -1,0 +1,256 @@
+"""A checkpoint's numbers: they must be what the definition says, computed in plain float32."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from lightning import LightningDataModule
+
+import zoo
+from zoo import evaluation
+from zoo.autoregressive import PixelCNN
+from zoo.data import DataSpec, Digits
+from zoo.errors import CheckpointError, DataError, ZooError
+from zoo.evaluation import evaluate
+from zoo.model import GenerativeModel
+
+DIGITS = {"class_path": "zoo.data.Digits", "init_args": {}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A checkpoint of an untrained PixelCNN whose likelihood differs between images."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = PixelCNN(shape=[1, 8, 8], levels=17, channels=4, blocks=1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    return zoo.save(model, tmp_path_factory.mktemp("runs") / "pixelcnn-digits", data=DIGITS)
+
+
+@pytest.fixture(scope="module")
+def losses(folder):
+    """Bits/dim of every test image, from the definition, in float64."""
+    data = Digits()
+    data.setup("test")
+    with torch.no_grad():
+        log_prob = zoo.load(folder).log_prob(data.test[0])
+    return -log_prob.double().numpy() / (64 * math.log(2))
+
+
+class Coin(GenerativeModel):
+    """Each component is independent and uniform over the levels; it notes how it was asked."""
+
+    def __init__(self, shape=(1, 2, 2), levels=2):
+        super().__init__()
+        self.spec = DataSpec(shape, levels)
+        self.weight = torch.nn.Parameter(torch.eye(3))
+        self.seen = []
+
+    def log_prob(self, x):
+        """-D log levels, in nats."""
+        self.seen.append(
+            {
+                "training": self.training,
+                "inference": torch.is_inference_mode_enabled(),
+                "autocast": torch.is_autocast_enabled("cpu"),
+                "tf32": torch.backends.cudnn.allow_tf32 or torch.get_float32_matmul_precision() != "highest",
+                "product": (self.weight @ self.weight).dtype,
+                "n": len(x),
+            }
+        )
+        return torch.full((len(x),), -self.spec.dims * math.log(self.spec.levels))
+
+
+class Bound(GenerativeModel):
+    """A noisy lower bound."""
+
+    def __init__(self):
+        super().__init__()
+        self.spec = DataSpec((1, 2, 2), 2)
+
+    def elbo(self, x, *, samples=1, seed=None):
+        """A random number for each datum, below log 1."""
+        return -torch.rand(len(x), generator=self.generator(seed))
+
+
+class Images(LightningDataModule):
+    """250 test images of two levels, in batches of 100."""
+
+    spec = DataSpec((1, 2, 2), 2)
+    protocol = "two levels"
+
+    def __init__(self, n=250):
+        super().__init__()
+        self.images = torch.zeros(n, 1, 2, 2, dtype=torch.uint8)
+
+    def test_dataloader(self):
+        return (
+            [(batch, torch.zeros(len(batch))) for batch in self.images.split(100)] if len(self.images) else []
+        )
+
+
+def test_the_number_is_the_mean_of_the_definition(folder, losses):
+    (result,) = evaluate(folder, device="cpu")
+    assert result["value"] == pytest.approx(losses.mean(), rel=1e-6)
+    assert result["standard_error"] == pytest.approx(np.std(losses, ddof=1) / math.sqrt(360), rel=1e-4)
+    assert np.std(losses) > 0.01, "the images must differ for this to test anything"
+    described = {k: v for k, v in result.items() if k not in ("value", "standard_error")}
+    assert described == {
+        "metric": "bits_per_dim",
+        "kind": "exact",
+        "n": 360,
+        "split": "test",
+        "dataset": "Digits",
+        "protocol": Digits().protocol,
+        "limit": False,
+    }
+
+
+def test_twice_the_same_and_whatever_the_batch_size(folder):
+    whole = evaluate(folder, device="cpu")
+    assert evaluate(folder, device="cpu") == whole
+    assert evaluate(folder, device="cpu", batch_size=77)[0]["value"] == pytest.approx(
+        whole[0]["value"], rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("limit", [1, 2, 99, 100, 101])
+def test_limit_takes_the_first_images(folder, losses, limit):
+    (result,) = evaluate(folder, device="cpu", limit=limit, batch_size=50)
+    assert (result["n"], result["limit"]) == (limit, True)
+    assert result["value"] == pytest.approx(losses[:limit].mean(), rel=1e-6)
+    if limit == 1:
+        assert result["standard_error"] is None
+    else:
+        error = np.std(losses[:limit], ddof=1) / math.sqrt(limit)
+        assert result["standard_error"] == pytest.approx(error, rel=1e-3)
+
+
+def test_a_limit_that_cuts_nothing_off_is_the_whole_split():
+    model, data = Coin(), Images()
+    assert evaluate(model, data=data, limit=250) == evaluate(model, data=data)
+    assert evaluate(model, data=data, limit=1000)[0]["limit"] is False
+    model.seen.clear()
+    assert evaluate(model, data=data, limit=200)[0]["limit"] is True
+    assert [seen["n"] for seen in model.seen] == [100, 100], "no empty batch"
+
+
+def test_binary_images_are_in_nats_and_others_in_bits_per_dim(monkeypatch):
+    (nats,) = evaluate(Coin(), data=Images())
+    assert (nats["metric"], nats["value"]) == ("nats", pytest.approx(4 * math.log(2)))
+    monkeypatch.setattr(Images, "spec", DataSpec((1, 2, 2), 16))
+    (bits,) = evaluate(Coin(levels=16), data=Images())
+    assert (bits["metric"], bits["value"]) == ("bits_per_dim", pytest.approx(4.0))
+    assert bits["standard_error"] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_bound_is_called_one_and_repeats():
+    (result,) = evaluate(Bound(), data=Images(), seed=3)
+    assert result["kind"] == "bound"
+    assert evaluate(Bound(), data=Images(), seed=3) == [result]
+    assert evaluate(Bound(), data=Images(), seed=4) != [result]
+
+
+def test_arithmetic_is_plain_float32_and_settings_come_back():
+    model = Coin().train()
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            evaluate(model, data=Images())
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before[1])
+    assert torch.backends.cudnn.allow_tf32 == before[0]
+    assert model.training
+    for seen in model.seen:
+        n = seen.pop("n")
+        assert n > 0
+        assert seen == {
+            "training": False,
+            "inference": True,
+            "autocast": False,
+            "tf32": False,
+            "product": torch.float32,
+        }
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_likelihood_that_is_not_finite_is_refused(value):
+    class Broken(Coin):
+        def log_prob(self, x):
+            result = super().log_prob(x)
+            result[7] = value
+            return result
+
+    with pytest.raises(ZooError, match=r"image 7 is -?(nan|inf)"):
+        evaluate(Broken(), data=Images())
+
+
+def test_a_model_without_likelihood_is_refused():
+    class Sampler(GenerativeModel):
+        spec = Images.spec
+
+    with pytest.raises(ZooError, match="neither log_prob nor elbo"):
+        evaluate(Sampler(), data=Images())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"limit": 0}, "at least 1 image"),
+        ({"limit": -5}, "at least 1 image"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"split": "train"}, "no split 'train'"),
+        ({"device": "cuda:99"}, "no device 'cuda:99'"),
+        ({"device": "nonsense"}, "no device 'nonsense'"),
+        ({"data": {"class_path": "os.system"}}, "class of zoo.data, not 'os.system'"),
+        ({"data": {"class_path": "zoo.database.X"}}, "class of zoo.data"),
+        ({"data": {"class_path": "zoo.data.Imagined"}}, "no data module 'zoo.data.Imagined'"),
+        ({"data": {"class_path": "zoo.data.imagined.X"}}, "no data module"),
+        ({"data": {"class_path": "zoo.data.images.os"}}, "no data module"),
+        ({"data": {"class_path": "zoo.data.DataSpec"}}, "no data module"),
+        ({"data": {**DIGITS, "init_args": {"root": "/"}}}, "may not set root"),
+        ({"data": {**DIGITS, "init_args": {"colour": True}}}, "takes no argument 'colour'"),
+        ({"data": Images()}, "Images has shape"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(folder, arguments, sentence):
+    with pytest.raises(ZooError, match=sentence):
+        evaluate(folder, **{"device": "cpu", **arguments})
+
+
+def test_a_model_or_a_checkpoint_without_data_needs_some(tmp_path):
+    with pytest.raises(ZooError, match="names no data set"):
+        evaluate(Coin())
+    with pytest.raises(DataError, match="is empty"):
+        evaluate(Coin(), data=Images(0))
+    with pytest.raises(CheckpointError):
+        evaluate(tmp_path / "absent")
+
+
+def test_validation_split(folder):
+    (result,) = evaluate(folder, split="validation", device="cpu")
+    data = Digits()
+    data.setup("validate")
+    assert (result["split"], result["n"]) == ("validation", len(data.val[0]))
+    direct = zoo.load(folder).bits_per_dim(data.val[0]).mean().item()
+    assert result["value"] == pytest.approx(direct, rel=1e-6)
+
+
+def test_merging_replaces_the_same_measurement_only():
+    first = {
+        "metric": "nats",
+        "kind": "exact",
+        "split": "test",
+        "dataset": "MNIST",
+        "protocol": "a",
+        "value": 2,
+    }
+    other, newer = {**first, "metric": "fid"}, {**first, "value": 1}
+    elsewhere = {**first, "protocol": "b"}
+    assert evaluation.merge([first, other], [newer, elsewhere]) == [newer, other, elsewhere]
+    assert evaluation.merge([], [newer]) == [newer]

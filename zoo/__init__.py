@@ -1,0 +1,48 @@
+"""A zoo of generative models on PyTorch Lightning, with weights.
+
+>>> import zoo
+>>> model = zoo.load("pixelcnn-cifar10")
+>>> images = model.sample(16, seed=0)  # uint8 (16, 3, 32, 32)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zoo.errors import CheckpointError, DataError, HubError, ZooError
+    from zoo.evaluation import evaluate
+    from zoo.hub import load, names, pull, push, save
+
+__version__ = "0.1.0"
+
+# Looked up on first use, so that `import zoo` and `zoo --help` do not wait for torch.
+_HOMES = {
+    **dict.fromkeys(["load", "names", "pull", "push", "save"], "zoo.hub"),
+    "evaluate": "zoo.evaluation",
+    **dict.fromkeys(["CheckpointError", "DataError", "HubError", "ZooError"], "zoo.errors"),
+}
+
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "HubError",
+    "ZooError",
+    "evaluate",
+    "load",
+    "names",
+    "pull",
+    "push",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'zoo' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

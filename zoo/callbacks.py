@@ -1,0 +1,195 @@
+"""What happens around training: averaged weights, compilation, pictures, and the record of a run."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from zoo import pictures
+from zoo.building import class_path_of
+
+
+class EMA(WeightAveraging):
+    """Exponential moving average of the weights; validation, checkpoints and export use the average.
+
+    The decay rises as (1 + t) / (10 + t) to its value, so that the random start is soon forgotten. Buffers are copied
+    and not averaged: the mean of two permutations is none.
+
+    Args:
+        decay: of the average, per optimizer step.
+    """
+
+    def __init__(self, decay: float = 0.9995) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be in [0, 1), not {decay}.")
+        self.decay = decay
+        super().__init__(use_buffers=False, multi_avg_fn=self._average)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the average beside the model: it was made before the model reached its device.
+
+        The counter of averages stays on the CPU, where reading it does not wait for the GPU.
+        """
+        self._average_model.module.to(pl_module.device)
+
+    def _average(self, average: list[Tensor], current: list[Tensor], _: Tensor) -> None:
+        t = self._latest_update_step
+        torch._foreach_lerp_(average, current, 1 - min(self.decay, (1 + t) / (10 + t)))
+
+
+class Compile(Callback):
+    """`torch.compile` of the model's inner network, its attribute `net`, while training.
+
+    The LightningModule itself is left alone (logging breaks the graph), and so are validation and sampling, whose
+    shapes vary: they run eagerly.
+
+    Args:
+        mode: of torch.compile: "default", "max-autotune-no-cudagraphs", ...
+    """
+
+    def __init__(self, mode: str = "default") -> None:
+        self.mode = mode
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Channels last, the layout of tensor cores; before DDP and the average copy the weights' layout."""
+        if stage == "fit":
+            pl_module.net.to(memory_format=torch.channels_last)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compile in place: the names of the weights stay what they are."""
+        pl_module.net.compile(mode=self.mode, dynamic=False)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Run eagerly."""
+        torch.compiler.set_stance("force_eager")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Run compiled again."""
+        torch.compiler.set_stance("default")
+
+
+class SampleGrid(Callback):
+    """A picture of samples, under `samples/` in the run's folder and in TensorBoard where it is in use.
+
+    Args:
+        n: number of samples; the same seed each time, so that pictures can be compared.
+        every_n_validations: draw after every that many validations; 0 draws none.
+        seed: of the samples.
+    """
+
+    def __init__(self, n: int = 16, every_n_validations: int = 1, seed: int = 0) -> None:
+        self.n, self.every, self.seed = n, every_n_validations, seed
+        self.validations = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of validations so far."""
+        return {"validations": self.validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.validations = state_dict["validations"]
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw, with the averaged weights still in place (this callback comes before `EMA` puts them back)."""
+        if trainer.sanity_checking:
+            return
+        self.validations += 1
+        if self.every and self.validations % self.every == 0:
+            self._draw(trainer, pl_module)
+
+    @rank_zero_only
+    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        with torch.autocast(pl_module.device.type, enabled=False):
+            images = pl_module.sample(self.n, seed=self.seed).cpu()
+        folder = Path(trainer.default_root_dir, "samples")
+        folder.mkdir(parents=True, exist_ok=True)
+        levels = pl_module.spec.levels
+        pictures.save(images, folder / f"step-{trainer.global_step:07d}.png", levels)
+        for logger in trainer.loggers:
+            if hasattr(logger.experiment, "add_image"):
+                logger.experiment.add_image("samples", pictures.grid(images, levels), trainer.global_step)
+
+
+class Record(Callback):
+    """What a model card says of a run: the data, the hardware, the time and the number of images.
+
+    It is kept in the run's checkpoints, where `zoo export` finds it, and goes on counting when a run is resumed. Where
+    there is no progress bar it writes a line at each validation.
+
+    Args:
+        recipe: name of the recipe, None where there is none.
+        reference: {"metric", "value", "source"}: the number that others report.
+    """
+
+    def __init__(self, recipe: str | None = None, reference: dict[str, Any] | None = None) -> None:
+        self.recipe, self.reference = recipe, reference
+        self.seconds, self.images = 0.0, 0
+        self._resumed_at = self._last = time.monotonic()
+        self._last_images = 0
+        self._run: dict[str, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock, and note what does not change in a run."""
+        self._resumed_at = self._last = time.monotonic()
+        self._last_images = self.images
+        cuda = pl_module.device.type == "cuda"
+        device = torch.cuda.get_device_name(pl_module.device) if cuda else f"CPU ({torch.get_num_threads()} threads)"
+        data = trainer.datamodule
+        self._run = {
+            "class_path": class_path_of(type(pl_module)),
+            "data": getattr(data, "config", None),
+            "hardware": f"{trainer.world_size} x {device}",
+            "precision": str(trainer.precision),
+            "torch": torch.__version__,
+            "lightning": lightning.__version__,
+        }
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count images."""
+        self.images += len(batch[0]) * trainer.world_size
+
+    def _elapsed(self) -> float:
+        return self.seconds + time.monotonic() - self._resumed_at
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """One line, where there is no progress bar."""
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        now = time.monotonic()
+        speed = (self.images - self._last_images) / max(now - self._last, 1e-9)
+        self._last, self._last_images = now, self.images
+        if trainer.progress_bar_callback is None:
+            metrics = "  ".join(
+                f"{name} {float(value):.4f}"
+                for name, value in trainer.callback_metrics.items()
+                if name.startswith(("train_", "val_"))
+            )
+            line = f"{self._elapsed() / 60:6.1f} min  step {trainer.global_step}  {metrics}  {speed:,.0f} images/s"
+            print(line, file=sys.stderr, flush=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the card needs."""
+        seconds = self._elapsed()
+        return {
+            "seconds": seconds,
+            "images": self.images,
+            "images_per_second": self.images / max(seconds, 1e-9),
+            "recipe": self.recipe,
+            "reference": self.reference,
+            **self._run,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.seconds, self.images = state_dict["seconds"], state_dict["images"]

@@ -1,0 +1,144 @@
+"""The contract that every model in the zoo keeps."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from zoo.data.spec import DataSpec
+from zoo.errors import DataError
+
+
+class GenerativeModel(LightningModule):
+    """A distribution over data that can be sampled, and for most families evaluated.
+
+    Public tensors are data: images are uint8 (N, C, H, W) with values 0..levels-1, points and tables float32 (N, D),
+    tokens int64 (N, T). A family defines `sample`, and of the two below what it can do, and nothing it cannot:
+
+    - `log_prob(x)`: (N,) nats, only where it is exact;
+    - `elbo(x, *, samples=1, seed=None)`: (N,) nats, a lower bound on log p(x).
+
+    A family whose loss is its likelihood or its bound inherits the training and validation steps here; its constructor
+    keeps `lr`, `warmup` and `weight_decay` as hyperparameters for the optimizer here.
+    """
+
+    spec: DataSpec
+
+    def sample(self, n: int, *, seed: int | None = None, **conditions: Any) -> Tensor:
+        """Draw `n` data, (n, *spec.shape).
+
+        A seed gives the same samples each time and leaves the global random state as it was.
+        """
+        raise TypeError(f"{type(self).__name__} does not define sample().")
+
+    # -- likelihood -----------------------------------------------------------------------------------------------
+
+    @property
+    def likelihood(self) -> str | None:
+        """"exact" where there is `log_prob`, "bound" where there is only `elbo`, None where there is neither."""
+        return "exact" if hasattr(self, "log_prob") else "bound" if hasattr(self, "elbo") else None
+
+    @property
+    def metric(self) -> str:
+        """The unit in which this model's likelihood is reported: "nats" for binary data, else "bits_per_dim"."""
+        return "nats" if self.spec.levels == 2 else "bits_per_dim"
+
+    def bits_per_dim(self, x: Tensor) -> Tensor:
+        """(N,) bits/dim, -log2 p(x) / D: exact or an upper bound, as `likelihood` says."""
+        return self.negative_log_likelihood(x) / (self.spec.dims * math.log(2))
+
+    def negative_log_likelihood(self, x: Tensor) -> Tensor:
+        """(N,) nats, -log p(x): exact or an upper bound, as `likelihood` says."""
+        if self.likelihood is None:
+            raise TypeError(f"{type(self).__name__} has no likelihood.")
+        return -(self.log_prob(x) if self.likelihood == "exact" else self.elbo(x))
+
+    # -- training -------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Refuse data that the model was not made for, before any compute."""
+        data = getattr(self._trainer, "datamodule", None)
+        spec = getattr(data, "spec", None)
+        if spec is not None and (spec.shape, spec.levels) != (self.spec.shape, self.spec.levels):
+            raise DataError(
+                f"{type(data).__name__} gives data of shape {list(spec.shape)} with {spec.levels} levels, but the model "
+                f"takes shape {list(self.spec.shape)} with {self.spec.levels} levels: set model.init_args.shape and "
+                f"model.init_args.levels to the data's."
+            )
+
+    def loss(self, x: Tensor) -> Tensor:
+        """(N,) the number to minimize and to report, in the unit that `metric` names."""
+        return self.negative_log_likelihood(x) if self.metric == "nats" else self.bits_per_dim(x)
+
+    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
+        """Mean loss of a batch (x, labels)."""
+        loss = self.loss(batch[0]).mean()
+        self.log(f"train_{self.metric}", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
+        """Log the mean over the validation split."""
+        self._evaluation_step("val", batch)
+
+    def test_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
+        """Log the mean over the test split."""
+        self._evaluation_step("test", batch)
+
+    def _evaluation_step(self, split: str, batch: tuple[Tensor, ...]) -> None:
+        x = batch[0]
+        self.log(f"{split}_{self.metric}", self.loss(x).mean(), prog_bar=True, sync_dist=True, batch_size=len(x))
+
+    def predict_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
+        """(N,) the loss of each datum of the batch."""
+        return self.loss(batch[0])
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW; a linear warm-up, then a cosine to zero at the last step of the run."""
+        decayed = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]
+        others = [p for p in self.parameters() if p.requires_grad and p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": self.hparams.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        fused = self.device.type == "cuda"
+        optimizer = torch.optim.AdamW(groups, lr=self.hparams.lr, betas=(0.9, 0.99), fused=fused)
+        total, warmup = int(self.trainer.estimated_stepping_batches), self.hparams.warmup
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # -- randomness -----------------------------------------------------------------------------------------------
+    # The noise of a training batch (dropout, binarization, flips) is a function of the seed, the rank and the number of
+    # batches before it. A run resumed anywhere therefore draws what the uninterrupted one would have drawn, without
+    # random states in the checkpoint, which holds those of one rank only.
+
+    def on_train_start(self) -> None:
+        """Seed the noise of the first batch."""
+        self._seed_batch(self.trainer.fit_loop.epoch_loop.batch_progress.total.processed)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Seed the noise of the next batch."""
+        self._seed_batch(self.trainer.fit_loop.epoch_loop.batch_progress.total.processed)
+
+    def _seed_batch(self, batches: int) -> None:
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        # Three large odd constants spread (seed, rank, batches) over 63 bits, so that no two runs share a stream.
+        mixed = (seed + 1) * 0x9E3779B97F4A7C15 + self.global_rank * 0xC2B2AE3D27D4EB4F + batches * 0x165667B19E3779F9
+        torch.manual_seed(mixed % (2**63))
+
+    @staticmethod
+    def generator(seed: int | None) -> torch.Generator:
+        """A private generator on the CPU, so that a seed means the same on every device."""
+        generator = torch.Generator()
+        if seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(seed)
+        return generator

@@ -1,0 +1,181 @@
+"""`zoo fit`, `validate`, `test` and `predict` (and the same after `lightning`): LightningCLI with the zoo's defaults.
+
+A run lives in one folder, `runs/RECIPE` unless `--trainer.default_root_dir` names another: `checkpoints/` with `last.ckpt`
+(from which `--ckpt_path last` resumes) and the best by validation, `logs/` with the curves, `samples/`, `config.yaml`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+import zoo.autoregressive
+import zoo.data  # noqa: F401  their classes may then be named without a path
+from zoo import building, hub
+from zoo.callbacks import Record
+from zoo.errors import CheckpointError
+from zoo.model import GenerativeModel
+
+
+class ZooCLI(LightningCLI):
+    """LightningCLI that knows recipes, run folders and published weights."""
+
+    def __init__(self, start: tuple[Path, dict[str, Any]] | None, **kwargs: Any) -> None:
+        self.start = start  # folder and config.json of the checkpoint to start from
+        super().__init__(**kwargs)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The zoo's own arguments, and the default data set."""
+        parser.add_argument(
+            "--from", type=str | None, default=None, help="Name, folder or repository of published weights to start from."
+        )
+        parser.add_argument(
+            "--reference", type=dict | None, default=None, help="The number others report: metric, value, source."
+        )
+        parser.set_defaults({"data": {"class_path": "zoo.data.Digits"}})
+        if self.start:
+            config = self.start[1]
+            parser.set_defaults({"model": {"class_path": config["class_path"], "init_args": config["init_args"]}})
+
+    def before_instantiate_classes(self) -> None:
+        """The run's folder follows from the recipe's name."""
+        config = self.config[self.subcommand]
+        files = [str(path) for path in config.config or []]
+        self.recipe = Path(files[-1]).stem if files else None
+        if config.trainer.default_root_dir is None:
+            config.trainer.default_root_dir = str(Path("runs", self.recipe or "unnamed"))
+        self.save_config_kwargs = {"overwrite": True}
+        if not sys.stderr.isatty() and config.trainer.enable_progress_bar is None:
+            config.trainer.enable_progress_bar = False  # `Record` writes lines instead
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Checkpoints, curves and the record of the run come with every run; a recipe may add to them."""
+        config = self._get(self.config_init, "trainer")
+        root = Path(config["default_root_dir"])
+        callbacks = list(config["callbacks"] or [])
+        if not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
+            callbacks.append(
+                ModelCheckpoint(
+                    dirpath=root / "checkpoints",
+                    filename="best",
+                    monitor=f"val_{self.model.metric}",
+                    save_last=True,
+                    enable_version_counter=False,
+                )
+            )
+        reference = self._get(self.config_init, "reference")
+        # `Record` precedes the callback that saves, so that what is saved counts the batch that was just seen.
+        callbacks = [Record(self.recipe, dict(reference) if reference else None), *callbacks]
+        logger = config["logger"]
+        if logger in (None, True) and not config["fast_dev_run"]:
+            logger = [CSVLogger(root, "logs")]
+            if importlib.util.find_spec("tensorboard"):
+                logger.append(TensorBoardLogger(root, "logs", version=logger[0].version, default_hp_metric=False))
+        if logger:
+            callbacks.append(LearningRateMonitor("step"))
+        return super().instantiate_trainer(**{**kwargs, "callbacks": callbacks, "logger": logger})
+
+    def before_fit(self) -> None:
+        """Start from published weights, where `--from` names some."""
+        if self.start:
+            folder, config = self.start
+            building.fill(self.model, hub.load_weights(folder, config), str(folder))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run `fit`, `validate`, `test` or `predict` with the arguments of LightningCLI.
+
+    Raises:
+        ZooError: bad data, a model that does not fit it, or weights that do not fit the model.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    name = _option(argv, "--from")
+    start = None
+    if name:
+        folder = hub.find(name)
+        start = (folder, hub.read_config(folder))
+    # Float32 products in TF32 where the hardware has it; the published numbers are computed in full float32.
+    torch.set_float32_matmul_precision("high")
+    ZooCLI(
+        start,
+        model_class=GenerativeModel,
+        datamodule_class=LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        parser_kwargs={"prog": "zoo"},
+        # Lightning warns of arguments passed beside the process's own, and its DDP launcher repeats the process's own.
+        args=None if argv == sys.argv[1:] else argv,
+    )
+
+
+def _option(argv: list[str], name: str) -> str | None:
+    for i, word in enumerate(argv):
+        if word == name and i + 1 < len(argv):
+            return argv[i + 1]
+        if word.startswith(name + "="):
+            return word[len(name) + 1 :]
+    return None
+
+
+def export_run(run: str | Path, name: str, *, out: str | Path | None = None, dtype: str = "float16") -> Path:
+    """Write a run's weights as a checkpoint folder.
+
+    Args:
+        run: a run's folder, whose `checkpoints/last.ckpt` is taken, or a `.ckpt` file. It is your own run: only its tensors
+            and plain values are read, never code.
+        name: FAMILY-DATASET.
+        out: where to write; `checkpoints/NAME` unless given.
+        dtype: of the stored weights.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: there is no such run, or it was not made by this package.
+    """
+    path = Path(run)
+    if path.is_dir():
+        candidates = sorted((path / "checkpoints").glob("last*.ckpt"), key=lambda p: p.stat().st_mtime)
+        if not candidates:
+            raise CheckpointError(f"{path} holds no checkpoints/last.ckpt: give the folder of a run that `zoo fit` made.")
+        path = candidates[-1]
+    if not path.is_file():
+        raise CheckpointError(f"There is no run {path}: give a run's folder or its .ckpt file.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        record = next(v for k, v in state["callbacks"].items() if k.startswith("Record"))
+        init_args = {k: v for k, v in state["hyper_parameters"].items() if not k.startswith("_")}
+    except Exception as error:
+        raise CheckpointError(f"{path} is not a checkpoint that `zoo fit` wrote ({type(error).__name__}).") from error
+    model = building.resolve(record["class_path"])(**init_args)
+    model.load_state_dict(state["state_dict"])  # the averaged weights, where `EMA` was in use
+    training = {
+        "hardware": record["hardware"],
+        "minutes": round(record["seconds"] / 60, 1),
+        "steps": int(state["global_step"]),
+        "images": record["images"],
+        "images_per_second": round(record["images_per_second"], 1),
+        "precision": record["precision"],
+        "torch": record["torch"],
+        "lightning": record["lightning"],
+    }
+    return hub.save(
+        model,
+        out or hub.BUNDLED / name,
+        dtype=dtype,
+        data=record["data"],
+        recipe=record["recipe"],
+        training=training,
+        reference=record["reference"],
+    )
+
