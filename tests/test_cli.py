@@ -263,17 +263,17 @@ def test_evaluate_write_puts_the_number_on_the_card(run, own):
     assert hub.read_config(own)["results"] == [result], "written twice, it is there once"
 
 
-def test_evaluate_write_refuses_a_part_and_what_is_not_yours(run, own):
+def test_evaluate_write_refuses_a_part_and_what_is_not_yours(run, own, monkeypatch):
     before = {file.name: file.read_bytes() for file in own.iterdir()}
     status, _, err = run("evaluate", own, "--write", "--limit", 10)
     assert (status, "leave out --limit" in err) == (1, True)
     assert {file.name: file.read_bytes() for file in own.iterdir()} == before
-    for argv in (
-        ["evaluate", "someone/pixelcnn-digits", "--write"],
-        ["card", "someone/pixelcnn-digits", "--write"],
-    ):
-        status, _, err = run(*argv)
+    monkeypatch.setattr(hub, "pull", lambda *args, **options: own)
+    for command in ("evaluate", "card"):
+        status, _, err = run(command, "someone/pixelcnn-digits", "--write")
         assert (status, "folder of your own" in err) == (1, True)
+    assert {file.name: file.read_bytes() for file in own.iterdir()} == before
+    assert 'zoo.load("someone/pixelcnn-digits")' in run("card", "someone/pixelcnn-digits")[1]
 
 
 def test_card_prints_or_writes(run, own, monkeypatch, tmp_path):
@@ -334,8 +334,8 @@ def test_export_leaves_a_card_and_samples(run, training, own):
 
 def test_push_and_pull_hand_on_what_was_said(run, monkeypatch, tmp_path):
     calls = []
-    monkeypatch.setattr(hub, "push", lambda *a, **k: calls.append((a, k)) or "the-commit", raising=False)
-    monkeypatch.setattr(hub, "pull", lambda *a, **k: calls.append((a, k)) or tmp_path, raising=False)
+    monkeypatch.setattr(hub, "push", lambda *a, **k: calls.append((a, k)) or "the-commit")
+    monkeypatch.setattr(hub, "pull", lambda *a, **k: calls.append((a, k)) or tmp_path)
     line = [
         "push",
         "pixelcnn-digits",

@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning import LightningDataModule
 
-import zoo
+import zoo.data
 from zoo import evaluation
 from zoo.autoregressive import PixelCNN
 from zoo.data import DataSpec, Digits
@@ -239,6 +239,18 @@ def test_validation_split(folder):
     assert (result["split"], result["n"]) == ("validation", len(data.val[0]))
     direct = zoo.load(folder).bits_per_dim(data.val[0]).mean().item()
     assert result["value"] == pytest.approx(direct, rel=1e-6)
+
+
+def test_binarized_mnist(real_data):
+    data = zoo.data.MNIST(root=real_data("MNIST/raw"), binarized=True)
+    config = {"class_path": "zoo.data.MNIST", "init_args": {"binarized": True}}
+    model = PixelCNN(shape=[1, 28, 28], levels=2, channels=4, blocks=1)
+    (result,) = evaluate(model, data=config, root=data.root, limit=20)
+    data.setup("test")
+    with torch.no_grad():
+        direct = -model.log_prob(data.test[0][:20]).mean().item()
+    assert (result["metric"], result["value"]) == ("nats", pytest.approx(direct, rel=1e-6))
+    assert (result["dataset"], result["protocol"], result["limit"]) == ("MNIST", data.protocol, True)
 
 
 def test_merging_replaces_the_same_measurement_only():

@@ -149,7 +149,7 @@ class Record(Callback):
             "data": getattr(data, "config", None),
             "hardware": f"{trainer.world_size} x {device}",
             "precision": str(trainer.precision),
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),  # a plain string, which loads without unpickling
             "lightning": lightning.__version__,
         }
 
@@ -177,6 +177,10 @@ class Record(Callback):
             )
             line = f"{self._elapsed() / 60:6.1f} min  step {trainer.global_step}  {metrics}  {speed:,.0f} images/s"
             print(line, file=sys.stderr, flush=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the last step, wherever in an epoch it falls (this callback comes before `EMA` gives up the weights)."""
+        trainer.save_checkpoint(Path(trainer.default_root_dir, "checkpoints", "last.ckpt"))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the card needs."""

@@ -343,7 +343,7 @@ def _read_weights(path: Path, digest: str) -> bytearray:
 
 
 def _shards(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, str] | None, int | None]:
-    """Weight map and bytes of a sharded checkpoint, agreeing with config.json; None, None for a single file."""
+    """Weight map and bytes of a sharded checkpoint, agreeing with config.json; None, None for one file."""
     files = set(config["weights"]["sha256"])
     if files == {WEIGHTS}:
         return None, None

@@ -182,11 +182,9 @@ def evaluate(
 
     if write and limit is not None:
         raise ZooError("A card holds numbers of the whole test split: leave out --limit to --write.")
-    if write and (revision is not None or not _is_local(name)):
-        raise ZooError(
-            f"{name} is in the Hub's cache, which is not to be changed: --write takes a folder of your own."
-        )
     folder = hub.find(name, revision=revision)
+    if write:
+        _check_own(name, folder)
     config = hub.read_config(folder)
     results = evaluation.evaluate(folder, limit=limit, batch_size=batch_size, device=device, root=root)
     for result in results:
@@ -259,19 +257,14 @@ def show_card(name: str | None = None, *, write: bool = False, readme: bool = Fa
 
     if name is None and not readme:
         raise ZooError("Name the checkpoint whose card to make, or give --readme for the table in README.md.")
-    if name is not None and write and not _is_local(name):
-        raise ZooError(
-            f"{name} is in the Hub's cache, which is not to be changed: --write takes a folder of your own."
-        )
     if name is not None:
         folder = hub.find(name)
         if write:
+            _check_own(name, folder)
             print(card.write(folder))
         else:
-            print(
-                card.render(hub.read_config(folder), name if "/" in name and not _is_local(name) else None),
-                end="",
-            )
+            shown = folder.resolve().name if _is_own(name, folder) else name
+            print(card.render(hub.read_config(folder), shown), end="")
     if readme:
         print(card.write_readme(Path("README.md")))
 
@@ -391,11 +384,18 @@ def _test_image(name: str, index: int, root: Path | None, revision: str | None) 
     raise ZooError(f"--index must be 0 to {first - 1}, the images of the test split, not {index}.")
 
 
-def _is_local(name: str) -> bool:
-    """Whether `zoo.hub.find` takes the name for a folder or a bundled checkpoint, and not for the Hub's."""
+def _is_own(name: str, folder: Path) -> bool:
+    """Whether a checkpoint is bundled or a folder that was named, and not one in the Hub's cache."""
     from zoo import hub
 
-    return name in hub.names() or (os.sep in name and Path(name).expanduser().is_dir())
+    return folder.parent == hub.BUNDLED or folder == Path(name).expanduser()
+
+
+def _check_own(name: str, folder: Path) -> None:
+    if not _is_own(name, folder):
+        raise ZooError(
+            f"{name} is in the Hub's cache, which is not to be changed: --write takes a folder of your own."
+        )
 
 
 def _report(name: str, result: dict[str, Any], config: dict[str, Any]) -> str:

@@ -109,10 +109,9 @@ def _unknown(name: str, revision: str | None) -> str:
             f"{name} with a revision is looked up on the Hub: write namespace/{name}, "
             "pass namespace, or set ZOO_HUB_NAMESPACE."
         )
-    bundled = names()
-    close = difflib.get_close_matches(name, bundled, n=3) or bundled
-    hint = f"did you mean {' or '.join(close)}" if close else "none is bundled"
-    return f"There is no bundled checkpoint {name}: {hint}? For one on the Hub write namespace/{name}."
+    close = difflib.get_close_matches(name, names(), n=3)
+    hint = f"close to it are {', '.join(close)}" if close else "`zoo list` names those there are"
+    return f"There is no bundled checkpoint {name}; {hint}, and one on the Hub is written namespace/{name}."
 
 
 def load(

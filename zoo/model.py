@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torchmetrics import MeanMetric
 
 from zoo.data.spec import DataSpec
 from zoo.errors import DataError
@@ -28,6 +29,12 @@ class GenerativeModel(LightningModule):
     """
 
     spec: DataSpec
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Over items and not over batches: ranks and last batches may differ in size. NaN shows as NaN.
+        self.val_mean = MeanMetric(nan_strategy="disable")
+        self.test_mean = MeanMetric(nan_strategy="disable")
 
     def sample(self, n: int, *, seed: int | None = None, **conditions: Any) -> Tensor:
         """Draw `n` data, (n, *spec.shape).
@@ -83,15 +90,15 @@ class GenerativeModel(LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
         """Log the mean over the validation split."""
-        self._evaluation_step("val", batch)
+        self._evaluation_step("val", self.val_mean, batch)
 
     def test_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
         """Log the mean over the test split."""
-        self._evaluation_step("test", batch)
+        self._evaluation_step("test", self.test_mean, batch)
 
-    def _evaluation_step(self, split: str, batch: tuple[Tensor, ...]) -> None:
-        x = batch[0]
-        self.log(f"{split}_{self.metric}", self.loss(x).mean(), prog_bar=True, sync_dist=True, batch_size=len(x))
+    def _evaluation_step(self, split: str, mean: MeanMetric, batch: tuple[Tensor, ...]) -> None:
+        mean.update(self.loss(batch[0]))
+        self.log(f"{split}_{self.metric}", mean, prog_bar=True)
 
     def predict_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         """(N,) the loss of each datum of the batch."""

@@ -1,8 +1,8 @@
 """Checkpoint folders to and from a Hugging Face Hub, through its own client.
 
 What arrives is verified before it is used, and whatever the client raises becomes one `HubError` sentence.
-The client is imported when it is first needed; its endpoint, cache and login are its own: HF_ENDPOINT, HF_HOME,
-HF_HUB_OFFLINE, `hf auth login`.
+The client is imported when it is first needed; its endpoint, cache and login are its own: HF_ENDPOINT,
+HF_HOME, HF_HUB_OFFLINE, `hf auth login`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TOKEN = re.compile(r"[!-~]+")
+_FILE_ERRORS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG),
+)
 _TIMEOUT = 10.0  # seconds for the first answer of the Hub; after that its cache is used
 
 logger = logging.getLogger(__name__)
@@ -138,7 +142,7 @@ def push_folder(
 ) -> str:
     """Send a checkpoint folder, already validated, to the Hub; the repository and branch are made if need be.
 
-    Weights and pictures of an earlier push that this one does not replace are removed.
+    Weights, card and pictures of an earlier push that this one does not replace are removed.
 
     Returns:
         The address of the commit.
@@ -161,7 +165,7 @@ def push_folder(
             revision=revision,
             commit_message=message or f"Upload {folder.name}",
             allow_patterns=[*sorted(files), "*.png"],
-            delete_patterns=["*.safetensors", INDEX, "*.png"],
+            delete_patterns=["*.safetensors", INDEX, "README.md", "*.png"],
             ignore_patterns=["*/*"],
         )
     return commit.commit_url
@@ -228,28 +232,20 @@ def _explanation(error: Exception, repo_id: str, revision: str | None) -> tuple[
     if status == 403:
         return HubError, f"{the_hub} does not allow this with {repo_id}; {login}."
     if status is not None and (status >= 500 or status in (408, 429)):
-        return (
-            _UnreachableError,
-            f"{the_hub} answers {repo_id} with status {status}; try later.",
-        )
+        return _UnreachableError, f"{the_hub} answers {repo_id} with status {status}; try later."
     if status is not None:
-        return (
-            HubError,
-            f"{the_hub} refuses {repo_id} with status {status}: {one_line(error)}.",
-        )
+        return HubError, f"{the_hub} refuses {repo_id} with status {status}: {one_line(error)}."
     if caught(errors.HFValidationError):
         return HubError, f"{show(repo_id)} is no valid name for a repository of the Hub: {one_line(error)}."
     for e in chain:
-        if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            return (
-                HubError,
-                f"The Hub's cache cannot be written ({e.strerror}): free some space or set HF_HOME.",
-            )
+        if isinstance(e, OSError) and e.errno in _FILE_ERRORS:
+            remedy = "make room or set HF_HOME to another folder"
+            return HubError, f"The Hub's cache cannot be written ({e.strerror}): {remedy}."
     # The client's HTTP library differs between its versions; its errors all derive from the same base.
     transport = next(c for c in errors.HfHubHTTPError.__mro__ if c.__name__ == "HTTPError")
     if caught(transport, OSError):
         return _UnreachableError, (
             f"{the_hub} cannot be reached or broke the connection ({type(chain[-1]).__name__}); "
-            f"check the network and fetch or push {repo_id} again."
+            f"check the network and try {repo_id} again."
         )
     return HubError, f"The Hub's client failed with {repo_id}: {type(error).__name__}: {one_line(error)}."

@@ -1,4 +1,4 @@
-"""Two processes train, checkpoint, resume and validate; each writes what it saw. Started by test_data_ddp.py."""
+"""Two processes train, checkpoint, resume and validate; each writes what it saw (see test_data_ddp.py)."""
 
 import json
 import sys

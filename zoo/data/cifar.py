@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import tarfile
 import zlib
 from typing import ClassVar
@@ -70,12 +71,12 @@ class CIFAR10(ImageData):
         with files.workshop(folder) as temporary:
             archive = files.fetch([self.url], self.md5, temporary)
             try:
-                with tarfile.open(archive) as tar:
+                with tarfile.open(archive, "r:gz") as tar:
                     # Read by name, never extracted: an archive has no say in where files go.
                     for name in absent:
                         data = tar.extractfile(f"{self.folder}/{name}").read()
                         files.publish(data, folder / name, temporary)
-            except (tarfile.TarError, zlib.error, EOFError, KeyError, AttributeError) as error:
+            except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, KeyError) as error:
                 raise DataError(
                     f"{self.url} is not the archive it was ({error}): put the official files into {folder}."
                 ) from None

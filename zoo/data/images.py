@@ -97,7 +97,7 @@ class ImageData(LightningDataModule):
         """
         if stage in (None, "fit", "validate") and not hasattr(self, "train"):
             self.train, self.val = self._held_out(*self.read("train"))
-        if stage in (None, "test") and not hasattr(self, "test"):
+        if stage in (None, "test", "predict") and not hasattr(self, "test"):
             self.test = self.read("test")
 
     def _held_out(self, images: Tensor, labels: Tensor) -> tuple[Split, Split]:
@@ -131,6 +131,10 @@ class ImageData(LightningDataModule):
     def test_dataloader(self) -> TensorLoader:
         """All of `test` in its order, each image once."""
         return TensorLoader(*self.test, batch_size=self.eval_batch_size, pin=self._on_gpu())
+
+    def predict_dataloader(self) -> TensorLoader:
+        """The same as `test_dataloader`."""
+        return self.test_dataloader()
 
     def _position(self) -> tuple[int, int]:
         """Return the epoch and the index of the batch that the trainer is about to ask for.

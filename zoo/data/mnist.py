@@ -213,7 +213,7 @@ class MNIST(_IDX):
             return
         if stage in (None, "fit", "validate") and not hasattr(self, "train"):
             self.train, self.val = self._amat("train"), self._amat("valid")
-        if stage in (None, "test") and not hasattr(self, "test"):
+        if stage in (None, "test", "predict") and not hasattr(self, "test"):
             self.test = self._amat("test")
 
     def _amat(self, split: str) -> Split:

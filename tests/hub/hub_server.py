@@ -1,8 +1,8 @@
-"""A small Hugging Face Hub on loopback: enough of its HTTP interface for the real client, and faults on demand.
+"""A small Hugging Face Hub on loopback: enough of its HTTP interface for the real client, faults on demand.
 
-Repositories with branches and commits, preupload, LFS upload to a second host name (as to a CDN), resolve with ETag,
-X-Repo-Commit and Range, tokens, and the Hub's error codes. Faults: a status for the next matching requests, or a
-connection cut after some bytes of the body.
+Repositories with branches and commits, preupload, LFS upload to a second host name (as to a CDN), resolve
+with ETag, X-Repo-Commit and Range, tokens, and the Hub's error codes. Faults: a status for the next matching
+requests, or a connection cut after some bytes of the body.
 """
 
 from __future__ import annotations

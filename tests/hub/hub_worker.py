@@ -1,7 +1,7 @@
-"""A process that calls `zoo.hub` on request, so that the Hub's client reads its environment at import.
+"""A process that calls `zoo.hub` on request: the Hub's client reads its environment when it is imported.
 
-Reads lines of JSON, {"call": name, "args": [...], "kwargs": {...}}, and answers each with a line of JSON on the
-original standard output: {"result": text} or {"error": class name, "message": text}.
+Reads lines of JSON, {"call": name, "args": [...], "kwargs": {...}}, and answers each with a line of JSON on
+standard output: {"result": text}, or {"kinds": names of the exception's classes, "message": text}.
 """
 
 import json
@@ -26,7 +26,7 @@ def main() -> None:
             answer = {"result": str(getattr(hub, request["call"])(*request["args"], **request["kwargs"]))}
         except Exception as error:
             kinds = [kind.__name__ for kind in type(error).__mro__]
-            answer = {"error": type(error).__name__, "kinds": kinds, "message": str(error)}
+            answer = {"kinds": kinds, "message": str(error)}
         answer["torch"] = "torch" in sys.modules
         print(json.dumps(answer), file=answers, flush=True)
 
