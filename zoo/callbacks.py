@@ -49,8 +49,7 @@ class EMA(WeightAveraging):
 class Compile(Callback):
     """`torch.compile` of the model's inner network, its attribute `net`, while training.
 
-    The LightningModule itself is left alone (logging breaks the graph), and so are validation and sampling, whose
-    shapes vary: they run eagerly.
+    The LightningModule itself is left alone (logging breaks the graph), and so is validation, whose shapes vary.
 
     Args:
         mode: of torch.compile: "default", "max-autotune-no-cudagraphs", ...
@@ -75,6 +74,56 @@ class Compile(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Run compiled again."""
         torch.compiler.set_stance("default")
+
+
+class TimeBudget(Callback):
+    """Choose the number of steps so that a run, with its learning-rate schedule, ends when the time does.
+
+    The speed is measured once, after the compilation and the first steps; `max_steps` is then set, and a resumed run
+    keeps it. A recipe states the number of steps that came of it, so that others train as long on slower machines.
+
+    Args:
+        minutes: of training in all.
+        skip: steps before the measurement.
+        measure: steps of the measurement.
+    """
+
+    def __init__(self, minutes: float, skip: int = 200, measure: int = 400) -> None:
+        self.minutes, self.skip, self.measure = minutes, skip, measure
+        self.max_steps: int | None = None
+        self._begin = self._skipped = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of steps, once it is chosen."""
+        return {"max_steps": self.max_steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the number of steps."""
+        self.max_steps = state_dict["max_steps"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._begin = time.monotonic()
+        if self.max_steps:
+            trainer.fit_loop.epoch_loop.max_steps = self.max_steps
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure, then decide; every rank takes the decision of the first."""
+        step = trainer.global_step
+        if self.max_steps or step not in (self.skip, self.skip + self.measure):
+            return
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)
+        if step == self.skip:
+            self._skipped = time.monotonic()
+            return
+        now = time.monotonic()
+        left = 60 * self.minutes - (now - self._begin)
+        steps = step + int(left * self.measure / (now - self._skipped))
+        self.max_steps = trainer.strategy.broadcast(steps)
+        trainer.fit_loop.epoch_loop.max_steps = self.max_steps
 
 
 class SampleGrid(Callback):
@@ -142,7 +191,11 @@ class Record(Callback):
         self._resumed_at = self._last = time.monotonic()
         self._last_images = self.images
         cuda = pl_module.device.type == "cuda"
-        device = torch.cuda.get_device_name(pl_module.device) if cuda else f"CPU ({torch.get_num_threads()} threads)"
+        device = (
+            torch.cuda.get_device_name(pl_module.device)
+            if cuda
+            else f"CPU ({torch.get_num_threads()} threads)"
+        )
         data = trainer.datamodule
         self._run = {
             "class_path": class_path_of(type(pl_module)),

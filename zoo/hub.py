@@ -95,7 +95,7 @@ def _local_folder(name: str | os.PathLike[str]) -> Path | None:
     the place of a bundled checkpoint.
     """
     text = os.fspath(name)
-    folder = Path(text).expanduser()
+    folder = Path(os.path.expanduser(text))
     if not isinstance(name, str) or text.startswith(("/", "./", "../", "~")):
         if not folder.is_dir():
             raise CheckpointError(f"There is no folder {folder}.")

@@ -47,7 +47,7 @@ class GenerativeModel(LightningModule):
 
     @property
     def likelihood(self) -> str | None:
-        """"exact" where there is `log_prob`, "bound" where there is only `elbo`, None where there is neither."""
+        """ "exact" where there is `log_prob`, "bound" where there is only `elbo`, None where there is neither."""
         return "exact" if hasattr(self, "log_prob") else "bound" if hasattr(self, "elbo") else None
 
     @property
@@ -108,18 +108,39 @@ class GenerativeModel(LightningModule):
         """AdamW; a linear warm-up, then a cosine to zero at the last step of the run."""
         decayed = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]
         others = [p for p in self.parameters() if p.requires_grad and p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": self.hparams.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        groups = [
+            {"params": decayed, "weight_decay": self.hparams.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
         fused = self.device.type == "cuda"
         optimizer = torch.optim.AdamW(groups, lr=self.hparams.lr, betas=(0.9, 0.99), fused=fused)
-        total, warmup = int(self.trainer.estimated_stepping_batches), self.hparams.warmup
+        estimated, warmup = self.trainer.estimated_stepping_batches, self.hparams.warmup
 
         def factor(step: int) -> float:
             if step < warmup:
                 return (step + 1) / warmup
+            # `max_steps` is read anew each step, for `TimeBudget` sets it on the way.
+            total = self.trainer.max_steps if self.trainer.max_steps > 0 else estimated
             return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as the trainer says; also for fused optimizers in bfloat16, which Lightning refuses.
+
+        Its reason, gradients scaled for float16, does not hold without a gradient scaler.
+        """
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is None and gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     # -- randomness -----------------------------------------------------------------------------------------------
     # The noise of a training batch (dropout, binarization, flips) is a function of the seed, the rank and the number of
@@ -137,7 +158,11 @@ class GenerativeModel(LightningModule):
     def _seed_batch(self, batches: int) -> None:
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         # Three large odd constants spread (seed, rank, batches) over 63 bits, so that no two runs share a stream.
-        mixed = (seed + 1) * 0x9E3779B97F4A7C15 + self.global_rank * 0xC2B2AE3D27D4EB4F + batches * 0x165667B19E3779F9
+        mixed = (
+            (seed + 1) * 0x9E3779B97F4A7C15
+            + self.global_rank * 0xC2B2AE3D27D4EB4F
+            + batches * 0x165667B19E3779F9
+        )
         torch.manual_seed(mixed % (2**63))
 
     @staticmethod

@@ -95,7 +95,8 @@ def _cached(repo_id: str, revision: str | None) -> Path | None:
     """The cached folder of a revision, possibly incomplete."""
     from huggingface_hub import try_to_load_from_cache
 
-    config = try_to_load_from_cache(repo_id, CONFIG, revision=revision)
+    with _explained(repo_id, revision, None):
+        config = try_to_load_from_cache(repo_id, CONFIG, revision=revision)
     return Path(config).parent if isinstance(config, str) else None
 
 

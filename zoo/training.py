@@ -35,15 +35,23 @@ class ZooCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The zoo's own arguments, and the default data set."""
         parser.add_argument(
-            "--from", type=str | None, default=None, help="Name, folder or repository of published weights to start from."
+            "--from",
+            type=str | None,
+            default=None,
+            help="Name, folder or repository of published weights to start from.",
         )
         parser.add_argument(
-            "--reference", type=dict | None, default=None, help="The number others report: metric, value, source."
+            "--reference",
+            type=dict | None,
+            default=None,
+            help="The number others report: metric, value, source.",
         )
         parser.set_defaults({"data": {"class_path": "zoo.data.Digits"}})
         if self.start:
             config = self.start[1]
-            parser.set_defaults({"model": {"class_path": config["class_path"], "init_args": config["init_args"]}})
+            parser.set_defaults(
+                {"model": {"class_path": config["class_path"], "init_args": config["init_args"]}}
+            )
 
     def before_instantiate_classes(self) -> None:
         """The run's folder follows from the recipe's name."""
@@ -78,7 +86,9 @@ class ZooCLI(LightningCLI):
         if logger in (None, True) and not config["fast_dev_run"]:
             logger = [CSVLogger(root, "logs")]
             if importlib.util.find_spec("tensorboard"):
-                logger.append(TensorBoardLogger(root, "logs", version=logger[0].version, default_hp_metric=False))
+                logger.append(
+                    TensorBoardLogger(root, "logs", version=logger[0].version, default_hp_metric=False)
+                )
         if logger:
             callbacks.append(LearningRateMonitor("step"))
         return super().instantiate_trainer(**{**kwargs, "callbacks": callbacks, "logger": logger})
@@ -147,7 +157,9 @@ def export_run(run: str | Path, name: str, *, out: str | Path | None = None, dty
     if path.is_dir():
         candidates = sorted((path / "checkpoints").glob("last*.ckpt"), key=lambda p: p.stat().st_mtime)
         if not candidates:
-            raise CheckpointError(f"{path} holds no checkpoints/last.ckpt: give the folder of a run that `zoo fit` made.")
+            raise CheckpointError(
+                f"{path} holds no checkpoints/last.ckpt: give the folder of a run that `zoo fit` made."
+            )
         path = candidates[-1]
     if not path.is_file():
         raise CheckpointError(f"There is no run {path}: give a run's folder or its .ckpt file.")
@@ -156,7 +168,9 @@ def export_run(run: str | Path, name: str, *, out: str | Path | None = None, dty
         record = next(v for k, v in state["callbacks"].items() if k.startswith("Record"))
         init_args = {k: v for k, v in state["hyper_parameters"].items() if not k.startswith("_")}
     except Exception as error:
-        raise CheckpointError(f"{path} is not a checkpoint that `zoo fit` wrote ({type(error).__name__}).") from error
+        raise CheckpointError(
+            f"{path} is not a checkpoint that `zoo fit` wrote ({type(error).__name__})."
+        ) from error
     model = building.resolve(record["class_path"])(**init_args)
     model.load_state_dict(state["state_dict"])  # the averaged weights, where `EMA` was in use
     training = {
@@ -178,4 +192,3 @@ def export_run(run: str | Path, name: str, *, out: str | Path | None = None, dty
         training=training,
         reference=record["reference"],
     )
-

@@ -98,7 +98,15 @@ def test_what_is_no_name_is_refused(bundled, name):
 
 
 def test_what_is_no_folder_is_refused(bundled):
-    for name in ("/no/such/folder", "./no-such", "../no-such", "~/no-such", Path("no-such")):
+    for name in (
+        "/no/such/folder",
+        "./no-such",
+        "../no-such",
+        "~/no-such",
+        "~nobody-here/x",
+        Path("no-such"),
+        "./\0",
+    ):
         assert "no folder" in refused(name)
 
 

@@ -180,6 +180,7 @@ def test_missing_repository(client, checkpoint):
     one_sentence(fails(client, "load", "alice/not-there"), "There is no alice/not-there")
     for name in ("alice", "alice/a/b", "alice/..", "../x", "alice/a--b", "a" * 100 + "/b"):
         one_sentence(fails(client, "push", checkpoint, name, token=TOKEN))
+        one_sentence(fails(client, "pull", name, local_files_only=True))
 
 
 def test_a_repository_of_something_else_is_refused_before_its_weights_are_fetched(client, server, repo_id):

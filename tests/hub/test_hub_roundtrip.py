@@ -30,7 +30,6 @@ class Toy(GenerativeModel):
         self.register_buffer("flags", torch.ones(2, dtype=torch.bool))
         self.register_buffer("table", torch.full((2,), 1 / 3, dtype=torch.float64))
         self.register_buffer("count", torch.tensor(7))
-        self.register_buffer("mask", torch.ones(width).tril(), persistent=False) if width < 0 else None
 
 
 class Other(Toy):

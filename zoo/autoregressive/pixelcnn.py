@@ -6,10 +6,10 @@ distributions in one pass, so training is parallel; drawing an image takes a ste
 remembering the activations of the earlier ones. Each distribution is a softmax over the values 0..255 (section 3.2) or,
 for binary images, a Bernoulli.
 
-From the paper: the 7x7 mask-A layer, residual blocks of 1x1, kxk and 1x1 mask-B layers with 2h, h, h and 2h channels
+From the paper: the 7x7 mask-A layer, residual blocks of ReLUs and 1x1, kxk and 1x1 mask-B layers with h, h and 2h channels
 (figure 5), two 1x1 layers before the softmax (table 1). Departures, all for faster or better training:
 
-- each block starts with a root-mean-square normalization over the channels of a colour, and uses GELU for ReLU;
+- each block starts with a root-mean-square normalization over the channels of a colour;
 - a learned bias for each row and each column follows the first layer;
 - dropout inside the blocks; AdamW with a cosine schedule, and averaged weights;
 - `kernel_size` 5 narrows the blind spot that stacked 3x3 masks leave above and to the right of a pixel.
@@ -37,46 +37,72 @@ class Block(nn.Module):
         self.reduce = MaskedConv2d(2 * channels, channels, colours=colours)
         self.conv = MaskedConv2d(channels, channels, kernel_size, colours=colours)
         self.dropout = nn.Dropout(dropout)
-        self.expand = MaskedConv2d(channels, 2 * channels, colours=colours, gain=gain)
+        # The stream it is added to has 2h channels in float32: a bias here is costly to train, and adds nothing.
+        self.expand = MaskedConv2d(channels, 2 * channels, colours=colours, gain=gain, bias=False)
 
     def forward(self, x: Tensor, step: CachedStep | None = None) -> Tensor:
-        h = self.reduce(F.gelu(self.norm(x, step)), step)
-        h = self.conv(F.gelu(h), step)
-        return x + self.expand(self.dropout(F.gelu(h)), step)
+        h = self.reduce(F.relu(self.norm(x, step)), step)
+        h = self.conv(F.relu(h), step)
+        return x + self.expand(self.dropout(F.relu(h)), step)
 
 
 class PixelCNNNet(nn.Module):
-    """Scaled images (N, C, H, W) to logits (N, C, K, H, W); at a cached step, (N, 1) to (N, K).
+    """Images to the log-probability of each sub-pixel given those before it.
 
-    K is the number of levels, or 1 for binary images: the logit of a one.
+    Called, uint8 (N, C, H, W) to nats (N, C, H, W). Its parts are what sampling needs: `scale` and `logits`.
     """
 
     def __init__(
-        self, shape: tuple[int, int, int], levels: int, channels: int, blocks: int, kernel_size: int, dropout: float
+        self,
+        shape: tuple[int, ...],
+        levels: int,
+        channels: int,
+        blocks: int,
+        kernel_size: int,
+        dropout: float,
     ) -> None:
         super().__init__()
         colours, height, width = shape
-        self.colours, self.outputs = colours, 1 if levels == 2 else levels
+        self.levels, self.colours, self.outputs = levels, colours, 1 if levels == 2 else levels
         stream = 2 * channels
-        self.first = MaskedConv2d(colours, stream, 7, mask="A", colours=colours)
+        self.first = MaskedConv2d(colours, stream, 7, mask="A", colours=colours, bias=False)
         self.row_bias = nn.Parameter(torch.zeros(stream, height))
         self.column_bias = nn.Parameter(torch.zeros(stream, width))
         gain = residual_gain(blocks)
-        self.blocks = nn.ModuleList(Block(channels, kernel_size, dropout, colours, gain) for _ in range(blocks))
+        self.blocks = nn.ModuleList(
+            Block(channels, kernel_size, dropout, colours, gain) for _ in range(blocks)
+        )
         self.norm = MaskedRMSNorm(stream, colours)
         self.hidden = MaskedConv2d(stream, stream, colours=colours)
-        self.logits = MaskedConv2d(stream, colours * self.outputs, colours=colours, gain=0.1)
+        self.head = MaskedConv2d(stream, colours * self.outputs, colours=colours, gain=0.1)
 
-    def forward(self, x: Tensor, step: CachedStep | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.logits(self.scale(x))
+        if self.levels == 2:
+            return -F.binary_cross_entropy_with_logits(logits[:, :, 0], x.float(), reduction="none")
+        # Classes last: the rows of the softmax are then contiguous in channels-last memory.
+        rows, target = logits.permute(0, 3, 4, 1, 2), x.permute(0, 2, 3, 1)
+        nll = F.cross_entropy(rows.flatten(0, 3), target.long().flatten(), reduction="none")
+        return -nll.view(target.shape).permute(0, 3, 1, 2)
+
+    def scale(self, x: Tensor) -> Tensor:
+        """Levels 0..levels-1 to float32 in [-1, 1]."""
+        return x.float() * (2.0 / (self.levels - 1)) - 1.0
+
+    def logits(self, x: Tensor, step: CachedStep | None = None) -> Tensor:
+        """Scaled images (N, C, H, W) to logits (N, C, K, H, W); at a cached step, (N, 1) to (N, K).
+
+        K is the number of levels, or 1 for binary images: the logit of a one.
+        """
         # The image, the residual stream and the logits stay in float32: a 16-bit value is no finer than a pixel's level.
         with torch.autocast(x.device.type, enabled=False):
             h = self.first(x, step)
         h = h + self._position(step)
         for block in self.blocks:
             h = block(h, step)
-        h = F.gelu(self.hidden(F.gelu(self.norm(h, step)), step))
+        h = F.relu(self.hidden(F.relu(self.norm(h, step)), step))
         with torch.autocast(x.device.type, enabled=False):
-            logits = self.logits(h.float(), step)
+            logits = self.head(h.float(), step)
         return logits if step is not None else logits.unflatten(1, (self.colours, self.outputs))
 
     def _position(self, step: CachedStep | None) -> Tensor:
@@ -125,7 +151,9 @@ class PixelCNN(GenerativeModel):
         if not 2 <= levels <= 256:
             raise DataError(f"levels must be 2..256, not {levels}.")
         if channels < 1 or channels % shape[0]:
-            raise DataError(f"channels must be a positive multiple of the {shape[0]} colours, not {channels}.")
+            raise DataError(
+                f"channels must be a positive multiple of the {shape[0]} colours, not {channels}."
+            )
         if blocks < 1 or kernel_size < 1 or kernel_size % 2 == 0:
             raise DataError(f"blocks must be positive and kernel_size odd, not {blocks} and {kernel_size}.")
         self.save_hyperparameters()
@@ -135,15 +163,7 @@ class PixelCNN(GenerativeModel):
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x), exact: images uint8 (N, C, H, W) to (N,) nats (equation 2)."""
         self.spec.check(x)
-        logits = self.net(self._scale(x))  # (N, C, K, H, W)
-        if self.spec.levels == 2:
-            nll = F.binary_cross_entropy_with_logits(logits[:, :, 0].float(), x.float(), reduction="none")
-        else:
-            # Classes last: rows of the softmax are then contiguous in channels-last memory.
-            rows = logits.permute(0, 3, 4, 1, 2).float()
-            target = x.permute(0, 2, 3, 1).long()
-            nll = F.cross_entropy(rows.flatten(0, 3), target.flatten(), reduction="none").view(target.shape)
-        return -nll.flatten(1).sum(1)
+        return self.net(x).flatten(1).sum(1)
 
     def sample(self, n: int, *, seed: int | None = None, cached: bool = True) -> Tensor:
         """Draw `n` images, uint8 (n, C, H, W).
@@ -180,7 +200,9 @@ class PixelCNN(GenerativeModel):
         try:
             known = known.broadcast_to(x.shape)
         except RuntimeError:
-            raise DataError(f"known has shape {tuple(known.shape)}, which does not broadcast to {tuple(x.shape)}.") from None
+            raise DataError(
+                f"known has shape {tuple(known.shape)}, which does not broadcast to {tuple(x.shape)}."
+            ) from None
         return self._draw(torch.where(known, x, 0), known, seed, cached)
 
     @torch.inference_mode()
@@ -190,7 +212,6 @@ class PixelCNN(GenerativeModel):
         x, known = x.to(self.device, copy=True), known.to(self.device)
         training = self.training
         self.eval()
-        # Below, `net.forward` and not `net`: a network compiled for training batches is not compiled again for these.
         try:
             self._draw_cached(x, known, uniform) if cached else self._draw_plain(x, known, uniform)
         finally:
@@ -202,23 +223,25 @@ class PixelCNN(GenerativeModel):
         for i in tqdm(range(height), "rows", disable=None, leave=False):
             for j in range(width):
                 for c in range(colours):
-                    logits = self.net.forward(self._scale(x))[:, c, :, i, j]
+                    logits = self.net.logits(self.net.scale(x))[:, c, :, i, j]
                     value = self._invert(logits, uniform[:, c, i, j])
                     x[:, c, i, j] = torch.where(known[:, c, i, j], x[:, c, i, j], value)
 
     def _draw_cached(self, x: Tensor, known: Tensor, uniform: Tensor) -> None:
         colours, height, width = self.spec.shape
         step = CachedStep(len(x), width)
-        unseen = torch.zeros(len(x), 1, device=x.device)  # the first layer does not look at the colour being drawn
+        unseen = torch.zeros(
+            len(x), 1, device=x.device
+        )  # the first layer does not look at the colour being drawn
         for i in tqdm(range(height), "rows", disable=None, leave=False):
             step.begin_row(i)
             for j in range(width):
                 step.begin_pixel(j)
                 for c in range(colours):
                     step.colour = c
-                    value = self._invert(self.net.forward(unseen, step), uniform[:, c, i, j])
+                    value = self._invert(self.net.logits(unseen, step), uniform[:, c, i, j])
                     x[:, c, i, j] = torch.where(known[:, c, i, j], x[:, c, i, j], value)
-                    self.net.first.remember(self._scale(x[:, c, i, j])[:, None], step)
+                    self.net.first.remember(self.net.scale(x[:, c, i, j])[:, None], step)
             step.end_row()
         self.cache_bytes = step.nbytes
 
@@ -229,7 +252,3 @@ class PixelCNN(GenerativeModel):
             logits = torch.cat([torch.zeros_like(logits), logits], 1)
         cdf = logits.softmax(1).cumsum(1)
         return (cdf[:, :-1] <= uniform[:, None]).sum(1).to(torch.uint8)
-
-    def _scale(self, x: Tensor) -> Tensor:
-        """Levels 0..levels-1 to float32 in [-1, 1]."""
-        return x.float() * (2.0 / (self.spec.levels - 1)) - 1.0

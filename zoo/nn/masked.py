@@ -88,10 +88,19 @@ class MaskedConv2d(nn.Module):
         mask: "A" hides a colour from itself (the first layer, which reads the image), "B" shows it (all others).
         colours: number of colour groups (3 for RGB, 1 for grey).
         gain: factor on the initial standard deviation 1 / sqrt(number of inputs seen).
+        bias: whether to add a bias.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int = 1, *, mask: str = "B", colours: int = 1, gain: float = 1.0
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        *,
+        mask: str = "B",
+        colours: int = 1,
+        gain: float = 1.0,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         if mask not in ("A", "B"):
@@ -99,7 +108,9 @@ class MaskedConv2d(nn.Module):
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, not {kernel_size}.")
         if in_channels % colours or out_channels % colours:
-            raise ValueError(f"{in_channels} and {out_channels} channels do not split into {colours} colours.")
+            raise ValueError(
+                f"{in_channels} and {out_channels} channels do not split into {colours} colours."
+            )
         self.half, self.mask_type, self.colours = kernel_size // 2, mask, colours
         self.in_group, self.out_group = in_channels // colours, out_channels // colours
         visible = torch.ones(out_channels, in_channels, self.half + 1, kernel_size)
@@ -112,7 +123,7 @@ class MaskedConv2d(nn.Module):
         self.register_buffer("mask", visible, persistent=False)
         fan_in = visible.sum((1, 2, 3), keepdim=True).clamp(min=1)
         self.weight = nn.Parameter(torch.randn_like(visible) * visible * gain / fan_in.sqrt())
-        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
     def forward(self, x: Tensor, step: CachedStep | None = None) -> Tensor:
         """(N, in, H, W) to (N, out, H, W); or, at a cached step, (N, in / colours) to (N, out / colours).
@@ -141,13 +152,14 @@ class _ConvCache:
         weight = (conv.weight * conv.mask).detach()
         half, groups = conv.half, range(conv.colours)
         self.conv, self.half, self.width = conv, half, width
-        self.bias = conv.bias.detach()
+        self.bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach()
         self.above_weight = weight[:, :, :half]
         self.left_weights = [weight[:, :, half, tap].T.contiguous() for tap in range(half)]
         self.inputs_seen = [(colour + (conv.mask_type == "B")) * conv.in_group for colour in groups]
         self.out = [slice(colour * conv.out_group, (colour + 1) * conv.out_group) for colour in groups]
         self.centre_weights = [
-            weight[self.out[colour], : self.inputs_seen[colour], half, half].T.contiguous() for colour in groups
+            weight[self.out[colour], : self.inputs_seen[colour], half, half].T.contiguous()
+            for colour in groups
         ]
         in_channels, out_channels = weight.shape[1], weight.shape[0]
         # The row so far is position-major: a pixel's inputs are then one contiguous matrix (batch, in).
@@ -193,7 +205,8 @@ class _ConvCache:
 class MaskedRMSNorm(nn.Module):
     """Root-mean-square normalization (arXiv 1910.07467) over the channels of one colour at one position.
 
-    Normalizing over all channels would show a colour the ones after it. Computed in float32.
+    Normalizing over all channels would show a colour the ones after it. Computed in float32, without a learned scale,
+    which the convolution after it can hold.
 
     Args:
         channels: a multiple of `colours`.
@@ -203,16 +216,14 @@ class MaskedRMSNorm(nn.Module):
     def __init__(self, channels: int, colours: int = 1) -> None:
         super().__init__()
         self.colours, self.group, self.eps = colours, channels // colours, 1e-6
-        self.weight = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor, step: CachedStep | None = None) -> Tensor:
         """(N, C, H, W) to the same; or, at a cached step, (N, C / colours) to the same."""
         if step is not None:
-            scale = self.weight[step.colour * self.group : (step.colour + 1) * self.group]
-            return F.rms_norm(x, (self.group,), scale, self.eps)
+            return F.rms_norm(x, (self.group,), eps=self.eps)
         groups = x.float().unflatten(1, (self.colours, self.group))
         groups = groups * torch.rsqrt(groups.square().mean(2, keepdim=True) + self.eps)
-        return groups.flatten(1, 2) * self.weight[:, None, None]
+        return groups.flatten(1, 2)
 
 
 def residual_gain(blocks: int) -> float:
