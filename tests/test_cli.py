@@ -403,9 +403,7 @@ def test_levels_survive_a_png(levels, tmp_path):
     assert torch.equal(colour, x.expand(1, 3, 1, levels))
 
 
-@pytest.mark.parametrize(
-    "images", [torch.zeros(2, 5), torch.zeros(1, 1, 8, 8), torch.zeros(0, 1, 8, 8).byte()]
-)
+@pytest.mark.parametrize("images", [torch.zeros(2, 5), torch.zeros(1, 1, 8, 8), torch.zeros(0, 1, 8, 8).byte()])
 def test_what_is_no_image_is_not_drawn(images):
     with pytest.raises(ZooError):
         pictures.grid(images, 256)

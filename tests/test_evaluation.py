@@ -87,9 +87,7 @@ class Images(LightningDataModule):
         self.images = torch.zeros(n, 1, 2, 2, dtype=torch.uint8)
 
     def test_dataloader(self):
-        return (
-            [(batch, torch.zeros(len(batch))) for batch in self.images.split(100)] if len(self.images) else []
-        )
+        return [(batch, torch.zeros(len(batch))) for batch in self.images.split(100)] if len(self.images) else []
 
 
 def test_the_number_is_the_mean_of_the_definition(folder, losses):
@@ -112,9 +110,7 @@ def test_the_number_is_the_mean_of_the_definition(folder, losses):
 def test_twice_the_same_and_whatever_the_batch_size(folder):
     whole = evaluate(folder, device="cpu")
     assert evaluate(folder, device="cpu") == whole
-    assert evaluate(folder, device="cpu", batch_size=77)[0]["value"] == pytest.approx(
-        whole[0]["value"], rel=1e-6
-    )
+    assert evaluate(folder, device="cpu", batch_size=77)[0]["value"] == pytest.approx(whole[0]["value"], rel=1e-6)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 99, 100, 101])

@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
@@ -92,6 +92,7 @@ class TimeBudget(Callback):
         self.minutes, self.skip, self.measure = minutes, skip, measure
         self.max_steps: int | None = None
         self._begin = self._skipped = 0.0
+        self._first = skip
 
     def state_dict(self) -> dict[str, Any]:
         """The number of steps, once it is chosen."""
@@ -102,8 +103,9 @@ class TimeBudget(Callback):
         self.max_steps = state_dict["max_steps"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock; a run that was resumed before the measurement begins it anew."""
         self._begin = time.monotonic()
+        self._first = trainer.global_step + self.skip
         if self.max_steps:
             trainer.fit_loop.epoch_loop.max_steps = self.max_steps
 
@@ -112,16 +114,16 @@ class TimeBudget(Callback):
     ) -> None:
         """Measure, then decide; every rank takes the decision of the first."""
         step = trainer.global_step
-        if self.max_steps or step not in (self.skip, self.skip + self.measure):
+        if self.max_steps or step not in (self._first, self._first + self.measure):
             return
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)
-        if step == self.skip:
+        if step == self._first:
             self._skipped = time.monotonic()
             return
         now = time.monotonic()
         left = 60 * self.minutes - (now - self._begin)
-        steps = step + int(left * self.measure / (now - self._skipped))
+        steps = step + max(0, int(left * self.measure / (now - self._skipped)))
         self.max_steps = trainer.strategy.broadcast(steps)
         trainer.fit_loop.epoch_loop.max_steps = self.max_steps
 
@@ -166,6 +168,54 @@ class SampleGrid(Callback):
         for logger in trainer.loggers:
             if hasattr(logger.experiment, "add_image"):
                 logger.experiment.add_image("samples", pictures.grid(images, levels), trainer.global_step)
+
+
+class Last(Checkpoint):
+    """`checkpoints/last.ckpt` in the run's folder, from which `--ckpt_path last` resumes.
+
+    It is written after each validation and where the run stops. Lightning's own `save_last` follows the best
+    checkpoint instead: it leaves out the validations that brought nothing better. A run that is stopped inside an
+    epoch (`--trainer.max_time`) is saved at the end of its last batch: after that Lightning closes the epoch, and a
+    resume would skip the rest of it.
+
+    Args:
+        every_n_steps: also after every that many optimizer steps.
+    """
+
+    def __init__(self, every_n_steps: int | None = None) -> None:
+        self.every = every_n_steps
+        self._saved = 0  # the optimizer step that the file holds
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A resumed run begins with what the file holds.
+
+        Saved again between two accumulated batches, it would lose the gradient of the first.
+        """
+        self._saved = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save at the steps asked for, and when the run stops here."""
+        step = trainer.global_step
+        due = bool(self.every) and step % self.every == 0
+        if due or trainer.should_stop or step == trainer.max_steps:
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save when the run stops here."""
+        if trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        if self._saved != trainer.global_step and not trainer.fast_dev_run:
+            self._saved = trainer.global_step
+            trainer.save_checkpoint(Path(trainer.default_root_dir, "checkpoints", "last.ckpt"))
 
 
 class Record(Callback):
@@ -230,10 +280,6 @@ class Record(Callback):
             )
             line = f"{self._elapsed() / 60:6.1f} min  step {trainer.global_step}  {metrics}  {speed:,.0f} images/s"
             print(line, file=sys.stderr, flush=True)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the last step, wherever in an epoch it falls (this callback comes before `EMA` gives up the weights)."""
-        trainer.save_checkpoint(Path(trainer.default_root_dir, "checkpoints", "last.ckpt"))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the card needs."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from zoo.data.spec import DataSpec
-from zoo.errors import DataError
+from zoo.errors import CheckpointError, DataError
 
 
 class GenerativeModel(LightningModule):
@@ -78,6 +78,16 @@ class GenerativeModel(LightningModule):
                 f"model.init_args.levels to the data's."
             )
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a run's checkpoint whose weights are not this model's."""
+        own, given = self.state_dict(), checkpoint["state_dict"]
+        for key in {**own, **given}:
+            if key not in own or key not in given or own[key].shape != given[key].shape:
+                raise CheckpointError(
+                    f"The run's checkpoint does not fit the model, first in {key}: give the model the arguments "
+                    f"that the run was started with, or start another run."
+                )
+
     def loss(self, x: Tensor) -> Tensor:
         """(N,) the number to minimize and to report, in the unit that `metric` names."""
         return self.negative_log_likelihood(x) if self.metric == "nats" else self.bits_per_dim(x)
@@ -114,13 +124,13 @@ class GenerativeModel(LightningModule):
         ]
         fused = self.device.type == "cuda"
         optimizer = torch.optim.AdamW(groups, lr=self.hparams.lr, betas=(0.9, 0.99), fused=fused)
-        estimated, warmup = self.trainer.estimated_stepping_batches, self.hparams.warmup
+        warmup = self.hparams.warmup
 
         def factor(step: int) -> float:
             if step < warmup:
                 return (step + 1) / warmup
-            # `max_steps` is read anew each step, for `TimeBudget` sets it on the way.
-            total = self.trainer.max_steps if self.trainer.max_steps > 0 else estimated
+            # Read anew each step, for `TimeBudget` sets `max_steps` on the way.
+            total = self.trainer.estimated_stepping_batches
             return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
@@ -154,6 +164,11 @@ class GenerativeModel(LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Seed the noise of the next batch."""
         self._seed_batch(self.trainer.fit_loop.epoch_loop.batch_progress.total.processed)
+
+    def on_validation_end(self) -> None:
+        """Seed the noise of the next batch again: validation may have drawn some."""
+        if self.trainer.state.fn == "fit":
+            self._seed_batch(self.trainer.fit_loop.epoch_loop.batch_progress.total.processed)
 
     def _seed_batch(self, batches: int) -> None:
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))

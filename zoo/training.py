@@ -1,12 +1,14 @@
 """`zoo fit`, `validate`, `test` and `predict` (and the same after `lightning`): LightningCLI with the zoo's defaults.
 
 A run lives in one folder, `runs/RECIPE` unless `--trainer.default_root_dir` names another: `checkpoints/` with `last.ckpt`
-(from which `--ckpt_path last` resumes) and the best by validation, `logs/` with the curves, `samples/`, `config.yaml`.
+(from which `--ckpt_path last` resumes) and the best by validation, `logs/` with the curves and the configuration,
+`samples/`.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,35 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 
 import zoo.autoregressive
 import zoo.data  # noqa: F401  their classes may then be named without a path
 from zoo import building, hub
-from zoo.callbacks import Record
-from zoo.errors import CheckpointError
+from zoo.callbacks import EMA, Last, Record
+from zoo.errors import CheckpointError, ZooError
 from zoo.model import GenerativeModel
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Checkpoint files that are there whole or not at all, also when the process is killed while it writes.
+
+    Lightning writes to the system's temporary folder and moves the file: where that is another file system, moving is
+    copying, and a kill leaves half a `last.ckpt`.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write beside `path`, then rename."""
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.partial")
+        torch.save(checkpoint, partial)
+        os.replace(partial, path)
 
 
 class ZooCLI(LightningCLI):
@@ -47,15 +71,17 @@ class ZooCLI(LightningCLI):
             help="The number others report: metric, value, source.",
         )
         parser.set_defaults({"data": {"class_path": "zoo.data.Digits"}})
-        if self.start:
+        # The class of a checkpoint from elsewhere is not imported unasked: a recipe must name it.
+        if self.start and self.start[1]["class_path"].startswith("zoo."):
             config = self.start[1]
             parser.set_defaults(
                 {"model": {"class_path": config["class_path"], "init_args": config["init_args"]}}
             )
 
-    def before_instantiate_classes(self) -> None:
-        """The run's folder follows from the recipe's name."""
-        config = self.config[self.subcommand]
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; the run's folder follows from the recipe's name, and the run's checkpoints from its folder."""
+        super().parse_arguments(parser, args)
+        config = self.config[self.config.subcommand]
         files = [str(path) for path in config.config or []]
         self.recipe = Path(files[-1]).stem if files else None
         if config.trainer.default_root_dir is None:
@@ -63,22 +89,46 @@ class ZooCLI(LightningCLI):
         self.save_config_kwargs = {"overwrite": True}
         if not sys.stderr.isatty() and config.trainer.enable_progress_bar is None:
             config.trainer.enable_progress_bar = False  # `Record` writes lines instead
+        if config.weights_only is None:
+            config.weights_only = True  # a run's checkpoint is tensors and plain values, and no code
+        if config["from"] and not self.start:
+            self.start = _published(config["from"])
+        self._find_checkpoint(config)
+
+    def _find_checkpoint(self, config: Any) -> None:
+        """Give up where there are no weights to measure, or not those that were named."""
+        root = Path(config.trainer.default_root_dir)
+        if self.config.subcommand != "fit":
+            if config.ckpt_path is None and not self.start:
+                raise CheckpointError(
+                    f"Say which weights: --ckpt_path last (or best) for the run in {root}, "
+                    "--ckpt_path FILE.ckpt, or --from NAME."
+                )
+            if config.ckpt_path in ("last", "best"):
+                # As a file, it brings the arguments of the model that was trained.
+                config.ckpt_path = str(root / "checkpoints" / f"{config.ckpt_path}.ckpt")
+        path = config.ckpt_path
+        special = path in (None, "last", "best", "hpc") or path.startswith("registry") or "://" in path
+        if not special and not Path(path).exists():
+            raise CheckpointError(f"There is no checkpoint {path}: give a run's .ckpt file.")
+
+    def instantiate_classes(self) -> None:
+        """Instantiate; what a constructor refuses is its own sentence, without the parser's words around it."""
+        try:
+            super().instantiate_classes()
+        except ZooError:
+            raise
+        except ValueError as error:
+            raise ZooError(str(error.__cause__ or error)) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Checkpoints, curves and the record of the run come with every run; a recipe may add to them."""
         config = self._get(self.config_init, "trainer")
         root = Path(config["default_root_dir"])
-        callbacks = list(config["callbacks"] or [])
-        if not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
-            callbacks.append(
-                ModelCheckpoint(
-                    dirpath=root / "checkpoints",
-                    filename="best",
-                    monitor=f"val_{self.model.metric}",
-                    save_last=True,
-                    enable_version_counter=False,
-                )
-            )
+        # `EMA` puts the weights back after the others have seen the average.
+        callbacks = sorted(config["callbacks"] or [], key=lambda callback: isinstance(callback, EMA))
+        if config["enable_checkpointing"] is not False:
+            callbacks += self._checkpoints(root, callbacks)
         reference = self._get(self.config_init, "reference")
         # `Record` precedes the callback that saves, so that what is saved counts the batch that was just seen.
         callbacks = [Record(self.recipe, dict(reference) if reference else None), *callbacks]
@@ -91,9 +141,27 @@ class ZooCLI(LightningCLI):
                 )
         if logger:
             callbacks.append(LearningRateMonitor("step"))
-        return super().instantiate_trainer(**{**kwargs, "callbacks": callbacks, "logger": logger})
+        given = config["plugins"] or []
+        plugins = list(given) if isinstance(given, list) else [given]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(WholeFiles())
+        own = {"callbacks": callbacks, "logger": logger, "plugins": plugins}
+        return super().instantiate_trainer(**{**kwargs, **own})
 
-    def before_fit(self) -> None:
+    def _checkpoints(self, root: Path, callbacks: list[Any]) -> list[Any]:
+        """The callbacks that save, but for those that the recipe has itself, which get the run's folder."""
+        folder = os.path.realpath(root / "checkpoints")
+        saving = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+        for callback in saving:
+            # By default a folder below logs/ that each start counts on, where a resume would not find it.
+            callback.dirpath = callback.dirpath or folder
+        best = ModelCheckpoint(
+            folder, "best", monitor=f"val_{self.model.metric}", enable_version_counter=False
+        )
+        last = any(isinstance(callback, Last) for callback in callbacks)
+        return ([] if saving else [best]) + ([] if last else [Last()])
+
+    def after_instantiate_classes(self) -> None:
         """Start from published weights, where `--from` names some."""
         if self.start:
             folder, config = self.start
@@ -108,14 +176,10 @@ def main(argv: list[str] | None = None) -> None:
     """
     argv = sys.argv[1:] if argv is None else argv
     name = _option(argv, "--from")
-    start = None
-    if name:
-        folder = hub.find(name)
-        start = (folder, hub.read_config(folder))
     # Float32 products in TF32 where the hardware has it; the published numbers are computed in full float32.
     torch.set_float32_matmul_precision("high")
     ZooCLI(
-        start,
+        _published(name) if name else None,
         model_class=GenerativeModel,
         datamodule_class=LightningDataModule,
         subclass_mode_model=True,
@@ -126,6 +190,15 @@ def main(argv: list[str] | None = None) -> None:
         # Lightning warns of arguments passed beside the process's own, and its DDP launcher repeats the process's own.
         args=None if argv == sys.argv[1:] else argv,
     )
+
+
+def _published(name: str) -> tuple[Path, dict[str, Any]]:
+    """Folder and config.json of published weights."""
+    folder = hub.find(name)
+    config = hub.read_config(folder)
+    if config["class_path"].startswith("zoo."):
+        hub.load(folder)  # refuses what is damaged, hostile or absurdly large before its arguments are used
+    return folder, config
 
 
 def _option(argv: list[str], name: str) -> str | None:
@@ -171,8 +244,10 @@ def export_run(run: str | Path, name: str, *, out: str | Path | None = None, dty
         raise CheckpointError(
             f"{path} is not a checkpoint that `zoo fit` wrote ({type(error).__name__})."
         ) from error
-    model = building.resolve(record["class_path"])(**init_args)
-    model.load_state_dict(state["state_dict"])  # the averaged weights, where `EMA` was in use
+    cls = building.resolve(record["class_path"])
+    building.check_arguments(cls, init_args)
+    # The averaged weights, where `EMA` was in use.
+    model = building.build(cls, init_args, state["state_dict"], str(path))
     training = {
         "hardware": record["hardware"],
         "minutes": round(record["seconds"] / 60, 1),

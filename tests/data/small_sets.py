@@ -53,9 +53,7 @@ class SmallMNIST(MNIST):
 
     def sources(self):
         packed = {name: pack(data) for name, data in MNIST_FILES.items()}
-        return [
-            (name, [f"{server}/{name}.gz" for server in self.servers], md5(packed[name])) for name in packed
-        ]
+        return [(name, [f"{server}/{name}.gz" for server in self.servers], md5(packed[name])) for name in packed]
 
 
 class SmallCIFAR10(CIFAR10):

@@ -94,10 +94,7 @@ def test_reads_files_or_their_gz(tmp_path, raw):
     assert plain.test[0].shape == (20, 1, 28, 28)
     images = torch.cat([plain.train[0], plain.val[0]])
     assert bytes(images.flatten().tolist()) == GOOD[16:]
-    assert (
-        bytes(torch.cat([plain.train[1], plain.val[1]]).tolist())
-        == MNIST_FILES["train-labels-idx1-ubyte"][8:]
-    )
+    assert bytes(torch.cat([plain.train[1], plain.val[1]]).tolist()) == MNIST_FILES["train-labels-idx1-ubyte"][8:]
 
     for name, data in MNIST_FILES.items():
         (raw / name).unlink()

@@ -74,9 +74,7 @@ def test_digits_have_fixed_disjoint_splits():
     again.setup()
     splits = [data.train, data.val, data.test]
     assert [len(labels) for _, labels in splits] == [1257, 180, 360]
-    for (images, labels), (same, same_labels) in zip(
-        splits, [again.train, again.val, again.test], strict=True
-    ):
+    for (images, labels), (same, same_labels) in zip(splits, [again.train, again.val, again.test], strict=True):
         data.spec.check(images)
         assert torch.equal(images, same)
         assert torch.equal(labels, same_labels)

@@ -89,9 +89,7 @@ class Hang(BaseException):
 
 def paths_of(value: object, path: tuple = ()) -> list[tuple]:
     """The paths of all nodes of a JSON value."""
-    children = (
-        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    )
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [path, *(p for key, child in children for p in paths_of(child, (*path, key)))]
 
 
@@ -140,9 +138,7 @@ def mutate_bytes(data: bytes, rng: random.Random) -> bytes:
     elif kind == 3:
         data[place:place] = rng.randbytes(rng.choice([1, 8, 300]))
     elif kind == 4:
-        data[place : place + 8] = rng.choice(
-            [b"\0" * 8, b"\xff" * 8, (2**40).to_bytes(8, "little"), b'{"[]":,1']
-        )
+        data[place : place + 8] = rng.choice([b"\0" * 8, b"\xff" * 8, (2**40).to_bytes(8, "little"), b'{"[]":,1'])
     else:
         data = data[place:] + data[:place]
     return bytes(data)
@@ -237,9 +233,7 @@ def watched():
     forbidden = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "pickle.find_class")
 
     def audit(event: str, args: tuple) -> None:
-        if active and event.startswith(
-            (*forbidden, "socket.", "shutil.", "os.remove", "os.rename", "ctypes.dlopen")
-        ):
+        if active and event.startswith((*forbidden, "socket.", "shutil.", "os.remove", "os.rename", "ctypes.dlopen")):
             events.append(event)
 
     def ring(*_: object) -> None:

@@ -1,21 +1,25 @@
-"""PixelCNN: van den Oord, Kalchbrenner, Kavukcuoglu, *Pixel Recurrent Neural Networks*, 2016 (arXiv 1601.06759).
+"""PixelCNN: van den Oord, Kalchbrenner, Kavukcuoglu, *Pixel Recurrent Neural Networks*, 2016, arXiv 1601.06759.
 
 An image is a sequence of sub-pixels in raster order, red before green before blue, and p(x) is the product of each
 sub-pixel's distribution given those before it (equations 1 and 2). Masked convolutions compute all of these
-distributions in one pass, so training is parallel; drawing an image takes a step for each sub-pixel, made cheap here by
-remembering the activations of the earlier ones. Each distribution is a softmax over the values 0..255 (section 3.2) or,
-for binary images, a Bernoulli.
+distributions in one pass, so training is parallel; drawing an image takes a step for each sub-pixel, made cheap
+here by remembering the activations of the earlier ones. Each distribution is a softmax over the values 0..255
+(section 3.2) or, for binary images, a Bernoulli.
 
-From the paper: the 7x7 mask-A layer, residual blocks of ReLUs and 1x1, kxk and 1x1 mask-B layers with h, h and 2h channels
-(figure 5), two 1x1 layers before the softmax (table 1). Departures, all for faster or better training:
+From the paper: the 7x7 mask-A layer, residual blocks of ReLUs and 1x1, kxk and 1x1 mask-B layers with h, h and 2h
+channels (figure 5), two 1x1 layers before the softmax (table 1). Departures, all for faster or better training:
 
 - each block starts with a root-mean-square normalization over the channels of a colour;
 - a learned bias for each row and each column follows the first layer;
+- `embedding` > 0 replaces the scaled value at the input by learned features of it, and adds features of the levels
+  to the logits; they start as sines and cosines, so that the order of 256 classes need not be discovered first;
 - dropout inside the blocks; AdamW with a cosine schedule, and averaged weights;
 - `kernel_size` 5 narrows the blind spot that stacked 3x3 masks leave above and to the right of a pixel.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -46,10 +50,32 @@ class Block(nn.Module):
         return x + self.expand(self.dropout(F.relu(h)), step)
 
 
+class LevelFeatures(nn.Module):
+    """A learned table of features of the levels: (colours, levels, features).
+
+    It starts as the level in [-1, 1], its square, and sines and cosines of it from half a period over the range to one
+    period in 16 levels.
+    """
+
+    def __init__(self, colours: int, levels: int, features: int) -> None:
+        super().__init__()
+        level = torch.linspace(-1, 1, levels)
+        frequency = torch.logspace(-1, max(0.0, math.log2(levels / 8)), (features - 1) // 2, base=2)
+        phase = math.pi * frequency * level[:, None]
+        columns = torch.cat([level[:, None], phase.sin(), phase.cos(), level.square()[:, None]], 1)
+        self.table = nn.Parameter(columns[:, :features].repeat(colours, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of the values: integers (N, C, H, W) to (N, C * features, H, W)."""
+        colours, levels, _ = self.table.shape
+        offset = levels * torch.arange(colours, device=x.device)[:, None, None]
+        return F.embedding(x.long() + offset, self.table.flatten(0, 1)).permute(0, 1, 4, 2, 3).flatten(1, 2)
+
+
 class PixelCNNNet(nn.Module):
     """Images to the log-probability of each sub-pixel given those before it.
 
-    Called, uint8 (N, C, H, W) to nats (N, C, H, W). Its parts are what sampling needs: `scale` and `logits`.
+    Called, uint8 (N, C, H, W) to nats (N, C, H, W). Its parts are what sampling needs: `encode` and `logits`.
     """
 
     def __init__(
@@ -60,12 +86,16 @@ class PixelCNNNet(nn.Module):
         blocks: int,
         kernel_size: int,
         dropout: float,
+        embedding: int,
     ) -> None:
         super().__init__()
         colours, height, width = shape
         self.levels, self.colours, self.outputs = levels, colours, 1 if levels == 2 else levels
         stream = 2 * channels
-        self.first = MaskedConv2d(colours, stream, 7, mask="A", colours=colours, bias=False)
+        self.embed = LevelFeatures(colours, levels, embedding) if embedding else None
+        self.first = MaskedConv2d(
+            colours * (embedding or 1), stream, 7, mask="A", colours=colours, bias=False
+        )
         self.row_bias = nn.Parameter(torch.zeros(stream, height))
         self.column_bias = nn.Parameter(torch.zeros(stream, width))
         gain = residual_gain(blocks)
@@ -75,9 +105,12 @@ class PixelCNNNet(nn.Module):
         self.norm = MaskedRMSNorm(stream, colours)
         self.hidden = MaskedConv2d(stream, stream, colours=colours)
         self.head = MaskedConv2d(stream, colours * self.outputs, colours=colours, gain=0.1)
+        if embedding:
+            self.smooth = MaskedConv2d(stream, colours * embedding, colours=colours, gain=0.1)
+            self.levels_out = LevelFeatures(colours, levels, embedding)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = self.logits(self.scale(x))
+        logits = self.logits(self.encode(x))
         if self.levels == 2:
             return -F.binary_cross_entropy_with_logits(logits[:, :, 0], x.float(), reduction="none")
         # Classes last: the rows of the softmax are then contiguous in channels-last memory.
@@ -85,25 +118,45 @@ class PixelCNNNet(nn.Module):
         nll = F.cross_entropy(rows.flatten(0, 3), target.long().flatten(), reduction="none")
         return -nll.view(target.shape).permute(0, 3, 1, 2)
 
-    def scale(self, x: Tensor) -> Tensor:
-        """Levels 0..levels-1 to float32 in [-1, 1]."""
-        return x.float() * (2.0 / (self.levels - 1)) - 1.0
+    def encode(self, x: Tensor, colour: int | None = None) -> Tensor:
+        """What the first layer reads: integers (N, C, H, W) to (N, C * F, H, W); of one `colour`, (N,) to (N, F).
+
+        F is 1, the level scaled to [-1, 1], or the size of the embedding.
+        """
+        if self.embed is None:
+            scaled = x.float() * (2.0 / (self.levels - 1)) - 1.0
+            return scaled if colour is None else scaled[:, None]
+        return self.embed(x) if colour is None else self.embed.table[colour][x.long()]
 
     def logits(self, x: Tensor, step: CachedStep | None = None) -> Tensor:
-        """Scaled images (N, C, H, W) to logits (N, C, K, H, W); at a cached step, (N, 1) to (N, K).
+        """Encoded images (N, C * F, H, W) to logits (N, C, K, H, W); at a cached step, (N, F) to (N, K).
 
         K is the number of levels, or 1 for binary images: the logit of a one.
         """
-        # The image, the residual stream and the logits stay in float32: a 16-bit value is no finer than a pixel's level.
-        with torch.autocast(x.device.type, enabled=False):
+        # A scaled image, the residual stream and the logits stay in float32: a 16-bit value is no finer than a level.
+        # An embedding has fine features of its own.
+        with torch.autocast(
+            x.device.type, enabled=self.embed is not None and torch.is_autocast_enabled(x.device.type)
+        ):
             h = self.first(x, step)
         h = h + self._position(step)
         for block in self.blocks:
             h = block(h, step)
         h = F.relu(self.hidden(F.relu(self.norm(h, step)), step))
         with torch.autocast(x.device.type, enabled=False):
-            logits = self.head(h.float(), step)
-        return logits if step is not None else logits.unflatten(1, (self.colours, self.outputs))
+            return self._head(h.float(), step)
+
+    def _head(self, h: Tensor, step: CachedStep | None) -> Tensor:
+        logits = self.head(h, step)
+        if step is not None:
+            if self.embed is None:
+                return logits
+            return torch.addmm(logits, self.smooth(h, step), self.levels_out.table[step.colour].T)
+        logits = logits.unflatten(1, (self.colours, self.outputs))
+        if self.embed is None:
+            return logits
+        smooth = self.smooth(h).unflatten(1, (self.colours, -1))
+        return logits + torch.einsum("ncfhw,ckf->nckhw", smooth, self.levels_out.table)
 
     def _position(self, step: CachedStep | None) -> Tensor:
         if step is None:
@@ -123,6 +176,8 @@ class PixelCNN(GenerativeModel):
         blocks: number of residual blocks.
         kernel_size: k, odd.
         dropout: probability of dropping an activation inside a block while training.
+        embedding: number of learned features of a level, at the input and at the logits; 0 for the paper's plain
+            value and softmax. Not for binary images.
         lr: peak learning rate of AdamW.
         warmup: optimizer steps of linear warm-up.
         weight_decay: of AdamW.
@@ -141,6 +196,7 @@ class PixelCNN(GenerativeModel):
         blocks: int = 4,
         kernel_size: int = 3,
         dropout: float = 0.0,
+        embedding: int = 0,
         lr: float = 1e-3,
         warmup: int = 100,
         weight_decay: float = 0.0,
@@ -156,9 +212,13 @@ class PixelCNN(GenerativeModel):
             )
         if blocks < 1 or kernel_size < 1 or kernel_size % 2 == 0:
             raise DataError(f"blocks must be positive and kernel_size odd, not {blocks} and {kernel_size}.")
+        if embedding and (embedding < 4 or levels == 2):
+            raise DataError(
+                f"embedding must be 0, or at least 4 for images of more than 2 levels, not {embedding}."
+            )
         self.save_hyperparameters()
         self.spec = DataSpec(tuple(shape), levels)
-        self.net = PixelCNNNet(self.spec.shape, levels, channels, blocks, kernel_size, dropout)
+        self.net = PixelCNNNet(self.spec.shape, levels, channels, blocks, kernel_size, dropout, embedding)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x), exact: images uint8 (N, C, H, W) to (N,) nats (equation 2)."""
@@ -223,16 +283,14 @@ class PixelCNN(GenerativeModel):
         for i in tqdm(range(height), "rows", disable=None, leave=False):
             for j in range(width):
                 for c in range(colours):
-                    logits = self.net.logits(self.net.scale(x))[:, c, :, i, j]
+                    logits = self.net.logits(self.net.encode(x))[:, c, :, i, j]
                     value = self._invert(logits, uniform[:, c, i, j])
                     x[:, c, i, j] = torch.where(known[:, c, i, j], x[:, c, i, j], value)
 
     def _draw_cached(self, x: Tensor, known: Tensor, uniform: Tensor) -> None:
         colours, height, width = self.spec.shape
         step = CachedStep(len(x), width)
-        unseen = torch.zeros(
-            len(x), 1, device=x.device
-        )  # the first layer does not look at the colour being drawn
+        unseen = torch.zeros(len(x), 1, device=x.device)  # the first layer does not read the colour being drawn
         for i in tqdm(range(height), "rows", disable=None, leave=False):
             step.begin_row(i)
             for j in range(width):
@@ -241,7 +299,7 @@ class PixelCNN(GenerativeModel):
                     step.colour = c
                     value = self._invert(self.net.logits(unseen, step), uniform[:, c, i, j])
                     x[:, c, i, j] = torch.where(known[:, c, i, j], x[:, c, i, j], value)
-                    self.net.first.remember(self.net.scale(x[:, c, i, j])[:, None], step)
+                    self.net.first.remember(self.net.encode(x[:, c, i, j], c), step)
             step.end_row()
         self.cache_bytes = step.nbytes
 

@@ -1,0 +1,362 @@
+"""Averaged weights, compilation, sample grids, the time budget and the record of a run."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback
+from PIL import Image
+from tiny_runs import BATCH, Patches, Stop, differences, fit, last, patch_model, read, sealed
+from torch import Tensor
+
+from zoo import callbacks, pictures
+from zoo.autoregressive import PixelCNN
+from zoo.callbacks import EMA, Compile, Last, SampleGrid, TimeBudget
+
+
+@pytest.fixture(autouse=True)
+def _untouched(monkeypatch):
+    with sealed(monkeypatch):
+        yield
+
+
+def copy(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {key: tensor.detach().clone() for key, tensor in model.state_dict().items()}
+
+
+class Watch(Callback):
+    """Notes the weights after each optimizer step, and those that validation sees."""
+
+    def __init__(self) -> None:
+        self.current: dict[int, dict[str, Tensor]] = {}
+        self.validated: dict[int, dict[str, Tensor]] = {}
+        self.metrics: dict[int, float] = {}
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        self.current[trainer.global_step] = copy(pl_module)
+
+    def on_validation_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        self.validated[trainer.global_step] = copy(pl_module)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        self.metrics[trainer.global_step] = trainer.callback_metrics["val_nats"].item()
+        for key, tensor in pl_module.state_dict().items():
+            assert torch.equal(tensor, self.current[trainer.global_step][key]), "put back after validation"
+
+
+# -- EMA -----------------------------------------------------------------------------------------------------
+
+
+def averages(current: dict[int, dict[str, Tensor]], decay: float) -> dict[int, dict[str, Tensor]]:
+    """By hand, in float64: average = d average + (1 - d) weights, with d = min(decay, (1 + t) / (10 + t))."""
+    result: dict[int, dict[str, Tensor]] = {}
+    for step, weights in current.items():
+        t = step - 1
+        d = min(decay, (1 + t) / (10 + t)) if t else 0.0
+        before = result.get(step - 1, weights)
+        result[step] = {key: before[key].double() * d + weights[key].double() * (1 - d) for key in weights}
+    return result
+
+
+@pytest.mark.parametrize("settings", [{}, {"accumulate_grad_batches": 2}], ids=["", "accumulated"])
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.9995])
+def test_ema_is_its_recursion(tmp_path, decay, settings):
+    watch = Watch()
+    model, _ = fit(tmp_path, watch, EMA(decay), max_steps=22, **settings)
+    expected = averages(watch.current, decay)
+    kept = last(tmp_path)
+    assert set(kept["state_dict"]) == set(model.state_dict())
+    for key, tensor in expected[22].items():
+        for average in (kept["state_dict"][key], model.state_dict()[key]):
+            torch.testing.assert_close(average.double(), tensor, rtol=0, atol=1e-6)
+        assert torch.equal(kept["current_model_state"][key], watch.current[22][key])
+    if decay:
+        assert list(differences(kept["state_dict"], kept["current_model_state"], "weights"))
+
+
+def test_validation_uses_the_average(tmp_path):
+    watch, data = Watch(), Patches()
+    fit(tmp_path, watch, EMA(0.9), data=data, max_steps=20)
+    expected = averages(watch.current, 0.9)
+    assert list(watch.metrics) == [10, 20]
+    for step, metric in watch.metrics.items():
+        for key, tensor in expected[step].items():
+            torch.testing.assert_close(watch.validated[step][key].double(), tensor, rtol=0, atol=1e-6)
+        model = patch_model().eval()
+        model.load_state_dict(watch.validated[step])
+        with torch.no_grad():
+            assert metric == pytest.approx(-model.log_prob(data.val[0]).mean().item(), rel=1e-6)
+
+
+class Buffers(PixelCNN):
+    """A permutation and a count beside the weights."""
+
+    def __init__(self) -> None:
+        super().__init__(shape=[1, 4, 4], levels=2, channels=2, blocks=1)
+        self.register_buffer("permutation", torch.tensor([2, 0, 1]))
+        self.register_buffer("seen", torch.zeros(()))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.seen += 1
+        self.permutation.copy_(self.permutation.roll(1))
+        return super().training_step(batch, batch_idx)
+
+
+def test_buffers_are_copied_and_not_averaged(tmp_path):
+    model, _ = fit(tmp_path, EMA(0.9), model=Buffers(), max_steps=7)
+    state = last(tmp_path)["state_dict"]
+    for permutation, seen in (
+        (model.permutation, model.seen),
+        (state["permutation"], state["seen"]),
+    ):
+        assert permutation.tolist() == [1, 2, 0]
+        assert seen.item() == 7
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1, 1.5])
+def test_bad_decay(decay):
+    with pytest.raises(ValueError, match=rf"decay must be in \[0, 1\), not {decay}"):
+        EMA(decay)
+
+
+# -- Compile -------------------------------------------------------------------------------------------------
+
+
+class Losses(Callback):
+    """Notes each batch's loss."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *_: Any) -> None:
+        self.losses.append(outputs["loss"].item())
+
+
+def undropped() -> PixelCNN:
+    """The same weights each time, without dropout, whose masks depend on the layout of memory."""
+    torch.manual_seed(1)
+    return patch_model(dropout=0.0)
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """torch.compile with a backend that runs the graphs as they are; gives (compilations, runs)."""
+    counts = types.SimpleNamespace(compilations=0, runs=0)
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
+        counts.compilations += 1
+
+        def run(*arguments: Any) -> Any:
+            counts.runs += 1
+            return graph.forward(*arguments)
+
+        return run
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    yield counts
+    torch._dynamo.reset()
+
+
+def test_compilation_changes_neither_names_nor_losses(tmp_path, traced):
+    eager, compiled = Losses(), Losses()
+    first, _ = fit(tmp_path / "eager", eager, EMA(0.9), model=undropped(), max_steps=20)
+    assert traced.compilations == 0
+    second, _ = fit(tmp_path / "compiled", compiled, Compile(), EMA(0.9), model=undropped(), max_steps=20)
+    # One shape in training; validation has batches of 3 and 2 images and runs as it is.
+    assert (traced.compilations, traced.runs) == (1, 20)
+    assert compiled.losses == pytest.approx(eager.losses, rel=1e-5)
+    assert list(first.state_dict()) == list(second.state_dict())
+    assert list(last(tmp_path / "compiled")["state_dict"]) == list(patch_model().state_dict())
+    second.eval().sample(1, seed=0)
+    assert traced.compilations == 1, "sampling runs as it is"
+
+
+def test_a_compiled_run_resumes(tmp_path, traced):
+    fit(tmp_path / "whole", Compile(), EMA(0.9), max_steps=20)
+    fit(tmp_path / "parts", Compile(), EMA(0.9), Stop(7), max_steps=20)
+    path = tmp_path / "parts" / "checkpoints" / "last.ckpt"
+    fit(tmp_path / "parts", Compile(), EMA(0.9), max_steps=20, ckpt_path=path)
+    assert not list(differences(last(tmp_path / "whole"), last(tmp_path / "parts")))
+
+
+# -- SampleGrid ----------------------------------------------------------------------------------------------
+
+
+def test_a_grid_at_each_validation_from_the_average(tmp_path):
+    watch = Watch()
+    model, _ = fit(tmp_path, watch, SampleGrid(n=5, seed=3), EMA(0.9), max_steps=20)
+    grids = sorted((tmp_path / "samples").iterdir())
+    assert [grid.name for grid in grids] == ["step-0000010.png", "step-0000020.png"]
+    assert model.training, "it was training, so it is again"
+    for step, path in zip((10, 20), grids, strict=True):
+        drawn = patch_model()
+        drawn.load_state_dict(watch.validated[step])
+        expected = pictures.grid(drawn.sample(5, seed=3), 2)
+        assert (np.asarray(Image.open(path)) == expected[0].numpy()).all()
+
+
+def test_grids_at_some_validations_also_after_a_resume(tmp_path):
+    fit(tmp_path, SampleGrid(every_n_validations=2), Stop(25), max_steps=45)
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    fit(tmp_path, SampleGrid(every_n_validations=2), max_steps=45, ckpt_path=path)
+    names = [grid.name for grid in sorted((tmp_path / "samples").iterdir())]
+    assert names == ["step-0000020.png", "step-0000040.png"]
+    fit(tmp_path / "none", SampleGrid(every_n_validations=0), max_steps=20)
+    assert not (tmp_path / "none" / "samples").exists()
+
+
+def test_no_grid_in_the_sanity_check(tmp_path):
+    fit(tmp_path, SampleGrid(), max_steps=5, num_sanity_val_steps=2)
+    assert not (tmp_path / "samples").exists()
+
+
+# -- Record --------------------------------------------------------------------------------------------------
+
+
+def record(folder: Path) -> dict[str, Any]:
+    return last(folder)["callbacks"]["Record"]
+
+
+@pytest.mark.parametrize("settings", [{}, {"accumulate_grad_batches": 3}], ids=["", "accumulated"])
+def test_a_record_holds_what_the_card_needs(tmp_path, settings):
+    fit(tmp_path, max_steps=12, **settings)
+    kept = record(tmp_path)
+    batches = last(tmp_path)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["processed"]
+    assert kept["images"] == batches * BATCH
+    assert kept["images_per_second"] == pytest.approx(kept["images"] / kept["seconds"])
+    assert kept["class_path"] == "zoo.autoregressive.PixelCNN"
+    assert kept["data"] == {"class_path": "tiny_runs.Patches", "init_args": {"binarized": True}}
+    assert kept["hardware"].startswith("1 x CPU (")
+    assert (kept["precision"], kept["torch"]) == ("32-true", str(torch.__version__))
+
+
+def test_a_resumed_record_goes_on_counting(tmp_path):
+    fit(tmp_path, Stop(13))
+    before = record(tmp_path)
+    assert before["images"] == 13 * BATCH
+    fit(tmp_path, ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
+    after = record(tmp_path)
+    assert after["images"] == 25 * BATCH
+    assert after["seconds"] > before["seconds"]
+
+
+def test_a_line_at_each_validation_where_there_is_no_bar(tmp_path, capsys):
+    fit(tmp_path, max_steps=20, num_sanity_val_steps=1)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "images/s" in line]
+    assert len(lines) == 2
+    assert all(text in lines[1] for text in ("min", "step 20", "train_nats", "val_nats"))
+    fit(tmp_path, max_steps=10, enable_progress_bar=True)
+    assert "images/s" not in capsys.readouterr().err
+
+
+# -- Last ----------------------------------------------------------------------------------------------------
+
+
+class Files(Callback):
+    """Notes which optimizer step last.ckpt holds at the start of each batch."""
+
+    def __init__(self) -> None:
+        self.held: dict[int, int | None] = {}
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        path = Path(trainer.default_root_dir, "checkpoints", "last.ckpt")
+        self.held[trainer.global_step] = read(path)["global_step"] if path.exists() else None
+
+
+def test_last_is_the_last_validation_also_when_it_is_not_the_best(tmp_path):
+    files, watch = Files(), Watch()
+    fit(tmp_path, files, watch, model=patch_model(lr=1.0), max_steps=45)
+    assert any(later > earlier for earlier, later in itertools.pairwise(watch.metrics.values()))
+    assert list(files.held.values()) == [None] * 10 + [10] * 10 + [20] * 10 + [30] * 10 + [40] * 5
+    assert last(tmp_path)["global_step"] == 45
+
+
+def test_last_at_the_steps_asked_for(tmp_path):
+    files = Files()
+    fit(tmp_path, files, Last(every_n_steps=4), max_steps=9, accumulate_grad_batches=2)
+    assert list(files.held.values()) == [None] * 4 + [4, 5, 5, 5, 8], "5 is the end of the first epoch"
+
+
+@pytest.mark.parametrize("settings", [{"max_epochs": 2}, {"max_epochs": 2, "check_val_every_n_epoch": 5}])
+def test_last_at_the_end_of_the_epochs(tmp_path, settings):
+    fit(tmp_path, max_steps=-1, **settings)
+    assert last(tmp_path)["global_step"] == 20
+
+
+def test_no_file_in_a_dry_run(tmp_path):
+    fit(tmp_path, fast_dev_run=True)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+# -- TimeBudget ----------------------------------------------------------------------------------------------
+
+
+class Clock(Callback):
+    """Time passes in training only: a second a batch, and a minute in the first for compilation."""
+
+    def __init__(self) -> None:
+        self.now = 1e6
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        self.now += 1 if trainer.global_step else 60
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(callbacks, "time", clock)
+    return clock
+
+
+class Rate(Callback):
+    """Notes the learning rate of the last step."""
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        self.rate = optimizer.param_groups[0]["lr"] / pl_module.hparams.lr
+
+
+def test_a_run_ends_with_its_time_and_its_schedule(tmp_path, clock):
+    rate, begin = Rate(), clock.now
+    budget = TimeBudget(minutes=3, skip=5, measure=10)
+    _, trainer = fit(tmp_path, clock, budget, rate, max_steps=-1)
+    assert trainer.global_step == budget.max_steps
+    assert clock.now - begin == pytest.approx(180, abs=2)
+    assert 0 < rate.rate < (math.pi / trainer.global_step) ** 2, "the last step of a cosine to zero"
+
+
+def test_a_resumed_run_keeps_its_number_of_steps(tmp_path, clock):
+    whole = TimeBudget(minutes=3, skip=5, measure=10)
+    fit(tmp_path / "whole", clock, whole, max_steps=-1)
+    fit(tmp_path / "parts", clock, TimeBudget(3, 5, 10), Stop(40), max_steps=-1)
+    clock.now += 1000
+    budget = TimeBudget(3, 5, 10)
+    path = tmp_path / "parts" / "checkpoints" / "last.ckpt"
+    _, trainer = fit(tmp_path / "parts", clock, budget, max_steps=-1, ckpt_path=path)
+    assert trainer.global_step == budget.max_steps == whole.max_steps
+    assert not list(differences(last(tmp_path / "whole"), last(tmp_path / "parts")))
+
+
+def test_a_run_resumed_before_the_measurement_measures(tmp_path, clock):
+    fit(tmp_path, clock, TimeBudget(3, 5, 10), Stop(8), max_steps=-1)
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    begin = clock.now
+    _, trainer = fit(tmp_path, clock, TimeBudget(3, 5, 10), max_steps=-1, ckpt_path=path)
+    assert clock.now - begin == pytest.approx(180, abs=2)
+    assert trainer.global_step == pytest.approx(188, abs=2)
+
+
+def test_a_budget_that_is_spent_ends_the_run(tmp_path, clock):
+    _, trainer = fit(tmp_path, clock, TimeBudget(minutes=0.5, skip=2, measure=3), max_steps=-1)
+    assert trainer.global_step == 5
