@@ -258,7 +258,11 @@ def test_a_run_resumed_anywhere_equals_the_uninterrupted_run(tmp_path, settings)
 
 
 @pytest.mark.parametrize("step", [1, 10, 13, 20])
-@pytest.mark.parametrize("settings", [{}, {"accumulate_grad_batches": 2}], ids=["", "accumulated"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"accumulate_grad_batches": 2}, {"check_val_every_n_epoch": 3}],
+    ids=["", "accumulated", "not validated"],
+)
 def test_a_run_that_was_stopped_equals_the_uninterrupted_run(tmp_path, step, settings):
     """Lightning would go on with the next epoch, and leave out the rest of the one it was stopped in."""
     fit(tmp_path / "whole", EMA(0.9), **settings)

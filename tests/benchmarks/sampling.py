@@ -62,7 +62,7 @@ def time_plain_passes(model: PixelCNN, n: int, seed: int, passes: int) -> list[f
 def disagreements(model: PixelCNN, x: Tensor, seed: int) -> int:
     """Number of values of `x`, sampled with `seed`, that plain sampling would have drawn otherwise."""
     uniform = torch.rand(x.shape, generator=model.generator(seed), dtype=torch.float64)
-    logits = model.net.logits(model.net.scale(x)).movedim(2, -1)  # (N, C, H, W, K)
+    logits = model.net.logits(model.net.encode(x)).movedim(2, -1)  # (N, C, H, W, K)
     values = model._invert(logits.flatten(0, -2), uniform.flatten())
     return int((values != x.flatten()).sum())
 
