@@ -43,9 +43,7 @@ def resolve(class_path: str, cls: type[GenerativeModel] | None = None) -> type[G
     """
     if cls is not None:
         if class_path not in (class_path_of(cls), f"{cls.__module__}.{cls.__qualname__}"):
-            raise CheckpointError(
-                f"The checkpoint is a {class_path}, not the {class_path_of(cls)} passed as cls."
-            )
+            raise CheckpointError(f"The checkpoint is a {class_path}, not the {class_path_of(cls)} passed as cls.")
         return cls
     module_name, _, name = class_path.rpartition(".")
     pieces = class_path.split(".")
@@ -59,9 +57,7 @@ def resolve(class_path: str, cls: type[GenerativeModel] | None = None) -> type[G
     try:
         found = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:
-        raise CheckpointError(
-            f"class_path {show(class_path)} does not exist in this version of zoo."
-        ) from error
+        raise CheckpointError(f"class_path {show(class_path)} does not exist in this version of zoo.") from error
     if not (
         isinstance(found, type)
         and issubclass(found, GenerativeModel)
@@ -84,9 +80,7 @@ def check_arguments(cls: type, arguments: Mapping[str, Any]) -> None:
     named = {k: p for k, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     for key in arguments:
         if key not in named and not tunnel:
-            raise CheckpointError(
-                f"init_args: {name} takes no argument {show(key)}; it takes {', '.join(named)}."
-            )
+            raise CheckpointError(f"init_args: {name} takes no argument {show(key)}; it takes {', '.join(named)}.")
     for key, parameter in named.items():
         if parameter.default is parameter.empty and key not in arguments:
             raise CheckpointError(f"init_args: {name} needs the argument {show(key)}.")
@@ -103,9 +97,7 @@ def check_arguments(cls: type, arguments: Mapping[str, Any]) -> None:
 
 def _check_integers(value: object, what: str) -> None:
     if isinstance(value, int) and abs(value) > _MAX_INTEGER:
-        raise CheckpointError(
-            f"{what} is {show(value, 24)}, which is absurd; at most {_MAX_INTEGER} is accepted."
-        )
+        raise CheckpointError(f"{what} is {show(value, 24)}, which is absurd; at most {_MAX_INTEGER} is accepted.")
     if isinstance(value, (list, dict)):
         for item in value.values() if isinstance(value, dict) else value:
             _check_integers(item, what)
@@ -240,9 +232,7 @@ def build(
         ) from error
     except Exception as error:
         given = show(dict(arguments), 300)
-        raise CheckpointError(
-            f"{where}: {cls.__name__} cannot be built with {given}: {one_line(error)}."
-        ) from error
+        raise CheckpointError(f"{where}: {cls.__name__} cannot be built with {given}: {one_line(error)}.") from error
     if dims > _MAX_DIMS:
         raise CheckpointError(f"{where}: data of shape {show(model.spec.shape)} is absurdly large.")
     fill(model, weights, where)
@@ -269,9 +259,7 @@ def fill(model: GenerativeModel, weights: Mapping[str, Tensor], where: str) -> N
             if keys:
                 more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
                 complaints.append(f"{what} {', '.join(map(show, keys[:3]))}{more}")
-        raise CheckpointError(
-            f"{where}: the weights {' and '.join(complaints)}, as {type(model).__name__} names them."
-        )
+        raise CheckpointError(f"{where}: the weights {' and '.join(complaints)}, as {type(model).__name__} names them.")
     for key, tensor in weights.items():
         target = expected[key]
         if tensor.shape != target.shape:

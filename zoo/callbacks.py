@@ -241,11 +241,7 @@ class Record(Callback):
         self._resumed_at = self._last = time.monotonic()
         self._last_images = self.images
         cuda = pl_module.device.type == "cuda"
-        device = (
-            torch.cuda.get_device_name(pl_module.device)
-            if cuda
-            else f"CPU ({torch.get_num_threads()} threads)"
-        )
+        device = torch.cuda.get_device_name(pl_module.device) if cuda else f"CPU ({torch.get_num_threads()} threads)"
         data = trainer.datamodule
         self._run = {
             "class_path": class_path_of(type(pl_module)),

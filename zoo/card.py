@@ -63,8 +63,7 @@ def template() -> str:
         if file.is_file():
             return file.read_text(encoding="utf-8")
     raise ZooError(
-        f"MODEL_CARD_TEMPLATE.md, of which cards are made, is neither in {package.parent} nor in {package}: "
-        "restore it."
+        f"MODEL_CARD_TEMPLATE.md, of which cards are made, is neither in {package.parent} nor in {package}: restore it."
     )
 
 
@@ -165,12 +164,7 @@ def results_table(configs: Mapping[str, Config]) -> str:
     for row, config in zip(rows, configs.values(), strict=True):
         name, *cells = row
         result, reference = headline(config), config.get("reference")
-        if (
-            result
-            and reference
-            and result["value"] > reference["value"]
-            and result["metric"] == reference["metric"]
-        ):
+        if result and reference and result["value"] > reference["value"] and result["metric"] == reference["metric"]:
             cells[header.index("paper's") - 1] += f" ({difference(result, reference)})"
         lines.append([f"[`{name}`](checkpoints/{name}/README.md)", *cells, _effort(config) or "-"])
     return _markdown([*header, "training"], lines)
@@ -200,9 +194,7 @@ def write_readme(path: str | Path) -> Path:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ZooError(
-            f"{path} has no place for the table: put the lines {BEGIN} and {END} where it belongs."
-        )
+        raise ZooError(f"{path} has no place for the table: put the lines {BEGIN} and {END} where it belongs.")
     path.write_text(f"{before}{BEGIN}\n{results_table(bundled())}\n{END}{after}", encoding="utf-8")
     return path
 
@@ -221,9 +213,7 @@ def _fill(text: str, fields: Mapping[str, str]) -> str:
         used = re.findall(r"\$\{(\w+)\}", paragraph)
         unknown = [field for field in used if field not in fields]
         if unknown:
-            raise ZooError(
-                f"MODEL_CARD_TEMPLATE.md asks for ${{{unknown[0]}}}; it may use {', '.join(fields)}."
-            )
+            raise ZooError(f"MODEL_CARD_TEMPLATE.md asks for ${{{unknown[0]}}}; it may use {', '.join(fields)}.")
         if all(fields[field] for field in used):
             paragraphs.append(Template(paragraph).safe_substitute(fields))
     kept = [
@@ -250,9 +240,7 @@ def _front_matter(config: Config, name: str) -> str:
             metric_type=result["metric"],
             metric_name=unit(result["metric"]),
             metric_value=result["value"],
-            metric_args={
-                key: result[key] for key in ("kind", "standard_error", "n", "protocol") if key in result
-            },
+            metric_args={key: result[key] for key in ("kind", "standard_error", "n", "protocol") if key in result},
         )
         for result in config.get("results") or ()
         if not result.get("limit")  # a quick check on a few images is not for leaderboards
@@ -274,12 +262,8 @@ def _summary(config: Config) -> str:
     sentence = f"{_last(config['class_path'])} (`{config['class_path']}`), {family(config)}"
     sentence += f", with {config['weights']['parameters']:,} parameters"
     if config.get("data"):
-        arguments = ", ".join(
-            f"{key}={value!r}" for key, value in (config["data"].get("init_args") or {}).items()
-        )
-        sentence += f", trained on {dataset_title(_data_class(config))}" + (
-            f" ({arguments})" if arguments else ""
-        )
+        arguments = ", ".join(f"{key}={value!r}" for key, value in (config["data"].get("init_args") or {}).items())
+        sentence += f", trained on {dataset_title(_data_class(config))}" + (f" ({arguments})" if arguments else "")
     return sentence + "."
 
 
@@ -309,9 +293,7 @@ def _comparison(config: Config) -> str:
     if not reference:
         return "The paper gives no number for this data set."
     metric = reference["metric"]
-    sentences = [
-        f"The paper's number is {reference['value']:g} {unit(metric)} ({_line(reference['source'])})."
-    ]
+    sentences = [f"The paper's number is {reference['value']:g} {unit(metric)} ({_line(reference['source'])})."]
     compared = [result for result in results if result["metric"] == metric and not result.get("limit")]
     for result in compared:
         verdict = difference(result, reference).capitalize()
@@ -346,9 +328,7 @@ def _training(config: Config) -> str:
 def _weights(config: Config) -> str:
     """What is stored, and the fingerprints that `zoo.load` checks."""
     weights = config["weights"]
-    lines = [
-        f"Safetensors of {weights['dtype']}, {size(config)}; `zoo.load` checks the SHA-256 of each file."
-    ]
+    lines = [f"Safetensors of {weights['dtype']}, {size(config)}; `zoo.load` checks the SHA-256 of each file."]
     lines += [f"- `{file}`: `{digest}`" for file, digest in sorted(weights["sha256"].items())]
     return lines[0] + "\n\n" + "\n".join(lines[1:])
 
@@ -368,9 +348,7 @@ def _markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """A Markdown table; the text of a cell stays one cell."""
     header = list(header)
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(
-        "| " + " | ".join(_line(cell).replace("|", "\\|") for cell in row) + " |" for row in lines
-    )
+    return "\n".join("| " + " | ".join(_line(cell).replace("|", "\\|") for cell in row) + " |" for row in lines)
 
 
 def _makes_images(config: Config) -> bool:

@@ -58,9 +58,7 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise CheckpointError(
-            f"{folder} is not a folder; a checkpoint is a folder with {CONFIG} and {WEIGHTS}."
-        )
+        raise CheckpointError(f"{folder} is not a folder; a checkpoint is a folder with {CONFIG} and {WEIGHTS}.")
     config = _read_json(folder / CONFIG)
     _check_config(config, folder / CONFIG)
     return config
@@ -119,9 +117,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         return value if math.isfinite(value) else refuse(show(text))
 
     try:
-        value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=pairs, parse_constant=refuse, parse_float=number
-        )
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=pairs, parse_constant=refuse, parse_float=number)
     except CheckpointError:
         raise
     except RecursionError as error:
@@ -217,13 +213,9 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
     dtype, parameters, hashes = (weights.get(key) for key in ("dtype", "parameters", "sha256"))
     need(text(dtype) and dtype in DTYPES, "weights.dtype", f"one of {', '.join(DTYPES)}", dtype)
     need(integer(parameters) and parameters >= 0, "weights.parameters", "a count", parameters)
-    need(
-        isinstance(hashes, dict) and bool(hashes), "weights.sha256", "an object from file to SHA-256", hashes
-    )
+    need(isinstance(hashes, dict) and bool(hashes), "weights.sha256", "an object from file to SHA-256", hashes)
     for name, digest in hashes.items():
-        need(
-            _FILE_NAME.fullmatch(name) is not None, "a name in weights.sha256", "a plain *.safetensors", name
-        )
+        need(_FILE_NAME.fullmatch(name) is not None, "a name in weights.sha256", "a plain *.safetensors", name)
         valid = text(digest) and _SHA256.fullmatch(digest) is not None
         need(valid, f"weights.sha256[{show(name)}]", "64 hexadecimal digits", digest)
 
@@ -302,9 +294,7 @@ def load_weights(folder: str | os.PathLike[str], config: Mapping[str, Any]) -> d
             total += tensor.numel() * tensor.element_size()
             weights[key] = _checked(tensor, f"{show(key)} in {path}", torch)
     if total_size not in (None, total):
-        raise CheckpointError(
-            f"{folder / INDEX}: metadata.total_size is not the {total} bytes of the tensors."
-        )
+        raise CheckpointError(f"{folder / INDEX}: metadata.total_size is not the {total} bytes of the tensors.")
     return weights
 
 
@@ -314,9 +304,7 @@ def _checked(tensor: Tensor, what: str, torch: Any) -> Tensor:
     if tensor.dtype in others:
         return tensor
     if tensor.dtype not in floats:
-        raise CheckpointError(
-            f"{what} has dtype {tensor.dtype}; a checkpoint holds {', '.join(DTYPES)} or integers."
-        )
+        raise CheckpointError(f"{what} has dtype {tensor.dtype}; a checkpoint holds {', '.join(DTYPES)} or integers.")
     if not bool(torch.isfinite(tensor).all()):
         raise CheckpointError(f"{what} holds NaN or infinite values.")
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
@@ -336,9 +324,7 @@ def _read_weights(path: Path, digest: str) -> bytearray:
     if data[8:9] != b"{" and (data[:1] == b"\x80" or data[:2] == b"PK"):
         raise CheckpointError(f"{path} is a pickle, not safetensors; zoo never loads pickles.")
     if hashlib.sha256(data).hexdigest() != digest:
-        raise CheckpointError(
-            f"{path} is damaged: its SHA-256 is not the one in {CONFIG}; fetch or export it again."
-        )
+        raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one in {CONFIG}; fetch or export it again.")
     return data
 
 
@@ -357,9 +343,7 @@ def _shards(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, str] | N
         raise CheckpointError(f"{path}: weight_map must be an object from tensor to file name.")
     for name in weight_map.values():
         if _FILE_NAME.fullmatch(name) is None:
-            raise CheckpointError(
-                f"{path}: weight_map must name plain *.safetensors files, not {show(name)}."
-            )
+            raise CheckpointError(f"{path}: weight_map must name plain *.safetensors files, not {show(name)}.")
     strays = sorted(files.symmetric_difference(weight_map.values()))
     if strays:
         raise CheckpointError(f"{path} and the SHA-256 list of {CONFIG} disagree about {_listed(strays)}.")
@@ -393,10 +377,7 @@ def write_weights(tensors: Mapping[str, Tensor], folder: Path) -> dict[str, str]
         groups[-1].append(key)
         room -= sizes[key]
     single = len(groups) == 1
-    names = [
-        WEIGHTS if single else f"model-{i:05}-of-{len(groups):05}.safetensors"
-        for i in range(1, len(groups) + 1)
-    ]
+    names = [WEIGHTS if single else f"model-{i:05}-of-{len(groups):05}.safetensors" for i in range(1, len(groups) + 1)]
     hashes = {}
     for name, group in zip(names, groups, strict=True):
         data = save({key: tensors[key] for key in group}, metadata={"format": "pt"})

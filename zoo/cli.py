@@ -190,9 +190,7 @@ def evaluate(
     for result in results:
         print(_report(name, result, config))
     if write:
-        hub.write_config(
-            folder, {**config, "results": evaluation.merge(list(config.get("results") or ()), results)}
-        )
+        hub.write_config(folder, {**config, "results": evaluation.merge(list(config.get("results") or ()), results)})
         print(card.write(folder))
 
 
@@ -286,9 +284,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 def _parser() -> argparse.ArgumentParser:
     """The parser of `zoo`."""
-    parser = argparse.ArgumentParser(
-        prog="zoo", description="Generative models on PyTorch Lightning, with weights."
-    )
+    parser = argparse.ArgumentParser(prog="zoo", description="Generative models on PyTorch Lightning, with weights.")
     parser.add_argument("--version", action="version", version=f"generative-zoo {_version()}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, function in COMMANDS.items():
@@ -363,9 +359,7 @@ def _load(name: str, device: str, revision: str | None) -> GenerativeModel:
 
 def _levels(model: GenerativeModel) -> int:
     if model.spec.levels is None or len(model.spec.shape) != 3:
-        raise ZooError(
-            f"{type(model).__name__} of shape {model.spec.shape} does not make images that can be drawn."
-        )
+        raise ZooError(f"{type(model).__name__} of shape {model.spec.shape} does not make images that can be drawn.")
     return model.spec.levels
 
 
@@ -393,9 +387,7 @@ def _is_own(name: str, folder: Path) -> bool:
 
 def _check_own(name: str, folder: Path) -> None:
     if not _is_own(name, folder):
-        raise ZooError(
-            f"{name} is in the Hub's cache, which is not to be changed: --write takes a folder of your own."
-        )
+        raise ZooError(f"{name} is in the Hub's cache, which is not to be changed: --write takes a folder of your own.")
 
 
 def _report(name: str, result: dict[str, Any], config: dict[str, Any]) -> str:

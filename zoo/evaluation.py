@@ -77,17 +77,13 @@ def evaluate(
     if data is None:
         data = (config or {}).get("data")
     if data is None:
-        raise ZooError(
-            "The checkpoint names no data set; say which one with data={'class_path': 'zoo.data...'}."
-        )
+        raise ZooError("The checkpoint names no data set; say which one with data={'class_path': 'zoo.data...'}.")
     if isinstance(data, Mapping):
         data = datamodule(data, root=root, batch_size=batch_size)
     _check_fit(model, data)
     kind = model.likelihood
     if kind is None:
-        raise ZooError(
-            f"{type(model).__name__} has neither log_prob nor elbo: it has no likelihood to evaluate."
-        )
+        raise ZooError(f"{type(model).__name__} has neither log_prob nor elbo: it has no likelihood to evaluate.")
 
     loader = held_out(data, split)
     values, n, limited = [], 0, False
@@ -182,9 +178,7 @@ def checked_device(device: str | torch.device | None) -> torch.device:
         device = torch.device(device)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ZooError(
-            f"There is no device {str(device)!r} here; choose cpu, or cuda where there is a GPU."
-        ) from error
+        raise ZooError(f"There is no device {str(device)!r} here; choose cpu, or cuda where there is a GPU.") from error
     return device
 
 
@@ -197,15 +191,9 @@ def _data_class(path: str) -> type[LightningDataModule]:
         found = getattr(importlib.import_module(module), name, None)
     except ImportError:
         found = None
-    own = (
-        inspect.isclass(found)
-        and issubclass(found, LightningDataModule)
-        and found.__module__.startswith("zoo.data")
-    )
+    own = inspect.isclass(found) and issubclass(found, LightningDataModule) and found.__module__.startswith("zoo.data")
     if not own:
-        raise CheckpointError(
-            f"There is no data module {path!r}; a newer version of generative-zoo may have it."
-        )
+        raise CheckpointError(f"There is no data module {path!r}; a newer version of generative-zoo may have it.")
     return found
 
 

@@ -139,9 +139,7 @@ def load(
         CheckpointError: the checkpoint is missing, damaged, hostile or does not fit its model.
         HubError: the Hub refused, failed or could not be reached.
     """
-    folder = find(
-        name, revision=revision, local_files_only=local_files_only, namespace=namespace, token=token
-    )
+    folder = find(name, revision=revision, local_files_only=local_files_only, namespace=namespace, token=token)
     model = _load_folder(folder, cls)
     try:
         return model.to(device)
@@ -251,9 +249,7 @@ def _stored(model: GenerativeModel, dtype: str) -> dict[str, Any]:
             if key in parameters:
                 value = value.to(getattr(torch, dtype))
                 if not bool(torch.isfinite(value).all()):
-                    raise CheckpointError(
-                        f"{show(key)} overflows {dtype}; save with dtype float32 or bfloat16."
-                    )
+                    raise CheckpointError(f"{show(key)} overflows {dtype}; save with dtype float32 or bfloat16.")
         stored[key] = value
     return stored
 

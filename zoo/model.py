@@ -173,11 +173,7 @@ class GenerativeModel(LightningModule):
     def _seed_batch(self, batches: int) -> None:
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         # Three large odd constants spread (seed, rank, batches) over 63 bits, so that no two runs share a stream.
-        mixed = (
-            (seed + 1) * 0x9E3779B97F4A7C15
-            + self.global_rank * 0xC2B2AE3D27D4EB4F
-            + batches * 0x165667B19E3779F9
-        )
+        mixed = (seed + 1) * 0x9E3779B97F4A7C15 + self.global_rank * 0xC2B2AE3D27D4EB4F + batches * 0x165667B19E3779F9
         torch.manual_seed(mixed % (2**63))
 
     @staticmethod

@@ -89,9 +89,7 @@ def writable(path: str | Path) -> Path:
     """Refuse a bad path before minutes of sampling: its folder must exist, and its name end in .png."""
     path = Path(path)
     if path.suffix.lower() != ".png":
-        raise ZooError(
-            f"Pictures are written as PNG; name the file {path.stem or 'grid'}.png, not {path.name!r}."
-        )
+        raise ZooError(f"Pictures are written as PNG; name the file {path.stem or 'grid'}.png, not {path.name!r}.")
     if path.is_dir():
         raise ZooError(f"{path} is a folder; name a file in it.")
     if not path.parent.is_dir():

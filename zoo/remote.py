@@ -59,9 +59,7 @@ def pull(
     if local_files_only:
         folder = _cached(repo_id, revision)
         if folder is None:
-            raise HubError(
-                f"{repo_id}{_at(revision)} is not in the Hub's cache; pull it once with the network."
-            )
+            raise HubError(f"{repo_id}{_at(revision)} is not in the Hub's cache; pull it once with the network.")
         try:
             verify(folder)
         except CheckpointError as error:
@@ -119,9 +117,7 @@ def _fetch(repo_id: str, revision: str | None, token: str | None) -> Path:
                 wanted = weight_files(read_config(folder))
                 missing = sorted(wanted - files)
                 if missing:
-                    raise CheckpointError(
-                        f"{repo_id}{_at(revision)} lacks {show(missing[0])}; push it again."
-                    )
+                    raise CheckpointError(f"{repo_id}{_at(revision)} lacks {show(missing[0])}; push it again.")
                 extras = {file for file in files if file == "README.md" or re.fullmatch(r"[\w-]+\.png", file)}
                 for file in sorted(wanted | extras):
                     download(file, info.sha, again)

@@ -35,9 +35,7 @@ class WholeFiles(TorchCheckpointIO):
     copying, and a kill leaves half a `last.ckpt`.
     """
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write beside `path`, then rename."""
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -74,9 +72,7 @@ class ZooCLI(LightningCLI):
         # The class of a checkpoint from elsewhere is not imported unasked: a recipe must name it.
         if self.start and self.start[1]["class_path"].startswith("zoo."):
             config = self.start[1]
-            parser.set_defaults(
-                {"model": {"class_path": config["class_path"], "init_args": config["init_args"]}}
-            )
+            parser.set_defaults({"model": {"class_path": config["class_path"], "init_args": config["init_args"]}})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; the run's folder follows from the recipe's name, and the run's checkpoints from its folder."""
@@ -136,9 +132,7 @@ class ZooCLI(LightningCLI):
         if logger in (None, True) and not config["fast_dev_run"]:
             logger = [CSVLogger(root, "logs")]
             if importlib.util.find_spec("tensorboard"):
-                logger.append(
-                    TensorBoardLogger(root, "logs", version=logger[0].version, default_hp_metric=False)
-                )
+                logger.append(TensorBoardLogger(root, "logs", version=logger[0].version, default_hp_metric=False))
         if logger:
             callbacks.append(LearningRateMonitor("step"))
         given = config["plugins"] or []
@@ -155,9 +149,7 @@ class ZooCLI(LightningCLI):
         for callback in saving:
             # By default a folder below logs/ that each start counts on, where a resume would not find it.
             callback.dirpath = callback.dirpath or folder
-        best = ModelCheckpoint(
-            folder, "best", monitor=f"val_{self.model.metric}", enable_version_counter=False
-        )
+        best = ModelCheckpoint(folder, "best", monitor=f"val_{self.model.metric}", enable_version_counter=False)
         last = any(isinstance(callback, Last) for callback in callbacks)
         return ([] if saving else [best]) + ([] if last else [Last()])
 
@@ -241,9 +233,7 @@ def export_run(run: str | Path, name: str, *, out: str | Path | None = None, dty
         record = next(v for k, v in state["callbacks"].items() if k.startswith("Record"))
         init_args = {k: v for k, v in state["hyper_parameters"].items() if not k.startswith("_")}
     except Exception as error:
-        raise CheckpointError(
-            f"{path} is not a checkpoint that `zoo fit` wrote ({type(error).__name__})."
-        ) from error
+        raise CheckpointError(f"{path} is not a checkpoint that `zoo fit` wrote ({type(error).__name__}).") from error
     cls = building.resolve(record["class_path"])
     building.check_arguments(cls, init_args)
     # The averaged weights, where `EMA` was in use.

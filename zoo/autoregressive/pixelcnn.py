@@ -45,6 +45,7 @@ class Block(nn.Module):
         self.expand = MaskedConv2d(channels, 2 * channels, colours=colours, gain=gain, bias=False)
 
     def forward(self, x: Tensor, step: CachedStep | None = None) -> Tensor:
+        """(N, 2h, H, W) to the same; or, at a cached step, (N, 2h / C) to the same."""
         h = self.reduce(F.relu(self.norm(x, step)), step)
         h = self.conv(F.relu(h), step)
         return x + self.expand(self.dropout(F.relu(h)), step)
@@ -93,15 +94,11 @@ class PixelCNNNet(nn.Module):
         self.levels, self.colours, self.outputs = levels, colours, 1 if levels == 2 else levels
         stream = 2 * channels
         self.embed = LevelFeatures(colours, levels, embedding) if embedding else None
-        self.first = MaskedConv2d(
-            colours * (embedding or 1), stream, 7, mask="A", colours=colours, bias=False
-        )
+        self.first = MaskedConv2d(colours * (embedding or 1), stream, 7, mask="A", colours=colours, bias=False)
         self.row_bias = nn.Parameter(torch.zeros(stream, height))
         self.column_bias = nn.Parameter(torch.zeros(stream, width))
         gain = residual_gain(blocks)
-        self.blocks = nn.ModuleList(
-            Block(channels, kernel_size, dropout, colours, gain) for _ in range(blocks)
-        )
+        self.blocks = nn.ModuleList(Block(channels, kernel_size, dropout, colours, gain) for _ in range(blocks))
         self.norm = MaskedRMSNorm(stream, colours)
         self.hidden = MaskedConv2d(stream, stream, colours=colours)
         self.head = MaskedConv2d(stream, colours * self.outputs, colours=colours, gain=0.1)
@@ -110,6 +107,7 @@ class PixelCNNNet(nn.Module):
             self.levels_out = LevelFeatures(colours, levels, embedding)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Integers (N, C, H, W) to log p of each, in nats, (N, C, H, W)."""
         logits = self.logits(self.encode(x))
         if self.levels == 2:
             return -F.binary_cross_entropy_with_logits(logits[:, :, 0], x.float(), reduction="none")
@@ -135,9 +133,7 @@ class PixelCNNNet(nn.Module):
         """
         # A scaled image, the residual stream and the logits stay in float32: a 16-bit value is no finer than a level.
         # An embedding has fine features of its own.
-        with torch.autocast(
-            x.device.type, enabled=self.embed is not None and torch.is_autocast_enabled(x.device.type)
-        ):
+        with torch.autocast(x.device.type, enabled=self.embed is not None and torch.is_autocast_enabled(x.device.type)):
             h = self.first(x, step)
         h = h + self._position(step)
         for block in self.blocks:
@@ -207,15 +203,11 @@ class PixelCNN(GenerativeModel):
         if not 2 <= levels <= 256:
             raise DataError(f"levels must be 2..256, not {levels}.")
         if channels < 1 or channels % shape[0]:
-            raise DataError(
-                f"channels must be a positive multiple of the {shape[0]} colours, not {channels}."
-            )
+            raise DataError(f"channels must be a positive multiple of the {shape[0]} colours, not {channels}.")
         if blocks < 1 or kernel_size < 1 or kernel_size % 2 == 0:
             raise DataError(f"blocks must be positive and kernel_size odd, not {blocks} and {kernel_size}.")
         if embedding and (embedding < 4 or levels == 2):
-            raise DataError(
-                f"embedding must be 0, or at least 4 for images of more than 2 levels, not {embedding}."
-            )
+            raise DataError(f"embedding must be 0, or at least 4 for images of more than 2 levels, not {embedding}.")
         self.save_hyperparameters()
         self.spec = DataSpec(tuple(shape), levels)
         self.net = PixelCNNNet(self.spec.shape, levels, channels, blocks, kernel_size, dropout, embedding)

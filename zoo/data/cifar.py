@@ -89,9 +89,7 @@ class CIFAR10(ImageData):
         """
         row = 1 + 3072
         names = [name for name in self.sha256 if name.startswith("test") == (split == "test")]
-        parts = [
-            files.read(self.root / self.folder / name, self.rows * row, self.sha256[name]) for name in names
-        ]
+        parts = [files.read(self.root / self.folder / name, self.rows * row, self.sha256[name]) for name in names]
         table = np.frombuffer(b"".join(parts), np.uint8).reshape(-1, row)
         images = torch.from_numpy(table[:, 1:].copy()).view(-1, *self.shape)
         return images, torch.from_numpy(table[:, 0].astype(np.int64))

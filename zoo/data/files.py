@@ -105,9 +105,7 @@ def workshop(folder: Path) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".download-", dir=folder))
     except OSError as error:
-        raise DataError(
-            f"cannot write to {folder} ({error}): set ZOO_DATA (or root) to another folder."
-        ) from None
+        raise DataError(f"cannot write to {folder} ({error}): set ZOO_DATA (or root) to another folder.") from None
     try:
         yield temporary
     finally:

@@ -52,9 +52,7 @@ class TensorLoader:
         position: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
         if len({len(t) for t in tensors}) != 1:
-            raise DataError(
-                f"a loader takes tensors of one length, not of lengths {[len(t) for t in tensors]}."
-            )
+            raise DataError(f"a loader takes tensors of one length, not of lengths {[len(t) for t in tensors]}.")
         if batch_size < 1:
             raise DataError(f"the batch size is {batch_size}; it must be at least 1.")
         if not 0 <= seed < 2**32:

@@ -51,9 +51,7 @@ class DataSpec:
         dtypes = (torch.uint8,) if len(self.shape) == 3 else (torch.uint8, torch.int64)
         if x.dtype not in dtypes:
             wanted = " or ".join(str(d) for d in dtypes)
-            raise DataError(
-                f"{what} has dtype {x.dtype}; this model takes {wanted} with values 0..{self.levels - 1}."
-            )
+            raise DataError(f"{what} has dtype {x.dtype}; this model takes {wanted} with values 0..{self.levels - 1}.")
         if x.numel() and (int(x.max()) >= self.levels or int(x.min()) < 0):
             span = f"{int(x.min())}..{int(x.max())}"
             raise DataError(f"{what} has values {span}; this model takes 0..{self.levels - 1}.")

@@ -108,9 +108,7 @@ class MaskedConv2d(nn.Module):
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, not {kernel_size}.")
         if in_channels % colours or out_channels % colours:
-            raise ValueError(
-                f"{in_channels} and {out_channels} channels do not split into {colours} colours."
-            )
+            raise ValueError(f"{in_channels} and {out_channels} channels do not split into {colours} colours.")
         self.half, self.mask_type, self.colours = kernel_size // 2, mask, colours
         self.in_group, self.out_group = in_channels // colours, out_channels // colours
         visible = torch.ones(out_channels, in_channels, self.half + 1, kernel_size)
@@ -158,8 +156,7 @@ class _ConvCache:
         self.inputs_seen = [(colour + (conv.mask_type == "B")) * conv.in_group for colour in groups]
         self.out = [slice(colour * conv.out_group, (colour + 1) * conv.out_group) for colour in groups]
         self.centre_weights = [
-            weight[self.out[colour], : self.inputs_seen[colour], half, half].T.contiguous()
-            for colour in groups
+            weight[self.out[colour], : self.inputs_seen[colour], half, half].T.contiguous() for colour in groups
         ]
         in_channels, out_channels = weight.shape[1], weight.shape[0]
         # The row so far is position-major: a pixel's inputs are then one contiguous matrix (batch, in).
