@@ -73,9 +73,9 @@ class GenerativeModel(LightningModule):
         spec = getattr(data, "spec", None)
         if spec is not None and (spec.shape, spec.levels) != (self.spec.shape, self.spec.levels):
             raise DataError(
-                f"{type(data).__name__} gives data of shape {list(spec.shape)} with {spec.levels} levels, but the model "
-                f"takes shape {list(self.spec.shape)} with {self.spec.levels} levels: set model.init_args.shape and "
-                f"model.init_args.levels to the data's."
+                f"{type(data).__name__} gives data of shape {list(spec.shape)} with {spec.levels} levels, but the "
+                f"model takes shape {list(self.spec.shape)} with {self.spec.levels} levels: set "
+                f"model.init_args.shape and model.init_args.levels to the data's."
             )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

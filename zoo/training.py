@@ -1,8 +1,8 @@
 """`zoo fit`, `validate`, `test` and `predict` (and the same after `lightning`): LightningCLI with the zoo's defaults.
 
-A run lives in one folder, `runs/RECIPE` unless `--trainer.default_root_dir` names another: `checkpoints/` with `last.ckpt`
-(from which `--ckpt_path last` resumes) and the best by validation, `logs/` with the curves and the configuration,
-`samples/`.
+A run lives in one folder, `runs/RECIPE` unless `--trainer.default_root_dir` names another: `checkpoints/` with
+`last.ckpt` (from which `--ckpt_path last` resumes) and the best by validation, `logs/` with the curves and the
+configuration, `samples/`.
 """
 
 from __future__ import annotations
@@ -206,8 +206,8 @@ def export_run(run: str | Path, name: str, *, out: str | Path | None = None, dty
     """Write a run's weights as a checkpoint folder.
 
     Args:
-        run: a run's folder, whose `checkpoints/last.ckpt` is taken, or a `.ckpt` file. It is your own run: only its tensors
-            and plain values are read, never code.
+        run: a run's folder, whose `checkpoints/last.ckpt` is taken, or a `.ckpt` file. It is your own run: only
+            its tensors and plain values are read, never code.
         name: FAMILY-DATASET.
         out: where to write; `checkpoints/NAME` unless given.
         dtype: of the stored weights.
