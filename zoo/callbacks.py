@@ -175,8 +175,8 @@ class Last(Checkpoint):
 
     It is written after each validation and where the run stops. Lightning's own `save_last` follows the best
     checkpoint instead: it leaves out the validations that brought nothing better. A run that is stopped inside an
-    epoch (`--trainer.max_time`) is saved at the end of its last batch: after that Lightning closes the epoch, and a
-    resume would skip the rest of it.
+    epoch (`--trainer.max_time`) is saved at the end of its last batch: after it Lightning adds a validation and
+    closes the epoch, and a resume would skip the rest of it.
 
     Args:
         every_n_steps: also after every that many optimizer steps.

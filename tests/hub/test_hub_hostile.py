@@ -210,21 +210,21 @@ def test_wrong_shapes(checkpoint):
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_values_that_are_not_finite(checkpoint, value):
-    key = "net.norm.weight"
+    key = "net.hidden.bias"
     edit_weights(checkpoint, lambda tensors: tensors[key].view(-1)[-1:].fill_(float(value)))
     refused(checkpoint, f"'{key}'", WEIGHTS, "NaN or infinite")
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.float64, torch.complex64])
 def test_wrong_dtypes(checkpoint, dtype):
-    key = "net.norm.weight"
+    key = "net.hidden.bias"
     edit_weights(checkpoint, lambda tensors: tensors.update({key: tensors[key].to(dtype)}))
     refused(checkpoint, f"'{key}'", str(dtype))
 
 
 @pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "F4", "C64", "F128", "", None, 7, ["F16"]])
 def test_strange_dtypes_in_the_header(checkpoint, dtype):
-    edit_header(checkpoint, lambda header: header["net.norm.weight"].update(dtype=dtype))
+    edit_header(checkpoint, lambda header: header["net.hidden.bias"].update(dtype=dtype))
     refused(checkpoint, WEIGHTS)
 
 
@@ -232,13 +232,13 @@ def test_strange_dtypes_in_the_header(checkpoint, dtype):
     "shape", [[2**62], [2**63, 2**63], [10**6, 10**6], [-4], [0], [], [4.0], "4", None, [1] * 5000, [2**64]]
 )
 def test_shapes_that_do_not_fit_their_bytes(checkpoint, shape):
-    edit_header(checkpoint, lambda header: header["net.norm.weight"].update(shape=shape))
+    edit_header(checkpoint, lambda header: header["net.hidden.bias"].update(shape=shape))
     refused(checkpoint, WEIGHTS)
 
 
 @pytest.mark.parametrize("offsets", [[0, 2**63], [-8, 0], [8, 0], [0, 0], [0], "0", None, [2**40, 2**40 + 8]])
 def test_offsets_outside_the_file(checkpoint, offsets):
-    edit_header(checkpoint, lambda header: header["net.norm.weight"].update(data_offsets=offsets))
+    edit_header(checkpoint, lambda header: header["net.hidden.bias"].update(data_offsets=offsets))
     refused(checkpoint, WEIGHTS, "not a readable safetensors")
 
 
@@ -523,7 +523,7 @@ def test_shards_swapped(shards):
 
 @pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", "a/b.safetensors", "model.ckpt", "", 7, None, []])
 def test_index_names_outside_the_folder(shards, name):
-    edit_index(shards, lambda index: index["weight_map"].update({"net.norm.weight": name}))
+    edit_index(shards, lambda index: index["weight_map"].update({"net.hidden.bias": name}))
     refused(shards, "index.json", "weight_map")
 
 
@@ -532,10 +532,10 @@ def test_an_index_that_disagrees(shards):
     names = sorted(path.name for path in shards.glob("model-*"))
     edits = [
         lambda index: index["weight_map"].update({"net.intruder": names[0]}),
-        lambda index: index["weight_map"].pop("net.norm.weight"),
+        lambda index: index["weight_map"].pop("net.hidden.bias"),
         lambda index: index["weight_map"].update({"net.first.weight": names[-1]}),
         lambda index: index["weight_map"].clear(),
-        lambda index: index["weight_map"].update({"net.norm.weight": "other.safetensors"}),
+        lambda index: index["weight_map"].update({"net.hidden.bias": "other.safetensors"}),
         lambda index: index.update(weight_map=[]),
         lambda index: index.pop("weight_map"),
         lambda index: index.pop("metadata"),

@@ -257,7 +257,7 @@ class PixelCNN(GenerativeModel):
             ) from None
         return self._draw(torch.where(known, x, 0), known, seed, cached)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # and not inference mode, whose tensors the caller could not change
     def _draw(self, x: Tensor, known: Tensor, seed: int | None, cached: bool) -> Tensor:
         # One uniform number a sub-pixel, drawn before anything else, makes the two ways of sampling agree.
         uniform = torch.rand(x.shape, generator=self.generator(seed), dtype=torch.float64).to(self.device)
