@@ -12,7 +12,7 @@ sample: $(VENV)/installed
 	$(BIN)/zoo sample pixelcnn-cifar10 -n 16 --seed 0 --out samples.png
 
 test: $(VENV)/installed-dev
-	$(BIN)/pytest
+	$(BIN)/pytest -rfEs
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check

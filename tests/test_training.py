@@ -26,7 +26,7 @@ from tiny_runs import FewDigits, Stop, differences, fit, last, patch_model, read
 from zoo import cli, evaluation, hub, training
 from zoo.autoregressive import PixelCNN
 from zoo.callbacks import EMA, Last, SampleGrid
-from zoo.data import Digits
+from zoo.data import MNIST, Digits
 from zoo.data.loader import TensorLoader
 from zoo.errors import CheckpointError, ZooError
 
@@ -149,9 +149,12 @@ def test_validate_and_test_measure_the_run(run, tmp_path):
         for named in (["--ckpt_path", which], ["--ckpt_path", path]):
             result = run(subcommand, "--config", DIGITS, *named)
             assert result.status == 0, result.err
+            assert "images/s" not in result.err, "nothing was trained"
             (metric,) = result.cli.trainer.callback_metrics.values()
             assert metric.item() == pytest.approx(expected["value"], rel=1e-5)
             assert f"{metric.item():.3f}"[:4] in result.out
+    grids = sorted(path.name for path in (tmp_path / "runs" / "pixelcnn-digits" / "samples").iterdir())
+    assert grids == ["step-0000019.png"], "only training draws"
 
 
 def test_averaging_comes_after_the_grid_wherever_the_recipe_has_it(run):
@@ -666,3 +669,28 @@ def test_an_export_that_would_not_load_is_refused(tmp_path):
             training.export_run(path, "pixelcnn-patches", out=tmp_path / "out")
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("recipe", ["validation: 7", None])
+def test_the_default_data_leaves_no_argument_to_other_data(tmp_path, capsys, recipe):
+    """Data that a recipe or an option names has its own defaults, and not those of Digits."""
+    path = tmp_path / "recipe.yaml"
+    text = "model: zoo.autoregressive.PixelCNN\n"
+    if recipe:
+        text += f"data:\n  class_path: zoo.data.MNIST\n  init_args:\n    {recipe}\n"
+    path.write_text(text)
+    options = [] if recipe else ["--data", "zoo.data.MNIST"]
+    with pytest.raises(SystemExit):
+        training.main(["fit", "--config", str(path), *options, "--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)["data"]
+    assert printed["class_path"] == "zoo.data.MNIST"
+    assert printed["init_args"]["validation"] == (7 if recipe else MNIST().validation)
+
+
+def test_without_any_data_it_is_digits(tmp_path, capsys):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model: zoo.autoregressive.PixelCNN\n")
+    with pytest.raises(SystemExit):
+        training.main(["fit", f"--config={path}", "--data.batch_size", "5", "--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)["data"]
+    assert (printed["class_path"], printed["init_args"]["batch_size"]) == ("zoo.data.Digits", 5)

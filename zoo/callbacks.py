@@ -151,7 +151,7 @@ class SampleGrid(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw, with the averaged weights still in place (this callback comes before `EMA` puts them back)."""
-        if trainer.sanity_checking:
+        if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         self.validations += 1
         if self.every and self.validations % self.every == 0:
@@ -263,7 +263,7 @@ class Record(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """One line, where there is no progress bar."""
-        if trainer.sanity_checking or not trainer.is_global_zero:
+        if trainer.sanity_checking or trainer.state.fn != "fit" or not trainer.is_global_zero:
             return
         now = time.monotonic()
         speed = (self.images - self._last_images) / max(now - self._last, 1e-9)

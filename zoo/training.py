@@ -7,13 +7,16 @@ configuration, `samples/`.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -50,8 +53,9 @@ class WholeFiles(TorchCheckpointIO):
 class ZooCLI(LightningCLI):
     """LightningCLI that knows recipes, run folders and published weights."""
 
-    def __init__(self, start: tuple[Path, dict[str, Any]] | None, **kwargs: Any) -> None:
+    def __init__(self, start: tuple[Path, dict[str, Any]] | None, *, names_data: bool, **kwargs: Any) -> None:
         self.start = start  # folder and config.json of the checkpoint to start from
+        self.names_data = names_data  # whether the command line or a recipe says which data
         super().__init__(**kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -68,7 +72,9 @@ class ZooCLI(LightningCLI):
             default=None,
             help="The number others report: metric, value, source.",
         )
-        parser.set_defaults({"data": {"class_path": "zoo.data.Digits"}})
+        # Only where no other data is named: the arguments of a default class would pass to the class that replaces it.
+        if not self.names_data:
+            parser.set_defaults({"data": {"class_path": "zoo.data.Digits"}})
         # The class of a checkpoint from elsewhere is not imported unasked: a recipe must name it.
         if self.start and self.start[1]["class_path"].startswith("zoo."):
             config = self.start[1]
@@ -157,7 +163,13 @@ class ZooCLI(LightningCLI):
         """Start from published weights, where `--from` names some."""
         if self.start:
             folder, config = self.start
-            building.fill(self.model, hub.load_weights(folder, config), str(folder))
+            try:
+                building.fill(self.model, hub.load_weights(folder, config), str(folder))
+            except CheckpointError as error:
+                raise CheckpointError(
+                    f"{str(error).rstrip('.')}: leave the model out of the recipe, or give it the "
+                    f"checkpoint's arguments."
+                ) from error
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -167,11 +179,12 @@ def main(argv: list[str] | None = None) -> None:
         ZooError: bad data, a model that does not fit it, or weights that do not fit the model.
     """
     argv = sys.argv[1:] if argv is None else argv
-    name = _option(argv, "--from")
+    name = next(iter(_options(argv, "--from")), None)
     # Float32 products in TF32 where the hardware has it; the published numbers are computed in full float32.
     torch.set_float32_matmul_precision("high")
     ZooCLI(
         _published(name) if name else None,
+        names_data=_names_data(argv),
         model_class=GenerativeModel,
         datamodule_class=LightningDataModule,
         subclass_mode_model=True,
@@ -193,13 +206,22 @@ def _published(name: str) -> tuple[Path, dict[str, Any]]:
     return folder, config
 
 
-def _option(argv: list[str], name: str) -> str | None:
-    for i, word in enumerate(argv):
-        if word == name and i + 1 < len(argv):
-            return argv[i + 1]
-        if word.startswith(name + "="):
-            return word[len(name) + 1 :]
-    return None
+def _options(argv: list[str], *names: str) -> list[str]:
+    """The values of an option, however often it is given and under whichever of its names."""
+    values = [value for word, value in pairwise(argv) if word in names]
+    return values + [word.partition("=")[2] for word in argv if word.partition("=")[0] in names and "=" in word]
+
+
+def _names_data(argv: list[str]) -> bool:
+    if _options(argv, "--data"):
+        return True
+    for path in map(Path, _options(argv, "--config", "-c")):
+        # What cannot be read is the parser's to refuse.
+        with contextlib.suppress(OSError, yaml.YAMLError):
+            recipe = yaml.safe_load(path.read_text())
+            if isinstance(recipe, dict) and "data" in recipe:
+                return True
+    return False
 
 
 def export_run(run: str | Path, name: str, *, out: str | Path | None = None, dtype: str = "float16") -> Path:

@@ -56,3 +56,13 @@ def test_bad_batches_are_refused(spec, x, complaint):
         spec.check(x, "the image")
     assert str(error.value).startswith("the image ")
     assert "\n" not in str(error.value)
+
+
+def test_values_may_be_left_unchecked_but_shape_and_dtype_not():
+    spec = DataSpec((1, 2, 2), 3)
+    beyond = torch.full((1, 1, 2, 2), 7, dtype=torch.uint8)
+    with pytest.raises(DataError, match="7"):
+        spec.check(beyond)
+    spec.check(beyond, values=False)
+    with pytest.raises(DataError, match="float32"):
+        spec.check(beyond.float(), values=False)
