@@ -26,7 +26,7 @@ from tiny_runs import FewDigits, Stop, differences, fit, last, patch_model, read
 from zoo import cli, evaluation, hub, training
 from zoo.autoregressive import PixelCNN
 from zoo.callbacks import EMA, Last, SampleGrid
-from zoo.data import MNIST, Digits
+from zoo.data import MNIST, Digits, FashionMNIST
 from zoo.data.loader import TensorLoader
 from zoo.errors import CheckpointError, ZooError
 
@@ -694,3 +694,14 @@ def test_without_any_data_it_is_digits(tmp_path, capsys):
         training.main(["fit", f"--config={path}", "--data.batch_size", "5", "--print_config"])
     printed = yaml.safe_load(capsys.readouterr().out)["data"]
     assert (printed["class_path"], printed["init_args"]["batch_size"]) == ("zoo.data.Digits", 5)
+
+
+def test_published_digits_start_clothes_below_an_untrained_model(real_data):
+    """The README's example of fine-tuning: binarized Fashion-MNIST from pixelcnn-mnist."""
+    data = FashionMNIST(root=real_data("FashionMNIST/raw"), binarized=True, eval_batch_size=64)
+    data.setup("validate")
+    x, _ = next(iter(data.val_dataloader()))
+    published = hub.load("pixelcnn-mnist")
+    with torch.inference_mode():
+        untrained = PixelCNN(**published.hparams).eval().loss(x)
+        assert published.loss(x).mean() < untrained.mean() - 3 * untrained.std()
