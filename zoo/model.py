@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric
 
 from zoo.data.spec import DataSpec
 from zoo.errors import CheckpointError, DataError
+from zoo.optim import Muon
 
 
 class GenerativeModel(LightningModule):
@@ -115,15 +116,29 @@ class GenerativeModel(LightningModule):
         return self.loss(batch[0])
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW; a linear warm-up, then a cosine to zero at the last step of the run."""
-        decayed = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]
-        others = [p for p in self.parameters() if p.requires_grad and p.ndim <= 1]
+        """AdamW or Muon, with a linear warm-up, then a cosine to zero at the last step of the run.
+
+        The hyperparameter `optimizer` says which: "adamw", also where there is none, or "muon", which takes the weights
+        of convolutions and linear layers, and leaves tables, norms and biases to AdamW (`zoo.optim.Muon`).
+        """
+        name = self.hparams.get("optimizer", "adamw")
+        if name not in ("adamw", "muon"):
+            raise DataError(f"optimizer must be adamw or muon, not {name!r}.")
+        matrices = set()
+        if name == "muon":
+            layers = (module for module in self.modules() if not isinstance(module, torch.nn.Embedding))
+            weights = (getattr(module, "weight", None) for module in layers)
+            matrices = {weight for weight in weights if isinstance(weight, torch.nn.Parameter) and weight.ndim > 1}
+        trained = [p for p in self.parameters() if p.requires_grad]
+        decay = self.hparams.weight_decay
         groups = [
-            {"params": decayed, "weight_decay": self.hparams.weight_decay},
-            {"params": others, "weight_decay": 0.0},
+            {"params": [p for p in trained if p in matrices], "weight_decay": decay, "orthogonal": True},
+            {"params": [p for p in trained if p.ndim > 1 and p not in matrices], "weight_decay": decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        fused = self.device.type == "cuda"
-        optimizer = torch.optim.AdamW(groups, lr=self.hparams.lr, betas=(0.9, 0.99), fused=fused)
+        kind = Muon if matrices else torch.optim.AdamW
+        first = 0 if matrices else 1
+        optimizer = kind(groups[first:], lr=self.hparams.lr, betas=(0.9, 0.99), fused=self.device.type == "cuda")
         warmup = self.hparams.warmup
 
         def factor(step: int) -> float:

@@ -13,7 +13,8 @@ channels (figure 5), two 1x1 layers before the softmax (table 1). Departures, al
 - a learned bias for each row and each column follows the first layer;
 - `embedding` > 0 replaces the scaled value at the input by learned features of it, and adds features of the levels
   to the logits; they start as sines and cosines, so that the order of 256 classes need not be discovered first;
-- dropout inside the blocks; AdamW with a cosine schedule, and averaged weights;
+- dropout inside the blocks, and GELU in place of ReLU where `activation` says so;
+- AdamW or Muon with a cosine schedule, and averaged weights;
 - `kernel_size` 5 narrows the blind spot that stacked 3x3 masks leave above and to the right of a pixel.
 """
 
@@ -31,12 +32,17 @@ from zoo.errors import DataError
 from zoo.model import GenerativeModel
 from zoo.nn.masked import CachedStep, MaskedConv2d, MaskedRMSNorm, residual_gain
 
+ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
+
 
 class Block(nn.Module):
     """Residual block of figure 5: 2h channels to h, a kxk masked convolution, and back to 2h."""
 
-    def __init__(self, channels: int, kernel_size: int, dropout: float, colours: int, gain: float) -> None:
+    def __init__(
+        self, channels: int, kernel_size: int, dropout: float, activation: str, colours: int, gain: float
+    ) -> None:
         super().__init__()
+        self.activation = ACTIVATIONS[activation]
         self.norm = MaskedRMSNorm(2 * channels, colours)
         self.reduce = MaskedConv2d(2 * channels, channels, colours=colours)
         self.conv = MaskedConv2d(channels, channels, kernel_size, colours=colours)
@@ -46,9 +52,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, step: CachedStep | None = None) -> Tensor:
         """(N, 2h, H, W) to the same; or, at a cached step, (N, 2h / C) to the same."""
-        h = self.reduce(F.relu(self.norm(x, step)), step)
-        h = self.conv(F.relu(h), step)
-        return x + self.expand(self.dropout(F.relu(h)), step)
+        h = self.reduce(self.activation(self.norm(x, step)), step)
+        h = self.conv(self.activation(h), step)
+        return x + self.expand(self.dropout(self.activation(h)), step)
 
 
 class LevelFeatures(nn.Module):
@@ -87,18 +93,22 @@ class PixelCNNNet(nn.Module):
         blocks: int,
         kernel_size: int,
         dropout: float,
+        activation: str,
         embedding: int,
     ) -> None:
         super().__init__()
         colours, height, width = shape
         self.levels, self.colours, self.outputs = levels, colours, 1 if levels == 2 else levels
         stream = 2 * channels
+        self.activation = ACTIVATIONS[activation]
         self.embed = LevelFeatures(colours, levels, embedding) if embedding else None
         self.first = MaskedConv2d(colours * (embedding or 1), stream, 7, mask="A", colours=colours, bias=False)
         self.row_bias = nn.Parameter(torch.zeros(stream, height))
         self.column_bias = nn.Parameter(torch.zeros(stream, width))
         gain = residual_gain(blocks)
-        self.blocks = nn.ModuleList(Block(channels, kernel_size, dropout, colours, gain) for _ in range(blocks))
+        self.blocks = nn.ModuleList(
+            Block(channels, kernel_size, dropout, activation, colours, gain) for _ in range(blocks)
+        )
         self.norm = MaskedRMSNorm(stream, colours)
         self.hidden = MaskedConv2d(stream, stream, colours=colours)
         self.head = MaskedConv2d(stream, colours * self.outputs, colours=colours, gain=0.1)
@@ -138,7 +148,7 @@ class PixelCNNNet(nn.Module):
         h = h + self._position(step)
         for block in self.blocks:
             h = block(h, step)
-        h = F.relu(self.hidden(F.relu(self.norm(h, step)), step))
+        h = self.activation(self.hidden(self.activation(self.norm(h, step)), step))
         with torch.autocast(x.device.type, enabled=False):
             return self._head(h.float(), step)
 
@@ -172,11 +182,13 @@ class PixelCNN(GenerativeModel):
         blocks: number of residual blocks.
         kernel_size: k, odd.
         dropout: probability of dropping an activation inside a block while training.
+        activation: "relu", the paper's, or "gelu".
         embedding: number of learned features of a level, at the input and at the logits; 0 for the paper's plain
             value and softmax. Not for binary images.
-        lr: peak learning rate of AdamW.
+        optimizer: "adamw" or "muon" (see `GenerativeModel.configure_optimizers`).
+        lr: its peak learning rate.
         warmup: optimizer steps of linear warm-up.
-        weight_decay: of AdamW.
+        weight_decay: of the weights, not of the biases.
 
     Example:
         >>> model = PixelCNN(shape=[1, 8, 8], levels=17)
@@ -192,7 +204,9 @@ class PixelCNN(GenerativeModel):
         blocks: int = 4,
         kernel_size: int = 3,
         dropout: float = 0.0,
+        activation: str = "relu",
         embedding: int = 0,
+        optimizer: str = "adamw",
         lr: float = 1e-3,
         warmup: int = 100,
         weight_decay: float = 0.0,
@@ -206,11 +220,13 @@ class PixelCNN(GenerativeModel):
             raise DataError(f"channels must be a positive multiple of the {shape[0]} colours, not {channels}.")
         if blocks < 1 or kernel_size < 1 or kernel_size % 2 == 0:
             raise DataError(f"blocks must be positive and kernel_size odd, not {blocks} and {kernel_size}.")
+        if activation not in ACTIVATIONS:
+            raise DataError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}.")
         if embedding and (embedding < 4 or levels == 2):
             raise DataError(f"embedding must be 0, or at least 4 for images of more than 2 levels, not {embedding}.")
         self.save_hyperparameters()
         self.spec = DataSpec(tuple(shape), levels)
-        self.net = PixelCNNNet(self.spec.shape, levels, channels, blocks, kernel_size, dropout, embedding)
+        self.net = PixelCNNNet(self.spec.shape, levels, channels, blocks, kernel_size, dropout, activation, embedding)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x), exact: images uint8 (N, C, H, W) to (N,) nats (equation 2)."""
