@@ -179,6 +179,43 @@ def test_weight_decay_is_for_matrices(tmp_path):
     assert [p.ndim for group in groups for p in group["params"]] == [2, 0]
 
 
+class Layers(Noisy):
+    """All kinds of parameters: weights of layers, tables, norms and biases."""
+
+    def __init__(self, optimizer: str = "muon", lr: float = 0.01, warmup: int = 0, weight_decay: float = 0.3) -> None:
+        super().__init__(lr=lr, warmup=warmup, weight_decay=weight_decay)
+        self.save_hyperparameters()
+        self.conv = torch.nn.Conv2d(1, 4, 3)
+        self.norm = torch.nn.GroupNorm(2, 4)
+        self.table = torch.nn.Embedding(3, 4)
+        self.linear = torch.nn.Linear(4, 4)
+
+    def elbo(self, x: Tensor, *, samples: int = 1, seed: int | None = None) -> Tensor:
+        """A network of each of them."""
+        h = self.norm(self.conv(x.float())).mean((2, 3)) + self.table.weight[1]
+        return super().elbo(x) - self.linear(h).square().mean(1)
+
+
+def test_muon_takes_the_weights_of_layers(tmp_path):
+    model = Layers()
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    _, trainer = fit(tmp_path, model=model, max_steps=2)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = trainer.optimizers[0].param_groups
+    found = [(g["orthogonal"], g["weight_decay"], sorted(names[p] for p in g["params"])) for g in groups]
+    assert found == [
+        (True, 0.3, ["conv.weight", "linear.weight"]),
+        (False, 0.3, ["matrix", "table.weight"]),
+        (False, 0.0, ["conv.bias", "linear.bias", "norm.bias", "norm.weight", "scale"]),
+    ]
+    assert all((value != before[name]).any() for name, value in model.named_parameters())
+
+
+def test_an_unknown_optimizer_is_refused(tmp_path):
+    with pytest.raises(DataError, match="optimizer must be adamw or muon, not 'sgd'"):
+        fit(tmp_path, model=Layers(optimizer="sgd"), max_steps=1)
+
+
 class Norm(Callback):
     """Notes the norm of the gradient as the optimizer gets it."""
 

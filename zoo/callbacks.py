@@ -215,7 +215,7 @@ class Last(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         if self._saved != trainer.global_step and not trainer.fast_dev_run:
             self._saved = trainer.global_step
-            trainer.save_checkpoint(Path(trainer.default_root_dir, "checkpoints", "last.ckpt"))
+            trainer.save_checkpoint(Path(trainer.default_root_dir, "checkpoints", "last.ckpt"), weights_only=False)
 
 
 class Record(Callback):

@@ -121,24 +121,22 @@ class GenerativeModel(LightningModule):
         The hyperparameter `optimizer` says which: "adamw", also where there is none, or "muon", which takes the weights
         of convolutions and linear layers, and leaves tables, norms and biases to AdamW (`zoo.optim.Muon`).
         """
-        name = self.hparams.get("optimizer", "adamw")
+        name, decay = self.hparams.get("optimizer", "adamw"), self.hparams.weight_decay
         if name not in ("adamw", "muon"):
             raise DataError(f"optimizer must be adamw or muon, not {name!r}.")
-        matrices = set()
-        if name == "muon":
-            layers = (module for module in self.modules() if not isinstance(module, torch.nn.Embedding))
-            weights = (getattr(module, "weight", None) for module in layers)
-            matrices = {weight for weight in weights if isinstance(weight, torch.nn.Parameter) and weight.ndim > 1}
         trained = [p for p in self.parameters() if p.requires_grad]
-        decay = self.hparams.weight_decay
+        # Of the layers of torch.nn only an embedding has a weight that is a table.
+        layers = (module for module in self.modules() if not isinstance(module, torch.nn.Embedding))
+        weights = {id(getattr(layer, "weight", None)) for layer in layers} if name == "muon" else set()
         groups = [
-            {"params": [p for p in trained if p in matrices], "weight_decay": decay, "orthogonal": True},
-            {"params": [p for p in trained if p.ndim > 1 and p not in matrices], "weight_decay": decay},
+            {"params": [p for p in trained if p.ndim > 1 and id(p) not in weights], "weight_decay": decay},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        kind = Muon if matrices else torch.optim.AdamW
-        first = 0 if matrices else 1
-        optimizer = kind(groups[first:], lr=self.hparams.lr, betas=(0.9, 0.99), fused=self.device.type == "cuda")
+        kind = torch.optim.AdamW
+        if name == "muon":
+            orthogonal = [p for p in trained if p.ndim > 1 and id(p) in weights]
+            groups, kind = [{"params": orthogonal, "weight_decay": decay, "orthogonal": True}, *groups], Muon
+        optimizer = kind(groups, lr=self.hparams.lr, betas=(0.9, 0.99), fused=self.device.type == "cuda")
         warmup = self.hparams.warmup
 
         def factor(step: int) -> float:

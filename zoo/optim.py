@@ -14,11 +14,13 @@ from torch import Tensor
 class Muon(torch.optim.AdamW):
     """Momentum with orthogonalized updates (Jordan et al. 2024, kellerjordan.github.io/posts/muon), beside AdamW.
 
-    In a parameter group with `orthogonal=True` each weight (out, in, ...) is a matrix (out, rest). Its Nesterov momentum
-    U S V^T is replaced by about U V^T, which moves all directions alike, and scaled to the root mean square 0.2 that
-    AdamW's steps have (Liu et al. 2025, arXiv 2502.16982, section 2.2): both kinds of group then take the same
-    learning rate and weight decay. All other groups are AdamW's. PyTorch's own Muon takes matrices only and one at a
-    time; here the weights of one shape are orthogonalized together, which a GPU does in a tenth of the time.
+    In a parameter group with `orthogonal=True` each weight (out, in, ...) is a matrix (out, rest). Its Nesterov
+    momentum U S V^T is replaced by about U V^T, which moves all directions alike, and scaled to the root mean square
+    0.2 that AdamW's steps have (Liu et al. 2025, arXiv 2502.16982, section 2.2): both kinds of group then take the
+    same learning rate and weight decay. All other groups are AdamW's.
+
+    PyTorch's own Muon takes matrices only, and one at a time. Here the weights of one shape are orthogonalized
+    together: in a small network a GPU would otherwise wait for the launches of a thousand small kernels a step.
 
     Args:
         groups: parameter groups, some of them with `orthogonal=True`.

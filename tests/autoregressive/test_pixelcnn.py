@@ -76,8 +76,9 @@ def dependence(model: PixelCNN) -> Tensor:
     ("shape", "levels", "embedding"),
     [(GREY, 5, 0), (GREY, 2, 0), (RGB, 3, 0), (RGB, 2, 0), (GREY, 5, 4), (RGB, 3, 5)],
 )
-def test_a_sub_pixel_depends_on_all_before_it_and_on_nothing_else(shape, levels, embedding, kernel_size):
-    model = tiny(shape, levels, 8 * shape[0], kernel_size=kernel_size, embedding=embedding)
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_a_sub_pixel_depends_on_all_before_it_and_on_nothing_else(shape, levels, embedding, kernel_size, activation):
+    model = tiny(shape, levels, 8 * shape[0], kernel_size=kernel_size, embedding=embedding, activation=activation)
     masked = [module for module in model.net.modules() if hasattr(module, "mask_type")]
     assert all((m.weight[m.mask == 0] != 0).all() for m in masked), "the test needs tampered weights"
     # The 7x7 first layer sees all of an image this small, so there is no blind spot.
@@ -173,8 +174,9 @@ def test_an_image_does_not_depend_on_its_batch(double):
         ((3, 5, 4), 4, 5),
     ],
 )
-def test_a_cached_step_gives_the_logits_of_the_whole(double, shape, levels, embedding, kernel_size):
-    model = tiny(shape, levels, kernel_size=kernel_size, embedding=embedding).double()
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_a_cached_step_gives_the_logits_of_the_whole(double, shape, levels, embedding, kernel_size, activation):
+    model = tiny(shape, levels, kernel_size=kernel_size, embedding=embedding, activation=activation).double()
     x, (colours, height, width) = some_images(model, 3), shape
     step = CachedStep(len(x), width)
     with torch.no_grad():
@@ -199,7 +201,9 @@ def test_a_cached_step_gives_the_logits_of_the_whole(double, shape, levels, embe
     [((1, 5, 6), 17, 0), ((3, 4, 5), 9, 0), ((1, 5, 6), 2, 0), ((3, 4, 5), 9, 4)],
 )
 def test_cached_and_plain_sampling_draw_the_same(shape, levels, embedding, kernel_size, seed):
-    model = tiny(shape, levels, kernel_size=kernel_size, embedding=embedding)
+    model = tiny(
+        shape, levels, kernel_size=kernel_size, embedding=embedding, activation="gelu" if embedding else "relu"
+    )
     cached = model.sample(3, seed=seed)
     assert torch.equal(cached, model.sample(3, seed=seed, cached=False))
     known = torch.rand(3, *shape) < 0.4
@@ -381,6 +385,7 @@ def test_n_is_positive(n):
         ({"kernel_size": -1}, "kernel_size odd"),
         ({"embedding": 3}, "embedding must be 0, or at least 4 .* not 3"),
         ({"levels": 2, "embedding": 8}, "images of more than 2 levels, not 8"),
+        ({"activation": "tanh"}, "activation must be one of relu, gelu, not 'tanh'"),
     ],
 )
 def test_bad_constructor_arguments(arguments, sentence):
@@ -390,7 +395,7 @@ def test_bad_constructor_arguments(arguments, sentence):
 
 
 def test_arguments_are_plain_and_rebuild_the_model():
-    model = tiny(RGB, 7, channels=6, blocks=3, kernel_size=5, dropout=0.25, lr=0.5, warmup=3, weight_decay=0.1)
+    model = tiny(RGB, 7, channels=6, blocks=3, kernel_size=5, dropout=0.25, activation="gelu")
     arguments = json.loads(json.dumps(dict(model.hparams)))
     other = PixelCNN(**arguments)
     other.load_state_dict(model.state_dict())
