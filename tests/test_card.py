@@ -217,6 +217,27 @@ def test_the_table_has_a_row_for_each_checkpoint():
     assert "| - | - | - | 12 kB | - |" in second
 
 
+def test_likelihoods_of_one_data_set_are_ranked_by_the_papers_numbers():
+    reference = CONFIG["reference"]
+    configs = {
+        "a-cifar10": changed(reference={**reference, "value": 2.92}),
+        "b-cifar10": changed(reference={**reference, "value": 8.0}, results=[{**RESULT, "kind": "bound"}]),
+        "c-cifar10": changed(reference=None),
+        "d-cifar10": changed(results=[]),
+        "e-mnist": changed(data={"class_path": "zoo.data.MNIST", "init_args": {}}),
+    }
+    assert card.likelihoods(configs, "cifar10") == [
+        ("name", "paper's", "ours", "unit", "kind"),
+        ("b-cifar10", "8", "≤ 3.061 ± 0.006", "bits/dim", "bound"),
+        ("a-cifar10", "2.92", "3.061 ± 0.006", "bits/dim", "exact"),
+        ("c-cifar10", "-", "3.061 ± 0.006", "bits/dim", "exact"),
+    ]
+    assert card.likelihoods(configs, "CIFAR-10") == card.likelihoods(configs, "cifar10")
+    assert [row[0] for row in card.likelihoods(configs, "mnist")] == ["name", "e-mnist"]
+    with pytest.raises(ZooError, match="No checkpoint has a number on 'svhn'; there are numbers on: cifar10, mnist"):
+        card.likelihoods(configs, "svhn")
+
+
 def test_write_readme_replaces_the_table_and_nothing_else(monkeypatch, tmp_path):
     monkeypatch.setattr(card, "bundled", lambda: {"pixelcnn-cifar10": CONFIG})
     readme = tmp_path / "README.md"

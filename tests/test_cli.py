@@ -80,6 +80,7 @@ def cells(path):
     [
         ["list"],
         ["list", "--json"],
+        ["list", "--table", "cifar10"],
         ["--help"],
         ["--version"],
         [],

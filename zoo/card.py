@@ -6,6 +6,7 @@ tags and the `model-index`, the machine-readable copy of the numbers. Nothing he
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 # meaningful. Of all four, less is better.
 METRICS = {"bits_per_dim": ("bits/dim", 3), "nats": ("nats", 2), "fid": ("FID", 2), "kid": ("KID", 4)}
 # What people and the Hub call the data sets whose class has another name.
-TITLES = {"FashionMNIST": "Fashion-MNIST", "CIFAR10": "CIFAR-10", "Digits": "digits"}
+TITLES = {"FashionMNIST": "Fashion-MNIST", "CIFAR10": "CIFAR-10", "Digits": "digits", "Table": "the table"}
 HUB_DATASETS = {
     "MNIST": "ylecun/mnist",
     "FashionMNIST": "zalando-datasets/fashion_mnist",
@@ -155,6 +156,31 @@ def table(configs: Mapping[str, Config]) -> list[tuple[str, ...]]:
             )
         )
     return rows
+
+
+def likelihoods(configs: Mapping[str, Config], dataset: str) -> list[tuple[str, ...]]:
+    """Rows (name, paper's, ours, unit, kind) of the checkpoints on a data set, the paper's worst first, after a header.
+
+    Args:
+        configs: config.json by name.
+        dataset: as in the names of checkpoints: cifar10, mnist.
+
+    Raises:
+        ZooError: no checkpoint is about that data set.
+    """
+    by_dataset: dict[str, list[tuple[float, tuple[str, ...]]]] = {}
+    for name, config in configs.items():
+        result, reference = headline(config), config.get("reference")
+        if result and config.get("data"):
+            paper = reference["value"] if reference and reference["metric"] == result["metric"] else None
+            row = (name, "-" if paper is None else f"{paper:g}", measured(result), unit(result["metric"]))
+            of_data = by_dataset.setdefault(_key(dataset_title(_data_class(config))), [])
+            of_data.append((-math.inf if paper is None else paper, (*row, str(result.get("kind") or "-"))))
+    if _key(dataset) not in by_dataset:
+        known = ", ".join(sorted(by_dataset)) or "none"
+        raise ZooError(f"No checkpoint has a number on {_line(dataset)!r}; there are numbers on: {known}.")
+    ranked = sorted(by_dataset[_key(dataset)], key=lambda pair: (-pair[0], pair[1][0]))
+    return [("name", "paper's", "ours", "unit", "kind"), *(row for _, row in ranked)]
 
 
 def results_table(configs: Mapping[str, Config]) -> str:
@@ -364,6 +390,11 @@ def _decimals(metric: str) -> int:
 def _line(text: Any) -> str:
     """Text on one line."""
     return " ".join(str(text).split())
+
+
+def _key(dataset: str) -> str:
+    """A data set's name without its writing: CIFAR-10 and cifar10 are one."""
+    return re.sub(r"[^a-z0-9]", "", dataset.lower())
 
 
 def _last(class_path: str) -> str:

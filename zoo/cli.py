@@ -53,11 +53,12 @@ def lightning_main(argv: Sequence[str] | None = None) -> int:
     return 2
 
 
-def list_checkpoints(*, json: bool = False) -> None:
+def list_checkpoints(*, json: bool = False, table: str | None = None) -> None:
     """List the bundled checkpoints with what they reached.
 
     Args:
         json: print their config.json instead of a table, as one JSON object by name.
+        table: a data set, for example cifar10: the papers' numbers on it beside ours, the worst first.
     """
     from zoo import card
 
@@ -65,7 +66,7 @@ def list_checkpoints(*, json: bool = False) -> None:
     if json:
         print(_json(configs))
         return
-    rows = card.table(configs)
+    rows = card.likelihoods(configs, table) if table else card.table(configs)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

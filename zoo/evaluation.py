@@ -118,7 +118,7 @@ def evaluate(
             "n": n,
             "split": split,
             "dataset": type(data).__name__,
-            "protocol": data.protocol,
+            "protocol": "; ".join(filter(None, (data.protocol, model.protocol))),
             "limit": limited,
         }
     ]

@@ -30,6 +30,7 @@ class GenerativeModel(LightningModule):
     """
 
     spec: DataSpec
+    protocol: str = ""  # how its numbers are taken, beside the data's protocol; for the card
 
     def __init__(self) -> None:
         super().__init__()

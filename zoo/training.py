@@ -24,7 +24,8 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 
 import zoo.autoregressive
-import zoo.data  # noqa: F401  their classes may then be named without a path
+import zoo.data
+import zoo.mixtures  # noqa: F401  their classes may then be named without a path
 from zoo import building, hub
 from zoo.callbacks import EMA, Last, Record
 from zoo.errors import CheckpointError, ZooError

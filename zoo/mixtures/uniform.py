@@ -1,0 +1,53 @@
+"""The uniform distribution over all data: log2(levels) bits/dim, the first row of every likelihood table."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from zoo.data.spec import DataSpec
+from zoo.errors import DataError
+from zoo.model import GenerativeModel
+
+
+class Uniform(GenerativeModel):
+    """Every datum is as likely as every other. There is nothing to train, and no weight.
+
+    Args:
+        shape: of one datum, (C, H, W) or (D,).
+        levels: number of values of a component.
+    """
+
+    def __init__(
+        self,
+        shape: list[int] = [1, 8, 8],  # noqa: B006  a plain JSON value, never changed
+        levels: int = 17,
+    ) -> None:
+        super().__init__()
+        if not shape or min(shape) < 1:
+            raise DataError(f"shape must be of positive sizes, not {list(shape)}.")
+        if not 2 <= levels <= 256:
+            raise DataError(f"levels must be 2..256, not {levels}.")
+        self.save_hyperparameters()
+        self.spec = DataSpec(tuple(shape), levels)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x) = -D log(levels), exact: (N, *shape) to (N,) nats."""
+        self.spec.check(x)
+        log_p = -self.spec.dims * math.log(self.spec.levels)
+        return torch.full((len(x),), log_p, dtype=torch.float64, device=x.device)
+
+    def sample(self, n: int, *, seed: int | None = None) -> Tensor:
+        """Draw `n` data, uint8 (n, *shape)."""
+        if n < 1:
+            raise DataError(f"n must be at least 1, not {n}.")
+        generator = self.generator(seed)
+        return torch.randint(0, self.spec.levels, (n, *self.spec.shape), generator=generator, dtype=torch.uint8)
+
+    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
+        """Nothing to do."""
+
+    def configure_optimizers(self) -> None:
+        """Nothing to optimize."""
