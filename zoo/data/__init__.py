@@ -6,5 +6,6 @@ from zoo.data.images import ImageData
 from zoo.data.loader import TensorLoader
 from zoo.data.mnist import MNIST, FashionMNIST
 from zoo.data.spec import DataSpec
+from zoo.data.table import Table
 
-__all__ = ["CIFAR10", "MNIST", "DataSpec", "Digits", "FashionMNIST", "ImageData", "TensorLoader"]
+__all__ = ["CIFAR10", "MNIST", "DataSpec", "Digits", "FashionMNIST", "ImageData", "Table", "TensorLoader"]

@@ -1,0 +1,349 @@
+"""MADE: Germain, Gregor, Murray, Larochelle, *Masked Autoencoder for Distribution Estimation*, 2015, arXiv 1502.03509.
+
+A fully connected network whose weights are multiplied by masks, so that output d depends only on the dimensions that
+come before d in an ordering; one pass gives every conditional of p(x) = prod_d p(x_d | x_before d) (equation 6).
+With several sets of masks (section 4) one network serves many orderings and connectivities: in training each part of
+a batch has another set, and the model is the uniform mixture of them all, p(x) = 1/K sum_k p_k(x).
+
+From the paper: ReLU layers, masks from the degrees of the units (equations 8 and 9), optional direct connections,
+a cycle of K sets that are drawn once. Departures, for faster or better training:
+
+- degrees are spread evenly over 1..D-1 and shuffled, where the paper draws each by itself: no conditional is starved;
+- the network reads 2x - 1, so that a hidden 0 and a seen 0 differ (the paper's conditioning weights, tied);
+- the sets of a batch are drawn at random without replacement, where the paper takes one at a time in turn;
+- AdamW or Muon with a cosine schedule, averaged weights, dropout.
+
+Sampling computes each unit once, when the last dimension that it sees is drawn: an image costs one pass of the
+network in all, and not one for each dimension.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from zoo.data.spec import DataSpec
+from zoo.errors import CheckpointError, DataError
+from zoo.model import GenerativeModel
+from zoo.nn.orderings import check_orderings, random_orderings
+
+
+class MaskedLinear(nn.Module):
+    """x (W * M)^T + b, the mask M given at each call.
+
+    Args:
+        inputs, outputs: sizes.
+        gain: factor on the initial standard deviation 1 / sqrt(inputs).
+        bias: whether there is a b.
+    """
+
+    def __init__(self, inputs: int, outputs: int, gain: float = 1.0, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) * (gain / math.sqrt(inputs)))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(S, N, inputs) and masks (S, outputs, inputs) to (S, N, outputs)."""
+        y = x @ (self.weight * mask).mT
+        return y if self.bias is None else y + self.bias
+
+
+def draw_degrees(dims: int, hidden: int, layers: int, masks: int, seed: int) -> Tensor:
+    """Degrees of the hidden units, int64 (K, layers, hidden) in 1..max(1, D - 1)."""
+    degrees = torch.empty(masks, layers, hidden, dtype=torch.int64)
+    random, last, least = np.random.RandomState([seed, 1]), max(1, dims - 1), 1
+    for layer in range(layers):
+        even = (_permutations(random, masks, hidden) + random.random_sample((masks, 1))) * last / hidden
+        # A unit below all of the layer before would see nothing (section 4.2).
+        degree = np.clip(1 + np.floor(even).astype(np.int64), least, last)
+        degrees[:, layer] = torch.from_numpy(degree)
+        least = degree.min(1, keepdims=True)
+    return degrees
+
+
+def _permutations(random: np.random.RandomState, n: int, size: int) -> np.ndarray:
+    return random.random_sample((n, size)).argsort(1, kind="stable")
+
+
+class MADENet(nn.Module):
+    """Vectors to `outputs` numbers for each dimension, which depend only on the dimensions before it.
+
+    `orderings[k, d]` is the place of dimension d in ordering k. A hidden unit of degree m sees the first m dimensions;
+    the outputs at place p read units of degree at most p. Both are buffers that are saved; the masks follow from them
+    at each call, so they are right whatever was loaded.
+
+    Args:
+        orderings: int64 (K, D), K permutations of 0..D-1.
+        hidden: units of a hidden layer.
+        layers: number of hidden layers.
+        outputs: numbers for each dimension: 1 for a logit, 2 for a mean and a log-scale.
+        seed: of the degrees.
+        direct: whether the outputs also read the input directly (section 3).
+        dropout: probability of dropping a hidden activation while training.
+    """
+
+    orderings: Tensor
+    degrees: Tensor
+
+    def __init__(
+        self,
+        orderings: Tensor,
+        hidden: int,
+        layers: int,
+        outputs: int = 1,
+        *,
+        seed: int = 0,
+        direct: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        masks, dims = orderings.shape
+        check_orderings(orderings, dims, "each ordering")
+        self.dims, self.outputs, self.p = dims, outputs, dropout
+        # A unit sees half of the layer below on average, and a ReLU halves the square: sqrt(2) and 2 keep unit scale.
+        self.hidden = nn.ModuleList([MaskedLinear(dims, hidden, math.sqrt(2))])
+        for _ in range(1, layers):  # no list as long as an absurd number of layers
+            self.hidden.append(MaskedLinear(hidden, hidden, 2.0))
+        self.head = MaskedLinear(hidden, dims * outputs, 0.1)
+        self.direct = MaskedLinear(dims, dims * outputs, 0.0, bias=False) if direct else None
+        self.register_buffer("orderings", orderings.clone())
+        self.register_buffer("degrees", draw_degrees(dims, hidden, layers, masks, seed))
+
+    def forward(self, x: Tensor, sets: Tensor | None = None) -> Tensor:
+        """Floats (N, D) under the first set to (N, D, outputs); or (S, N, D), each under its set of `sets` (S,).
+
+        The result is float32 under autocast too.
+        """
+        if sets is None:
+            return self(x[None], torch.zeros(1, dtype=torch.int64, device=x.device))[0]
+        *masks, head, direct = self.masks(sets)
+        h = x
+        for layer, mask in zip(self.hidden, masks, strict=True):
+            h = F.dropout(F.relu(layer(h, mask)), self.p, self.training)
+        with torch.autocast(x.device.type, enabled=False):
+            y = self.head(h.float(), head)
+            if self.direct is not None:
+                y = y + self.direct(x.float(), direct)
+            return y.unflatten(-1, (self.dims, self.outputs))
+
+    def masks(self, sets: Tensor) -> list[Tensor]:
+        """Booleans (S, out, in): of each hidden layer (equation 8), of the head (9), of the direct connections."""
+        place, degrees = self.orderings[sets], self.degrees[sets].unbind(1)
+        out = place.repeat_interleave(self.outputs, 1)
+        hidden = [above[:, :, None] >= below[:, None] for below, above in pairwise(degrees)]
+        return [
+            degrees[0][:, :, None] > place[:, None],
+            *hidden,
+            out[:, :, None] >= degrees[-1][:, None],
+            out[:, :, None] > place[:, None],
+        ]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        orderings, degrees = (state_dict.get(prefix + name) for name in ("orderings", "degrees"))
+        if orderings is not None:
+            check_orderings(orderings, self.dims, f"each row of the weights' {prefix}orderings", CheckpointError)
+        last = max(1, self.dims - 1)
+        if degrees is not None and degrees.numel() and not (1 <= int(degrees.min()) <= int(degrees.max()) <= last):
+            raise CheckpointError(f"the weights' {prefix}degrees must be from 1 to {last}.")
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+class CachedPass:
+    """One pass of a `MADENet`, spread over the D steps of drawing: each unit once, when all that it sees is drawn.
+
+    What is not drawn or computed yet is zero, so a step needs no mask.
+
+    Args:
+        net: the network.
+        sets: int64 (S,), the mask set of each group.
+        n: images in a group.
+    """
+
+    def __init__(self, net: MADENet, sets: Tensor, n: int) -> None:
+        layers, hidden = net.degrees.shape[1:]
+        self.outputs = torch.arange(net.outputs, device=sets.device)
+        # Degrees do not all have equally many units: a row of zeros fills up, and its activation is a zero.
+        pads = [(0, i > 0, 0, 1) for i in range(layers)]
+        self.weights = [F.pad(layer.weight, pad) for layer, pad in zip(net.hidden, pads, strict=True)]
+        self.biases = [F.pad(layer.bias, (0, 1)) for layer in net.hidden]
+        self.head, self.head_bias = F.pad(net.head.weight, (0, 1)), net.head.bias
+        self.direct = None if net.direct is None else net.direct.weight
+        self.units = [_by_degree(net.degrees[sets, layer], net.dims) for layer in range(layers)]
+        self.h = [self.head.new_zeros(len(sets), n, hidden + 1) for _ in range(layers)]
+
+    def step(self, t: int, x: Tensor, dims: Tensor) -> Tensor:
+        """Outputs (S, n, outputs) for the dimensions `dims` (S,) at place t; in x (S, n, D) those before are set."""
+        below = x
+        for weight, bias, units, h in zip(self.weights, self.biases, self.units, self.h, strict=True):
+            unit = units[:, t]
+            new = F.relu(torch.baddbmm(bias[unit][:, None], below, weight[unit].mT))
+            h.scatter_(2, unit[:, None].expand_as(new), new)
+            below = h
+        row = dims[:, None] * len(self.outputs) + self.outputs
+        y = torch.baddbmm(self.head_bias[row][:, None], below, self.head[row].mT)
+        return y if self.direct is None else torch.baddbmm(y, x, self.direct[row].mT)
+
+
+def _by_degree(degrees: Tensor, dims: int) -> Tensor:
+    """Degrees (S, H) to the units of each degree 0..D, (S, D + 1, most units of a degree), filled up with H."""
+    groups, hidden = degrees.shape
+    counts = degrees.new_zeros(groups, dims + 1).scatter_add_(1, degrees, torch.ones_like(degrees))
+    degree, unit = degrees.sort(dim=1, stable=True)
+    within = torch.arange(hidden, device=degrees.device) - (counts.cumsum(1) - counts).gather(1, degree)
+    units = degrees.new_full((groups, dims + 1, int(counts.max())), hidden)
+    units[torch.arange(groups, device=degrees.device)[:, None], degree, within] = unit
+    return units
+
+
+class MADE(GenerativeModel):
+    """MADE, a masked autoencoder with exact likelihood, for binary images and tables.
+
+    Args:
+        shape: of one datum, (C, H, W) or (D,); the raster order counts its values row by row.
+        hidden: units of a hidden layer.
+        layers: number of hidden layers.
+        masks: K, number of mask sets; the model is their uniform mixture.
+        ordering: place 0..D-1 of each dimension, for all sets; None for raster order.
+        ordering_seed: each set has a random ordering of its own, drawn with this seed, as its connectivity is; None
+            leaves `ordering` in all sets, which then differ in connectivity alone (drawn with seed 0).
+        direct: whether the outputs also read the input directly.
+        parts: number of mask sets in a training batch, each with an equal part of the data; where the batch or K does
+            not allow it, the most that does.
+        dropout: probability of dropping a hidden activation while training.
+        optimizer: "adamw" or "muon" (see `GenerativeModel.configure_optimizers`).
+        lr: its peak learning rate.
+        warmup: optimizer steps of linear warm-up.
+        weight_decay: of the weights, not of the biases.
+
+    Example:
+        >>> model = MADE(shape=[1, 28, 28], masks=32, ordering_seed=0)
+        >>> x = model.sample(4, seed=0)     # uint8 (4, 1, 28, 28)
+        >>> model.log_prob(x)               # (4,) nats
+    """
+
+    def __init__(
+        self,
+        shape: list[int] = [1, 28, 28],  # noqa: B006  a plain JSON value, never changed
+        hidden: int = 500,
+        layers: int = 2,
+        masks: int = 1,
+        ordering: list[int] | None = None,
+        ordering_seed: int | None = None,
+        direct: bool = False,
+        parts: int = 1,
+        dropout: float = 0.0,
+        optimizer: str = "adamw",
+        lr: float = 1e-3,
+        warmup: int = 100,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not shape or min(shape) < 1:
+            raise DataError(f"shape must be of positive sizes, not {list(shape)}.")
+        for name, value in {"hidden": hidden, "layers": layers, "masks": masks, "parts": parts}.items():
+            if value < 1:
+                raise DataError(f"{name} must be at least 1, not {value}.")
+        if not 0 <= dropout < 1:
+            raise DataError(f"dropout must be in [0, 1), not {dropout}.")
+        if ordering_seed is not None and not 0 <= ordering_seed < 2**32:
+            raise DataError(f"ordering_seed must be from 0 to 2**32 - 1, not {ordering_seed}.")
+        if ordering is not None and ordering_seed is not None:
+            raise DataError("ordering and ordering_seed exclude each other: give one of them.")
+        self.save_hyperparameters()
+        self.spec = DataSpec(tuple(shape), 2)
+        orderings = self._orderings(ordering, ordering_seed, masks)
+        seed = ordering_seed or 0
+        self.net = MADENet(orderings, hidden, layers, seed=seed, direct=direct, dropout=dropout)
+
+    def _orderings(self, ordering: Sequence[int] | None, seed: int | None, masks: int) -> Tensor:
+        dims = self.spec.dims
+        if seed is not None:
+            return random_orderings(masks, dims, seed)
+        if ordering is None:
+            return torch.arange(dims).repeat(masks, 1)
+        if len(ordering) != dims or sorted(ordering) != list(range(dims)):
+            raise DataError(f"ordering must be a permutation of 0..{dims - 1}, each place once.")
+        return torch.tensor(ordering).repeat(masks, 1)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x) of the uniform mixture of all mask sets, exact: uint8 (N, *shape) to (N,) nats."""
+        # In training each step would wait for the GPU; there the values are the data module's.
+        self.spec.check(x, values=not self.training)
+        # One set at a time: the masked weights of all together would fill a GPU.
+        each = [self._log_prob(x[None], k) for k in torch.arange(len(self.net.orderings), device=x.device).split(1)]
+        return torch.cat(each).logsumexp(0) - math.log(len(each))
+
+    def _log_prob(self, x: Tensor, sets: Tensor) -> Tensor:
+        """log p_k(x): (S, N, *shape), each part under its set k of `sets` (S,), to (S, N) nats."""
+        bits = x.flatten(2).float()
+        logits = self.net(2 * bits - 1, sets)[..., 0]
+        return -F.binary_cross_entropy_with_logits(logits, bits, reduction="none").sum(2)
+
+    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
+        """Mean of -log p_k(x) over a batch, each part of it under another random set k.
+
+        Its expectation is an upper bound of the mixture's loss, which validation reports.
+        """
+        x = batch[0]
+        self.spec.check(x, values=False)
+        masks = len(self.net.orderings)
+        parts = math.gcd(min(self.hparams.parts, masks), len(x))
+        sets = torch.randperm(masks, device=x.device)[:parts]
+        loss = -self._log_prob(x.unflatten(0, (parts, -1)), sets).mean()
+        self.log(f"train_{self.metric}", loss, prog_bar=True)
+        return loss
+
+    def sample(self, n: int, *, seed: int | None = None, cached: bool = True) -> Tensor:
+        """Draw `n` data, uint8 (n, *shape), each under a mask set of its own, drawn uniformly.
+
+        Args:
+            n: number of data.
+            seed: the same seed gives the same data, and leaves the global random state as it was.
+            cached: compute each unit once (one pass of the network in all); False runs the whole network for each of
+                the D dimensions. Both draw the same data.
+        """
+        if n < 1:
+            raise DataError(f"n must be at least 1, not {n}.")
+        generator = self.generator(seed)
+        chosen = torch.randint(len(self.net.orderings), (n,), generator=generator)
+        # One uniform number a dimension, drawn before anything else, makes the two ways of sampling agree.
+        uniform = torch.rand(n, self.spec.dims, generator=generator, dtype=torch.float64)
+        # Data of one set go through the network together, in groups as large as the largest.
+        sets, group, sizes = chosen.unique(return_inverse=True, return_counts=True)
+        by_group = group.argsort(stable=True)
+        within = torch.empty_like(group)
+        within[by_group] = torch.arange(n) - (sizes.cumsum(0) - sizes)[group[by_group]]
+        grouped = uniform.new_zeros(len(sets), int(sizes.max()), self.spec.dims)
+        grouped[group, within] = uniform
+        x = self._draw(sets.to(self.device), grouped.to(self.device), cached)
+        return x[group.to(x.device), within.to(x.device)].view(n, *self.spec.shape)
+
+    @torch.no_grad()  # and not inference mode, whose tensors the caller could not change
+    def _draw(self, sets: Tensor, uniform: Tensor, cached: bool) -> Tensor:
+        """Mask sets (S,) and uniform numbers (S, n, D) to uint8 (S, n, D)."""
+        training, threads = self.training, torch.get_num_threads()
+        self.eval()
+        if cached and self.device.type == "cpu":
+            torch.set_num_threads(1)  # many small operations, to which a second thread adds little but waiting
+        try:
+            x = torch.zeros_like(uniform, dtype=self.net.head.weight.dtype)  # 2 * bit - 1; 0 until it is drawn
+            steps = CachedPass(self.net, sets, uniform.shape[1]) if cached else None
+            rows = torch.arange(len(sets), device=x.device)
+            drawn = self.net.orderings[sets].argsort(1)  # the dimension at each place
+            for t in tqdm(range(self.spec.dims), "dimensions", disable=None, leave=False):
+                dims = drawn[:, t]
+                logits = steps.step(t, x, dims)[..., 0] if steps else self.net(x, sets)[rows, :, dims, 0]
+                ones = uniform[rows, :, dims] < logits.double().sigmoid()
+                x[rows, :, dims] = 2 * ones.to(x.dtype) - 1
+        finally:
+            self.train(training)
+            torch.set_num_threads(threads)
+        return (x > 0).to(torch.uint8)
