@@ -314,9 +314,7 @@ def test_a_bad_mask_is_refused(known, sentence):
     ],
 )
 def test_what_is_no_permutation_is_refused(orderings):
-    with pytest.raises(
-        DataError, match=r"An ordering must be a permutation of 0..2 in int64"
-    ) as caught:
+    with pytest.raises(DataError, match=r"An ordering must be a permutation of 0..2 in int64") as caught:
         check_orderings(orderings, 3)
     assert "\n" not in str(caught.value)
 
