@@ -13,7 +13,7 @@ import os
 import sys
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -51,11 +51,19 @@ class WholeFiles(TorchCheckpointIO):
         os.replace(partial, path)
 
 
+class Published(NamedTuple):
+    """The checkpoint to start from: its folder, its config.json and its state dict."""
+
+    folder: Path
+    config: dict[str, Any]
+    weights: dict[str, torch.Tensor]
+
+
 class ZooCLI(LightningCLI):
     """LightningCLI that knows recipes, run folders and published weights."""
 
-    def __init__(self, start: tuple[Path, dict[str, Any]] | None, *, names_data: bool, **kwargs: Any) -> None:
-        self.start = start  # folder and config.json of the checkpoint to start from
+    def __init__(self, start: Published | None, *, names_data: bool, **kwargs: Any) -> None:
+        self.start = start
         self.names_data = names_data  # whether the command line or a recipe says which data
         super().__init__(**kwargs)
 
@@ -77,8 +85,8 @@ class ZooCLI(LightningCLI):
         if not self.names_data:
             parser.set_defaults({"data": {"class_path": "zoo.data.Digits"}})
         # The class of a checkpoint from elsewhere is not imported unasked: a recipe must name it.
-        if self.start and self.start[1]["class_path"].startswith("zoo."):
-            config = self.start[1]
+        if self.start and self.start.config["class_path"].startswith("zoo."):
+            config = self.start.config
             parser.set_defaults({"model": {"class_path": config["class_path"], "init_args": config["init_args"]}})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -163,9 +171,8 @@ class ZooCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Start from published weights, where `--from` names some."""
         if self.start:
-            folder, config = self.start
             try:
-                building.fill(self.model, hub.load_weights(folder, config), str(folder))
+                building.fill(self.model, self.start.weights, str(self.start.folder))
             except CheckpointError as error:
                 raise CheckpointError(
                     f"{str(error).rstrip('.')}: leave the model out of the recipe, or give it the "
@@ -198,13 +205,14 @@ def main(argv: list[str] | None = None) -> None:
     )
 
 
-def _published(name: str) -> tuple[Path, dict[str, Any]]:
-    """Folder and config.json of published weights."""
+def _published(name: str) -> Published:
+    """Find and read published weights."""
     folder = hub.find(name)
     config = hub.read_config(folder)
     if config["class_path"].startswith("zoo."):
-        hub.load(folder)  # refuses what is damaged, hostile or absurdly large before its arguments are used
-    return folder, config
+        # Refuses what is damaged, hostile or absurdly large before its arguments are used.
+        return Published(folder, config, hub.load(folder).state_dict())
+    return Published(folder, config, hub.load_weights(folder, config))
 
 
 def _options(argv: list[str], *names: str) -> list[str]:
