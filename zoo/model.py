@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -189,6 +191,31 @@ class GenerativeModel(LightningModule):
         # Three large odd constants spread (seed, rank, batches) over 63 bits, so that no two runs share a stream.
         mixed = (seed + 1) * 0x9E3779B97F4A7C15 + self.global_rank * 0xC2B2AE3D27D4EB4F + batches * 0x165667B19E3779F9
         torch.manual_seed(mixed % (2**63))
+
+    # -- drawing --------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def drawing(self, cached: bool) -> Iterator[None]:
+        """Evaluation mode while data are drawn and, for `cached` steps on a CPU, one thread; both are put back after.
+
+        Such steps are small operations, some hundred thousand: a second thread gains little, and where the cores are
+        busy it costs ten times as much as the work.
+        """
+        training, threads = self.training, torch.get_num_threads()
+        self.eval()
+        if cached and self.device.type == "cpu":
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            self.train(training)
+            torch.set_num_threads(threads)
+
+    @staticmethod
+    def check_count(n: int) -> None:
+        """Refuse to draw fewer than one."""
+        if n < 1:
+            raise DataError(f"n must be at least 1, not {n}.")
 
     @staticmethod
     def generator(seed: int | None) -> torch.Generator:

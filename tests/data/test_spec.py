@@ -66,3 +66,9 @@ def test_values_may_be_left_unchecked_but_shape_and_dtype_not():
     spec.check(beyond, values=False)
     with pytest.raises(DataError, match="float32"):
         spec.check(beyond.float(), values=False)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 5), (3, -1, 5)])
+def test_sizes_are_positive(shape):
+    with pytest.raises(DataError, match="shape must be of positive sizes"):
+        DataSpec(shape)

@@ -283,23 +283,14 @@ class DARN(GenerativeModel):
             cached: keep running sums, one pass of the network in all; False runs the whole prior for each unit and the
                 whole decoder for each pixel. Both draw the same images.
         """
-        if n < 1:
-            raise DataError(f"n must be at least 1, not {n}.")
+        self.check_count(n)
         # One uniform number a unit and pixel, drawn before anything else, makes the two ways of sampling agree.
         latents, dims, generator = self.hparams.latents, self.spec.dims, self.generator(seed)
         uniform = torch.rand(n, latents + dims, generator=generator, dtype=torch.float64).to(self.device)
-        training, threads = self.training, torch.get_num_threads()
-        self.eval()
-        if cached and self.device.type == "cpu":
-            torch.set_num_threads(1)  # for small operations a second thread costs more than it gains
-        try:
-            with torch.no_grad():
-                h = self.net.prior.draw(uniform[:, :latents], cached=cached, name="units")
-                c = self.net.read(h)
-                x = self.net.decoder.draw(uniform[:, latents:], c, cached=cached, name="pixels")
-        finally:
-            self.train(training)
-            torch.set_num_threads(threads)
+        with self.drawing(cached), torch.no_grad():
+            h = self.net.prior.draw(uniform[:, :latents], cached=cached, name="units")
+            c = self.net.read(h)
+            x = self.net.decoder.draw(uniform[:, latents:], c, cached=cached, name="pixels")
         colours, height, width = self.spec.shape
         return x.view(n, height, width, colours).permute(0, 3, 1, 2).contiguous().to(torch.uint8)
 

@@ -246,8 +246,6 @@ class MADE(GenerativeModel):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__()
-        if not shape or min(shape) < 1:
-            raise DataError(f"shape must be of positive sizes, not {list(shape)}.")
         for name, value in {"hidden": hidden, "layers": layers, "masks": masks, "parts": parts}.items():
             if value < 1:
                 raise DataError(f"{name} must be at least 1, not {value}.")
@@ -310,8 +308,7 @@ class MADE(GenerativeModel):
             cached: compute each unit once (one pass of the network in all); False runs the whole network for each of
                 the D dimensions. Both draw the same data.
         """
-        if n < 1:
-            raise DataError(f"n must be at least 1, not {n}.")
+        self.check_count(n)
         generator = self.generator(seed)
         chosen = torch.randint(len(self.net.orderings), (n,), generator=generator)
         # One uniform number a dimension, drawn before anything else, makes the two ways of sampling agree.
@@ -329,11 +326,7 @@ class MADE(GenerativeModel):
     @torch.no_grad()  # and not inference mode, whose tensors the caller could not change
     def _draw(self, sets: Tensor, uniform: Tensor, cached: bool) -> Tensor:
         """Mask sets (S,) and uniform numbers (S, n, D) to uint8 (S, n, D)."""
-        training, threads = self.training, torch.get_num_threads()
-        self.eval()
-        if cached and self.device.type == "cpu":
-            torch.set_num_threads(1)  # many small operations, to which a second thread adds little but waiting
-        try:
+        with self.drawing(cached):
             x = torch.zeros_like(uniform, dtype=self.net.head.weight.dtype)  # 2 * bit - 1; 0 until it is drawn
             steps = CachedPass(self.net, sets, uniform.shape[1]) if cached else None
             rows = torch.arange(len(sets), device=x.device)
@@ -343,7 +336,4 @@ class MADE(GenerativeModel):
                 logits = steps.step(t, x, dims)[..., 0] if steps else self.net(x, sets)[rows, :, dims, 0]
                 ones = uniform[rows, :, dims] < logits.double().sigmoid()
                 x[rows, :, dims] = 2 * ones.to(x.dtype) - 1
-        finally:
-            self.train(training)
-            torch.set_num_threads(threads)
         return (x > 0).to(torch.uint8)

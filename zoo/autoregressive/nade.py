@@ -15,7 +15,6 @@ From the paper: one hidden layer of sigmoids, V untied from W, any one ordering 
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Iterator
 from typing import Any
@@ -79,8 +78,7 @@ class BinaryAutoregressive(GenerativeModel):
             cached: keep the running activations from pixel to pixel; False runs the whole network for each of the D
                 pixels. Both draw the same images.
         """
-        if n < 1:
-            raise DataError(f"n must be at least 1, not {n}.")
+        self.check_count(n)
         x = torch.zeros(n, *self.spec.shape, dtype=torch.uint8)
         return self._draw(x, torch.zeros(x.shape, dtype=torch.bool), seed, cached)
 
@@ -105,20 +103,9 @@ class BinaryAutoregressive(GenerativeModel):
         ordering = self._drawing_order(len(x), generator).to(self.device)
         x, known = (t.to(self.device, copy=True).flatten(1) for t in (x, known))
         net = copy.deepcopy(self.net).double()
-        with _one_thread(cached and self.device.type == "cpu"):
+        with self.drawing(cached):
             (self._draw_cached if cached else self._draw_plain)(net, x, known, uniform, ordering)
         return x.unflatten(1, self.spec.shape)
-
-
-@contextlib.contextmanager
-def _one_thread(wanted: bool) -> Iterator[None]:
-    """One thread for small operations by the thousand, where a second gains little and on busy cores costs much."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1 if wanted else threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class NADENet(nn.Module):

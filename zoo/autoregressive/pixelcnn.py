@@ -243,8 +243,7 @@ class PixelCNN(GenerativeModel):
             cached: remember the activations of earlier pixels (one pass of the network in all); False runs the whole
                 network for each of the C*H*W sub-pixels. Both draw the same images.
         """
-        if n < 1:
-            raise DataError(f"n must be at least 1, not {n}.")
+        self.check_count(n)
         x = torch.zeros(n, *self.spec.shape, dtype=torch.uint8)
         return self._draw(x, torch.zeros(x.shape, dtype=torch.bool), seed, cached)
 
@@ -279,17 +278,8 @@ class PixelCNN(GenerativeModel):
         # One uniform number a sub-pixel, drawn before anything else, makes the two ways of sampling agree.
         uniform = torch.rand(x.shape, generator=self.generator(seed), dtype=torch.float64).to(self.device)
         x, known = x.to(self.device, copy=True), known.to(self.device)
-        training, threads = self.training, torch.get_num_threads()
-        self.eval()
-        if cached and self.device.type == "cpu":
-            # Small operations, some hundred thousand: a second thread gains little, and where the cores are busy it
-            # costs ten times as much as the work.
-            torch.set_num_threads(1)
-        try:
+        with self.drawing(cached):
             self._draw_cached(x, known, uniform) if cached else self._draw_plain(x, known, uniform)
-        finally:
-            self.train(training)
-            torch.set_num_threads(threads)
         return x
 
     def _draw_plain(self, x: Tensor, known: Tensor, uniform: Tensor) -> None:

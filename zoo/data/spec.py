@@ -28,6 +28,8 @@ class DataSpec:
     def __post_init__(self) -> None:
         # JSON and YAML bring lists; a tuple compares and hashes.
         object.__setattr__(self, "shape", tuple(self.shape))
+        if not self.shape or min(self.shape) < 1:
+            raise DataError(f"shape must be of positive sizes, not {list(self.shape)}.")
 
     @property
     def dims(self) -> int:

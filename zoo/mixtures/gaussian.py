@@ -52,8 +52,6 @@ class GaussianMixture(GenerativeModel):
         components: int = 1,
     ) -> None:
         super().__init__()
-        if not shape or min(shape) < 1:
-            raise DataError(f"shape must be of positive sizes, not {list(shape)}.")
         if not 2 <= levels <= 256:
             raise DataError(f"levels must be 2..256, not {levels}.")
         if components < 1:
@@ -85,7 +83,9 @@ class GaussianMixture(GenerativeModel):
         """log p(y) of continuous y in [0, levels), a unit a level: (N, *shape) to (N,) nats."""
         e = self._innovations(y)
         scaled = self.spec.dims * math.log(2 / self.spec.levels)
-        return self._joint(e).logsumexp(1) + self._factor().diagonal().log().sum() + scaled
+        # The diagonal ends each row of the triangle.
+        diagonal = self.factor[torch.arange(1, self.spec.dims + 1, device=e.device).cumsum(0) - 1]
+        return self._joint(e).logsumexp(1) + diagonal.log().sum() + scaled
 
     def _factor(self) -> Tensor:
         dims = self.spec.dims
@@ -110,8 +110,7 @@ class GaussianMixture(GenerativeModel):
     @torch.no_grad()
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
         """Draw `n` data, uint8 (n, *shape); what falls outside the levels is set to the nearest."""
-        if n < 1:
-            raise DataError(f"n must be at least 1, not {n}.")
+        self.check_count(n)
         generator = self.generator(seed)
         k = torch.multinomial(self.log_weight.exp().cpu(), n, replacement=True, generator=generator)
         noise = torch.randn(n, self.spec.dims, generator=generator).to(self.device)

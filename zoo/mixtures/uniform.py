@@ -26,8 +26,6 @@ class Uniform(GenerativeModel):
         levels: int = 17,
     ) -> None:
         super().__init__()
-        if not shape or min(shape) < 1:
-            raise DataError(f"shape must be of positive sizes, not {list(shape)}.")
         if not 2 <= levels <= 256:
             raise DataError(f"levels must be 2..256, not {levels}.")
         self.save_hyperparameters()
@@ -41,8 +39,7 @@ class Uniform(GenerativeModel):
 
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
         """Draw `n` data, uint8 (n, *shape)."""
-        if n < 1:
-            raise DataError(f"n must be at least 1, not {n}.")
+        self.check_count(n)
         generator = self.generator(seed)
         return torch.randint(0, self.spec.levels, (n, *self.spec.shape), generator=generator, dtype=torch.uint8)
 
