@@ -217,6 +217,18 @@ class GenerativeModel(LightningModule):
         if n < 1:
             raise DataError(f"n must be at least 1, not {n}.")
 
+    def check_known(self, x: Tensor, known: Tensor) -> Tensor:
+        """`known`, boolean, in the shape of the data `x`; refuses what does not fit."""
+        self.spec.check(x)
+        if not isinstance(known, Tensor) or known.dtype != torch.bool:
+            raise DataError(f"known must be a boolean tensor, not {getattr(known, 'dtype', type(known).__name__)}.")
+        try:
+            return known.broadcast_to(x.shape)
+        except RuntimeError:
+            raise DataError(
+                f"known has shape {tuple(known.shape)}, which does not broadcast to {tuple(x.shape)}."
+            ) from None
+
     @staticmethod
     def generator(seed: int | None) -> torch.Generator:
         """A private generator on the CPU, so that a seed means the same on every device."""

@@ -354,7 +354,7 @@ def test_what_does_not_fit_is_refused_before_any_compute(monkeypatch, method, x,
 @pytest.mark.parametrize(
     ("known", "sentence"),
     [
-        (torch.ones(GREY), "known must be boolean, not torch.float32"),
+        (torch.ones(GREY), "known must be a boolean tensor, not torch.float32"),
         (torch.ones(4, 3, dtype=torch.bool), r"known has shape \(4, 3\), which does not broadcast"),
         (torch.ones(3, 1, 3, 4, dtype=torch.bool), r"known has shape \(3, 1, 3, 4\)"),
     ],

@@ -83,15 +83,7 @@ class BinaryAutoregressive(GenerativeModel):
         return self._draw(x, torch.zeros(x.shape, dtype=torch.bool), seed, cached)
 
     def _complete(self, x: Tensor, known: Tensor, seed: int | None, cached: bool) -> Tensor:
-        self.spec.check(x)
-        if not isinstance(known, Tensor) or known.dtype != torch.bool:
-            raise DataError(f"known must be a boolean tensor, not {getattr(known, 'dtype', type(known).__name__)}.")
-        try:
-            known = known.broadcast_to(x.shape)
-        except RuntimeError:
-            raise DataError(
-                f"known has shape {tuple(known.shape)}, which does not broadcast to {tuple(x.shape)}."
-            ) from None
+        known = self.check_known(x, known)
         return self._draw(torch.where(known, x, 0), known, seed, cached)
 
     @torch.no_grad()  # and not inference mode, whose tensors the caller could not change

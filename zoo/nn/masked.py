@@ -20,6 +20,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class LayerCache:
+    """What one layer remembers of the images being drawn; a layer that needs one has `new_cache(batch, width)`."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes remembered."""
+        return 0
+
+    def begin_row(self) -> None:
+        """Prepare what all pixels of the row take from the rows above."""
+
+    def begin_pixel(self, column: int) -> None:
+        """Prepare what all colours of the pixel take from the pixels to its left."""
+
+    def end_row(self) -> None:
+        """Move the row, which is drawn, to the rows above."""
+
+
 class CachedStep:
     """Where an image being drawn stands (row, column, colour), and what each layer remembers of it.
 
@@ -43,15 +61,15 @@ class CachedStep:
     def __init__(self, batch: int, width: int) -> None:
         self.batch, self.width = batch, width
         self.row = self.column = self.colour = 0
-        self._caches: dict[MaskedConv2d, _ConvCache] = {}
+        self._caches: dict[nn.Module, LayerCache] = {}
 
-    def cache(self, conv: MaskedConv2d) -> _ConvCache:
-        """The memory of one layer, made when the layer is first asked."""
-        cache = self._caches.get(conv)
+    def cache(self, layer: nn.Module) -> LayerCache:
+        """The memory of one layer, made by its `new_cache(batch, width)` when the layer is first asked."""
+        cache = self._caches.get(layer)
         if cache is None:
-            cache = self._caches[conv] = _ConvCache(conv, self.batch, self.width)
+            cache = self._caches[layer] = layer.new_cache(self.batch, self.width)
             cache.begin_row()
-            cache.begin_pixel(0)
+            cache.begin_pixel(self.column)
         return cache
 
     def begin_row(self, row: int) -> None:
@@ -138,12 +156,16 @@ class MaskedConv2d(nn.Module):
             x = F.pad(x, (self.half, self.half, self.half, 0))
         return F.conv2d(x, self.weight * self.mask, self.bias)
 
+    def new_cache(self, batch: int, width: int) -> _ConvCache:
+        """The memory of this layer for drawing `batch` images of that width."""
+        return _ConvCache(self, batch, width)
+
     def remember(self, x: Tensor, step: CachedStep) -> None:
         """Give a mask-A layer its input (N, in / colours) at this pixel and colour, once it is known."""
         step.cache(self).put(step.column, step.colour, x)
 
 
-class _ConvCache:
+class _ConvCache(LayerCache):
     """Inputs of one `MaskedConv2d` for the rows above and the row so far, and its weights cut to match."""
 
     def __init__(self, conv: MaskedConv2d, batch: int, width: int) -> None:
