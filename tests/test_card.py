@@ -238,14 +238,20 @@ def test_likelihoods_of_one_data_set_are_ranked_by_the_papers_numbers():
         card.likelihoods(configs, "svhn")
 
 
-def test_write_readme_replaces_the_table_and_nothing_else(monkeypatch, tmp_path):
+@pytest.mark.parametrize("names", [["checkpoints"], ["cifar10", "checkpoints"]])
+def test_write_readme_replaces_the_tables_and_nothing_else(names, monkeypatch, tmp_path):
     monkeypatch.setattr(card, "bundled", lambda: {"pixelcnn-cifar10": CONFIG})
+    begin, end = card.BEGIN.format, card.END.format
     readme = tmp_path / "README.md"
-    readme.write_text(f"# Top\n{card.BEGIN}\nold | table\n{card.END}\nbottom\n", encoding="utf-8")
+    readme.write_text("".join(f"# {n}\n{begin(n)}\nold | table\n{end(n)}\nend\n" for n in names), encoding="utf-8")
     card.write_readme(readme)
     text = readme.read_text(encoding="utf-8")
-    table = card.results_table(card.bundled())
-    assert text == f"# Top\n{card.BEGIN}\n{table}\n{card.END}\nbottom\n"
+    tables = {
+        "checkpoints": card.results_table(card.bundled()),
+        "cifar10": card.likelihoods_table(card.bundled(), "cifar10"),
+    }
+    assert text == "".join(f"# {n}\n{begin(n)}\n{tables[n]}\n{end(n)}\nend\n" for n in names)
+    assert tables["cifar10"].count("](checkpoints/pixelcnn-cifar10/README.md)") == 1
     card.write_readme(readme)
     assert readme.read_text(encoding="utf-8") == text
 
@@ -253,15 +259,21 @@ def test_write_readme_replaces_the_table_and_nothing_else(monkeypatch, tmp_path)
 def test_write_readme_refuses_a_file_without_a_place_for_the_table(tmp_path):
     with pytest.raises(ZooError, match="cannot be read"):
         card.write_readme(tmp_path / "README.md")
-    (tmp_path / "README.md").write_text(f"{card.END} {card.BEGIN}")
-    with pytest.raises(ZooError, match="has no place for the table"):
-        card.write_readme(tmp_path / "README.md")
+    begin, end = card.BEGIN.format("checkpoints"), card.END.format("checkpoints")
+    for text in ("", f"{end} {begin}", f"{begin}{end}{card.BEGIN.format('mnist')}"):
+        (tmp_path / "README.md").write_text(text)
+        with pytest.raises(ZooError, match="has no place for the table"):
+            card.write_readme(tmp_path / "README.md")
+        assert (tmp_path / "README.md").read_text() == text
 
 
-def test_the_readme_holds_the_table_of_the_bundled_checkpoints():
+@pytest.mark.parametrize("name", card.TABLES)
+def test_the_readme_holds_the_tables_of_the_bundled_checkpoints(name):
     text = (TOP / "README.md").read_text(encoding="utf-8")
-    table = text.partition(card.BEGIN)[2].partition(card.END)[0].strip()
-    assert table == card.results_table(card.bundled()), "run: zoo card --readme"
+    table = text.partition(card.BEGIN.format(name))[2].partition(card.END.format(name))[0].strip()
+    configs = card.bundled()
+    made = card.results_table(configs) if name == "checkpoints" else card.likelihoods_table(configs, name)
+    assert table == made, "run: zoo card --readme"
 
 
 @pytest.mark.parametrize("name", hub.names())

@@ -17,7 +17,9 @@ from zoo.errors import ZooError
 
 Config = Mapping[str, Any]
 
-BEGIN, END = "<!-- checkpoints:begin -->", "<!-- checkpoints:end -->"
+# Where the README's tables stand: of all checkpoints, and of the likelihoods on a data set.
+TABLES = ("checkpoints", "cifar10", "mnist")
+BEGIN, END = "<!-- {}:begin -->", "<!-- {}:end -->"
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 # How a metric is written, and with how many decimals: those that its standard error over 10,000 images leaves
 # meaningful. Of all four, less is better.
@@ -192,7 +194,7 @@ def results_table(configs: Mapping[str, Config]) -> str:
         result, reference = headline(config), config.get("reference")
         if result and reference and result["value"] > reference["value"] and result["metric"] == reference["metric"]:
             cells[header.index("paper's") - 1] += f" ({difference(result, reference)})"
-        lines.append([f"[`{name}`](checkpoints/{name}/README.md)", *cells, _effort(config) or "-"])
+        lines.append([_link(name), *cells, _effort(config) or "-"])
     return _markdown([*header, "training"], lines)
 
 
@@ -206,8 +208,17 @@ def write(folder: str | Path, name: str | None = None) -> Path:
     return card
 
 
+def likelihoods_table(configs: Mapping[str, Config], dataset: str) -> str:
+    """Markdown table of `likelihoods`, with links to the cards."""
+    header, *rows = likelihoods(configs, dataset)
+    return _markdown(header, [[_link(name), *cells] for name, *cells in rows])
+
+
 def write_readme(path: str | Path) -> Path:
-    """Replace what is between the two markers of a README by the table of the bundled checkpoints.
+    """Replace what is between the markers of a README by the tables of the bundled checkpoints.
+
+    `<!-- checkpoints:begin -->` and `<!-- checkpoints:end -->` enclose the table of all of them, and those with the
+    name of a data set, `cifar10` or `mnist`, the likelihoods on it; a README may leave these out.
 
     Raises:
         ZooError: when there is no such file or it lacks the markers.
@@ -217,11 +228,18 @@ def write_readme(path: str | Path) -> Path:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ZooError(f"{path} cannot be read: {error.strerror}.") from error
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ZooError(f"{path} has no place for the table: put the lines {BEGIN} and {END} where it belongs.")
-    path.write_text(f"{before}{BEGIN}\n{results_table(bundled())}\n{END}{after}", encoding="utf-8")
+    configs = bundled()
+    for name in TABLES:
+        begin, end = BEGIN.format(name), END.format(name)
+        before, found, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not found and name != TABLES[0]:
+            continue
+        if not found or not closed:
+            raise ZooError(f"{path} has no place for the table: put the lines {begin} and {end} where it belongs.")
+        table = results_table(configs) if name == TABLES[0] else likelihoods_table(configs, name)
+        text = f"{before}{begin}\n{table}\n{end}{after}"
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -375,6 +393,11 @@ def _markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     header = list(header)
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(_line(cell).replace("|", "\\|") for cell in row) + " |" for row in lines)
+
+
+def _link(name: str) -> str:
+    """A checkpoint's name, linked to its card from the README."""
+    return f"[`{name}`](checkpoints/{name}/README.md)"
 
 
 def _makes_images(config: Config) -> bool:
