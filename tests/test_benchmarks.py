@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -10,7 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from zoo.autoregressive import PixelCNN
+from zoo.autoregressive import PixelCNN, PixelRNN
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -45,3 +46,24 @@ def test_scaling(benchmark: ModuleType):
     assert result["images"] == 3 * 8
     assert result["devices"] == 1
     assert result["images_per_second"] == pytest.approx(result["images"] / result["seconds"], rel=0.1)
+
+
+@pytest.mark.parametrize("benchmark", ["recurrent"], indirect=True)
+@pytest.mark.parametrize("layer", ["row", "diagonal"])
+def test_recurrent(benchmark: ModuleType, layer: str, monkeypatch: pytest.MonkeyPatch, capsys):
+    torch.manual_seed(0)
+    model = PixelRNN(shape=[3, 4, 5], levels=4, layer=layer, channels=6, layers=2)
+    x = torch.randint(0, 4, (3, 3, 4, 5), dtype=torch.uint8)
+    loops = benchmark.with_loops(model)
+    assert benchmark.disagreement(model, loops, x, torch.float32) < 1e-5
+    with torch.no_grad():
+        loops.net.layers[0].scan.states[-1].weight.add_(0.1)
+    assert benchmark.disagreement(model, loops, x, torch.float32) > 1e-3, "it can tell"
+    small = ["--shape", "3", "4", "5", "--levels", "4", "--channels", "6", "--layers", "1", "--batch", "2"]
+    quick = ["--device", "cpu", "--compile", "none", "--warmup", "1", "--steps", "1"]
+    monkeypatch.setattr(sys, "argv", ["recurrent.py", "--layer", layer, *small, *quick])
+    benchmark.main()
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["layer"] == layer
+    assert result["gradient_disagreement"] < 0.05
+    assert result["scan_images_per_second"] > 0

@@ -15,7 +15,7 @@ from PIL import Image
 
 import zoo
 from zoo import card, cli, hub, pictures
-from zoo.autoregressive import PixelCNN
+from zoo.autoregressive import GatedPixelCNN, PixelCNN
 from zoo.data import DataSpec, Digits
 from zoo.errors import ZooError
 
@@ -150,6 +150,23 @@ def test_sample_writes_the_picture_of_the_seed(run, checkpoint, tmp_path):
     assert (drawn[1, 2] == 255).all(), "the sixth cell is empty"
 
 
+def test_sample_draws_the_label(run, tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = GatedPixelCNN(shape=[1, 8, 8], levels=17, classes=10, channels=4, blocks=1)
+        torch.nn.init.normal_(model.net.gate_bias)  # labels start alike
+    checkpoint = zoo.save(model, tmp_path / "gated-pixelcnn-digits")
+    files = [tmp_path / f"{i}.png" for i in range(3)]
+    for file, label in zip(files, (["--label", 3], ["--label", 4], []), strict=True):
+        assert run("sample", checkpoint, "-n", 4, "--seed", 0, "--out", file, *label) == (0, f"{file}\n", "")
+    for file, label in zip(files, (3, 4, None), strict=True):
+        expected = model.sample(4, label=label, seed=0)
+        assert (cells(file).reshape(4, 8, 8) == pictures.to_bytes(expected, 17)[:, 0].numpy()).all()
+    assert len({file.read_bytes() for file in files}) == 3
+    status, out, err = run("sample", checkpoint, "--label", 10, "--out", tmp_path / "none.png")
+    assert (status, out, err) == (1, "", "zoo: label is 10; this model takes 0..9.\n")
+
+
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
@@ -160,6 +177,7 @@ def test_sample_writes_the_picture_of_the_seed(run, checkpoint, tmp_path):
         (["--out", "grid"], "name the file grid.png"),
         (["--device", "cuda:99"], "no device 'cuda:99'"),
         (["--device", "abacus"], "no device 'abacus'"),
+        (["--label", "3"], "is not conditioned on classes: leave out --label"),
     ],
 )
 def test_sample_refuses(run, checkpoint, monkeypatch, tmp_path, argv, sentence):
@@ -287,7 +305,7 @@ def test_card_prints_or_writes(run, own, monkeypatch, tmp_path):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(card, "bundled", lambda: {"pixelcnn-digits": config})
-    (tmp_path / "README.md").write_text(f"{card.BEGIN}\n{card.END}")
+    (tmp_path / "README.md").write_text(f"{card.BEGIN}\n{card.END}".replace("{}", "checkpoints"))
     assert run("card", "--readme")[0] == 0
     assert "`pixelcnn-digits`" in (tmp_path / "README.md").read_text(encoding="utf-8")
     status, _, err = run("card")

@@ -76,6 +76,7 @@ def sample(
     name: str,
     *,
     n: int = 16,
+    label: int | None = None,
     seed: int | None = None,
     out: Path = Path("samples.png"),
     device: str = "cpu",
@@ -86,6 +87,7 @@ def sample(
     Args:
         name: a name from `zoo list`, a folder, or a Hub repository NAMESPACE/NAME.
         n: number of samples.
+        label: draw samples of this class, from a model that is conditioned on classes; by default of all classes.
         seed: the same seed draws the same samples; by default each run draws others.
         out: the PNG file to write.
         device: cpu, cuda or cuda:1.
@@ -97,7 +99,10 @@ def sample(
     out = pictures.writable(out)
     model = _load(name, device, revision)
     levels = _levels(model)
-    print(pictures.save(model.sample(n, seed=seed), out, levels))
+    if label is not None and not model.spec.classes:
+        raise ZooError(f"{name} is not conditioned on classes: leave out --label.")
+    conditions = {} if label is None else {"label": label}
+    print(pictures.save(model.sample(n, seed=seed, **conditions), out, levels))
 
 
 def complete(

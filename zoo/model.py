@@ -59,15 +59,15 @@ class GenerativeModel(LightningModule):
         """The unit in which this model's likelihood is reported: "nats" for binary data, else "bits_per_dim"."""
         return "nats" if self.spec.levels == 2 else "bits_per_dim"
 
-    def bits_per_dim(self, x: Tensor) -> Tensor:
+    def bits_per_dim(self, x: Tensor, **conditions: Any) -> Tensor:
         """(N,) bits/dim, -log2 p(x) / D: exact or an upper bound, as `likelihood` says."""
-        return self.negative_log_likelihood(x) / (self.spec.dims * math.log(2))
+        return self.negative_log_likelihood(x, **conditions) / (self.spec.dims * math.log(2))
 
-    def negative_log_likelihood(self, x: Tensor) -> Tensor:
+    def negative_log_likelihood(self, x: Tensor, **conditions: Any) -> Tensor:
         """(N,) nats, -log p(x): exact or an upper bound, as `likelihood` says."""
         if self.likelihood is None:
             raise TypeError(f"{type(self).__name__} has no likelihood.")
-        return -(self.log_prob(x) if self.likelihood == "exact" else self.elbo(x))
+        return -(self.log_prob if self.likelihood == "exact" else self.elbo)(x, **conditions)
 
     # -- training -------------------------------------------------------------------------------------------------
 
@@ -92,9 +92,9 @@ class GenerativeModel(LightningModule):
                     f"that the run was started with, or start another run."
                 )
 
-    def loss(self, x: Tensor) -> Tensor:
+    def loss(self, x: Tensor, **conditions: Any) -> Tensor:
         """(N,) the number to minimize and to report, in the unit that `metric` names."""
-        return self.negative_log_likelihood(x) if self.metric == "nats" else self.bits_per_dim(x)
+        return (self.negative_log_likelihood if self.metric == "nats" else self.bits_per_dim)(x, **conditions)
 
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         """Mean loss of a batch (x, labels)."""

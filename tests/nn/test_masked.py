@@ -14,6 +14,7 @@ from zoo.nn.masked import CachedStep, MaskedConv2d, MaskedRMSNorm, residual_gain
 
 HEIGHT, WIDTH = 4, 5
 SETTINGS = [(mask, colours, kernel_size) for mask in "AB" for colours in (1, 3) for kernel_size in (1, 3, 5, 7)]
+ABOVE = pytest.mark.parametrize("above", [True, False])
 
 
 @pytest.fixture(autouse=True)
@@ -39,31 +40,33 @@ def dependence(function, x: torch.Tensor, colours: int) -> torch.Tensor:
     return by_colour
 
 
-def allowed(mask: str, colours: int, kernel_size: int) -> torch.Tensor:
+def allowed(mask: str, colours: int, kernel_size: int, above: bool) -> torch.Tensor:
     """The definition, one pair of sub-pixels at a time."""
     result = torch.zeros((colours, HEIGHT, WIDTH) * 2, dtype=torch.bool)
     half = kernel_size // 2
     places = list(itertools.product(range(colours), range(HEIGHT), range(WIDTH)))
     for (c, i, j), (d, k, l) in itertools.product(places, places):  # noqa: E741
-        in_window = i - half <= k <= i and abs(j - l) <= half
+        in_window = (i - half if above else i) <= k <= i and abs(j - l) <= half
         earlier_pixel = (k, l) < (i, j)
         earlier_colour = (k, l) == (i, j) and (d < c or (d == c and mask == "B"))
         result[c, i, j, d, k, l] = in_window and (earlier_pixel or earlier_colour)
     return result
 
 
+@ABOVE
 @pytest.mark.parametrize(("mask", "colours", "kernel_size"), SETTINGS)
-def test_a_layer_sees_what_its_mask_says(mask, colours, kernel_size):
-    conv = layer(mask, colours, kernel_size)
+def test_a_layer_sees_what_its_mask_says(mask, colours, kernel_size, above):
+    conv = layer(mask, colours, kernel_size, above=above)
     assert (conv.weight[conv.mask == 0] != 0).all(), "masked weights count for nothing, whatever they are"
     x = torch.randn(1, 2 * colours, HEIGHT, WIDTH, dtype=torch.float64)
-    assert torch.equal(dependence(conv, x, colours), allowed(mask, colours, kernel_size))
+    assert torch.equal(dependence(conv, x, colours), allowed(mask, colours, kernel_size, above))
 
 
+@ABOVE
 @pytest.mark.parametrize(("mask", "colours", "kernel_size"), SETTINGS)
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_layer_step_by_step_is_the_layer(mask, colours, kernel_size, bias):
-    conv = layer(mask, colours, kernel_size, bias=bias)
+def test_a_layer_step_by_step_is_the_layer(mask, colours, kernel_size, bias, above):
+    conv = layer(mask, colours, kernel_size, bias=bias, above=above)
     x = torch.randn(3, 2 * colours, HEIGHT, WIDTH, dtype=torch.float64)
     whole = conv(x).detach()
     stepped = torch.full_like(whole, torch.nan)
@@ -128,8 +131,8 @@ def test_masks_follow_the_module_and_are_not_stored():
 
 def test_initial_scale():
     """Unit inputs give outputs of standard deviation `gain`, however few inputs are visible."""
-    for colours in (1, 3):
-        conv = MaskedConv2d(120, 120, 5, colours=colours, gain=0.5)
+    for colours, above in [(1, True), (3, True), (3, False)]:
+        conv = MaskedConv2d(120, 120, 5, colours=colours, gain=0.5, above=above)
         out = conv(torch.randn(8, 120, 12, 12))[:, :, 4:, 4:-4]  # away from the padding
         for group in out.unflatten(1, (colours, -1)).unbind(1):
             assert group.std().item() == pytest.approx(0.5, rel=0.1)

@@ -23,6 +23,15 @@ from zoo.nn.masked import CachedStep, MaskedConv2d, MaskedRMSNorm
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
 
 
+def place_biases(channels: int, height: int, width: int) -> tuple[nn.Parameter, nn.Parameter]:
+    """Learned biases of each row, (channels, height), and of each column, (channels, width).
+
+    They do not start at zero: where a pixel sees nothing else, each normalization would multiply the gradient of no
+    features by 1000, and beyond a dozen layers it would overflow.
+    """
+    return nn.Parameter(0.3 * torch.randn(channels, height)), nn.Parameter(0.3 * torch.randn(channels, width))
+
+
 class RasterNet(nn.Module):
     """Images to the log-probability of each sub-pixel given those before it.
 
@@ -36,17 +45,27 @@ class RasterNet(nn.Module):
         stream: channels of the stream, a multiple of C.
         activation: "relu" or "gelu", of the last layers.
         embedding: number of learned features of a level, at the input and at the logits; 0 for none.
+        first_kernel: of the first layer.
     """
 
-    def __init__(self, shape: tuple[int, ...], levels: int, stream: int, activation: str, embedding: int) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        levels: int,
+        stream: int,
+        activation: str,
+        embedding: int,
+        first_kernel: int = 7,
+    ) -> None:
         super().__init__()
         colours, height, width = shape
         self.levels, self.colours, self.width, self.outputs = levels, colours, width, 1 if levels == 2 else levels
         self.activation = ACTIVATIONS[activation]
         self.embed = LevelFeatures(colours, levels, embedding) if embedding else None
-        self.first = MaskedConv2d(colours * (embedding or 1), stream, 7, mask="A", colours=colours, bias=False)
-        self.row_bias = nn.Parameter(torch.zeros(stream, height))
-        self.column_bias = nn.Parameter(torch.zeros(stream, width))
+        self.first = MaskedConv2d(
+            colours * (embedding or 1), stream, first_kernel, mask="A", colours=colours, bias=False
+        )
+        self.row_bias, self.column_bias = place_biases(stream, height, width)
         self.norm = MaskedRMSNorm(stream, colours)
         self.hidden = MaskedConv2d(stream, stream, colours=colours)
         self.head = MaskedConv2d(stream, colours * self.outputs, colours=colours, gain=0.1)
@@ -60,7 +79,10 @@ class RasterNet(nn.Module):
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
         """Integers (N, C, H, W) to log p of each, in nats, (N, C, H, W)."""
-        logits = self.logits(self.encode(x), **conditions)
+        return self.log_likelihood(self.logits(self.encode(x), **conditions), x)
+
+    def log_likelihood(self, logits: Tensor, x: Tensor) -> Tensor:
+        """Log p in nats (N, C, H, W) of integers (N, C, H, W), from the logits (N, C, K, H, W)."""
         if self.levels == 2:
             return -F.binary_cross_entropy_with_logits(logits[:, :, 0], x.float(), reduction="none")
         # Classes last: the rows of the softmax are then contiguous in channels-last memory.
@@ -87,11 +109,16 @@ class RasterNet(nn.Module):
 
     def start(self, x: Tensor, step: CachedStep | None) -> Tensor:
         """The first layer and the biases of rows and columns."""
-        # A scaled image, the residual stream and the logits stay in float32: a 16-bit value is no finer than a level.
-        # An embedding has fine features of its own.
-        with torch.autocast(x.device.type, enabled=self.embed is not None and torch.is_autocast_enabled(x.device.type)):
+        with self.reading(x):
             h = self.first(x, step)
         return h + self._position(step)
+
+    def reading(self, x: Tensor) -> torch.autocast:
+        """The precision of layers that read encoded images."""
+        # A scaled image, the residual stream and the logits stay in float32: a 16-bit value is no finer than a level.
+        # An embedding has fine features of its own.
+        kind = x.device.type
+        return torch.autocast(kind, enabled=self.embed is not None and torch.is_autocast_enabled(kind))
 
     def finish(self, h: Tensor, step: CachedStep | None) -> Tensor:
         """The last layers, from the stream to the logits."""

@@ -98,11 +98,13 @@ class CachedStep:
 class MaskedConv2d(nn.Module):
     """A convolution that sees only what comes before, in raster order and colour order.
 
-    Only the rows of the kernel at and above the centre are stored and computed: the others are all masked.
+    Only the rows of the kernel at and above the centre are stored and computed, and of a kernel of one row only the
+    columns up to the centre: the others are all masked.
 
     Args:
         in_channels, out_channels: multiples of `colours`.
         kernel_size: odd.
+        above: False for a kernel of one row, which sees the pixels to the left and not the rows above.
         mask: "A" hides a colour from itself (the first layer, which reads the image), "B" shows it (all others).
         colours: number of colour groups (3 for RGB, 1 for grey).
         gain: factor on the initial standard deviation 1 / sqrt(number of inputs seen).
@@ -115,6 +117,7 @@ class MaskedConv2d(nn.Module):
         out_channels: int,
         kernel_size: int = 1,
         *,
+        above: bool = True,
         mask: str = "B",
         colours: int = 1,
         gain: float = 1.0,
@@ -128,13 +131,15 @@ class MaskedConv2d(nn.Module):
         if in_channels % colours or out_channels % colours:
             raise ValueError(f"{in_channels} and {out_channels} channels do not split into {colours} colours.")
         self.half, self.mask_type, self.colours = kernel_size // 2, mask, colours
+        self.rows_above = self.half if above else 0
         self.in_group, self.out_group = in_channels // colours, out_channels // colours
-        visible = torch.ones(out_channels, in_channels, self.half + 1, kernel_size)
-        visible[:, :, self.half, self.half + 1 :] = 0
+        self.ahead = self.half if above else 0  # columns to the right, of the rows above alone
+        visible = torch.ones(out_channels, in_channels, self.rows_above + 1, self.half + 1 + self.ahead)
+        visible[:, :, -1, self.half + 1 :] = 0
         out_colour = torch.arange(out_channels) // self.out_group
         in_colour = torch.arange(in_channels) // self.in_group
         before = in_colour < out_colour[:, None] if mask == "A" else in_colour <= out_colour[:, None]
-        visible[:, :, self.half, self.half] = before.float()
+        visible[:, :, -1, self.half] = before.float()
         # Derived from the arguments alone, hence not stored with the weights.
         self.register_buffer("mask", visible, persistent=False)
         fan_in = visible.sum((1, 2, 3), keepdim=True).clamp(min=1)
@@ -153,7 +158,7 @@ class MaskedConv2d(nn.Module):
                 cache.put(step.column, step.colour, x)
             return cache.get(step.column, step.colour)
         if self.half:
-            x = F.pad(x, (self.half, self.half, self.half, 0))
+            x = F.pad(x, (self.half, self.ahead, self.rows_above, 0))
         return F.conv2d(x, self.weight * self.mask, self.bias)
 
     def new_cache(self, batch: int, width: int) -> _ConvCache:
@@ -170,30 +175,30 @@ class _ConvCache(LayerCache):
 
     def __init__(self, conv: MaskedConv2d, batch: int, width: int) -> None:
         weight = (conv.weight * conv.mask).detach()
-        half, groups = conv.half, range(conv.colours)
-        self.conv, self.half, self.width = conv, half, width
+        half, rows, groups = conv.half, conv.rows_above, range(conv.colours)
+        self.conv, self.half, self.rows, self.width = conv, half, rows, width
         self.bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach()
-        self.above_weight = weight[:, :, :half]
-        self.left_weights = [weight[:, :, half, tap].T.contiguous() for tap in range(half)]
+        self.above_weight = weight[:, :, :rows]
+        self.left_weights = [weight[:, :, rows, tap].T.contiguous() for tap in range(half)]
         self.inputs_seen = [(colour + (conv.mask_type == "B")) * conv.in_group for colour in groups]
         self.out = [slice(colour * conv.out_group, (colour + 1) * conv.out_group) for colour in groups]
         self.centre_weights = [
-            weight[self.out[colour], : self.inputs_seen[colour], half, half].T.contiguous() for colour in groups
+            weight[self.out[colour], : self.inputs_seen[colour], rows, half].T.contiguous() for colour in groups
         ]
         in_channels, out_channels = weight.shape[1], weight.shape[0]
         # The row so far is position-major: a pixel's inputs are then one contiguous matrix (batch, in).
         self.row = weight.new_zeros(width + half, batch, in_channels)
-        self.above = weight.new_zeros(batch, in_channels, half, width + 2 * half)
+        self.above = weight.new_zeros(batch, in_channels, rows, width + 2 * half)
         self.from_above = self.bias.expand(width, batch, out_channels)
         self.partial = self.from_above[0]
 
     @property
     def nbytes(self) -> int:
-        tensors = [self.row, self.above] + ([self.from_above] if self.half else [])
+        tensors = [self.row, self.above] + ([self.from_above] if self.rows else [])
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def begin_row(self) -> None:
-        if self.half:
+        if self.rows:
             from_above = F.conv2d(self.above, self.above_weight, self.bias)  # (batch, out, 1, width)
             self.from_above = from_above[:, :, 0].permute(2, 0, 1).contiguous()
 
@@ -214,7 +219,7 @@ class _ConvCache(LayerCache):
         return torch.addmm(partial, self.row[column + self.half, :, :seen], self.centre_weights[colour])
 
     def end_row(self) -> None:
-        if not self.half:
+        if not self.rows:
             return
         drawn = self.row[self.half :].permute(1, 2, 0)[:, :, None]  # (batch, in, 1, width)
         drawn = F.pad(drawn, (self.half, self.half))

@@ -1,0 +1,419 @@
+"""Gated PixelCNN: van den Oord, Kalchbrenner, Vinyals, Espeholt, Graves, Kavukcuoglu, *Conditional Image Generation
+with PixelCNN Decoders*, 2016, arXiv 1606.05328.
+
+A PixelCNN without a blind spot: a vertical stack of convolutions sees all rows above a pixel, a horizontal stack sees
+the pixels to its left in its row, and reads the vertical one. Each layer multiplies a tanh by a sigmoid (equation 2),
+and in a conditional model a label shifts both, alike at every position (equation 4). Rows above are wholly past: the
+vertical convolutions need no masks, and in drawing they are computed once for a whole row.
+
+From the paper: the two stacks, the gates, the labels' shifts in every layer, the residual connections of figure 2.
+Departures, all for faster or better training:
+
+- the horizontal stack starts with PixelCNN's 7x7 mask-A layer, which reads three rows above as well;
+- both streams are normalized (root mean square) where a layer reads them, and both are residual;
+- one 1x1 layer reads the gated vertical features, for the vertical stream and for the horizontal gate; in figure 2 the
+  latter reads them before the gate;
+- learned biases for each row and each column, learned features of the levels, two 1x1 layers before the softmax and
+  the optimizer as in `zoo.autoregressive.pixelcnn`; dropout after the gates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.autoregressive.raster import RasterModel, RasterNet, place_biases
+from zoo.errors import DataError
+from zoo.nn.masked import CachedStep, LayerCache, MaskedConv2d, MaskedRMSNorm, residual_gain
+
+# 1 / root mean square of tanh(a) sigmoid(b) for standard normal a and b: what keeps the scale of a stream.
+GATE_GAIN = 2.94
+
+
+def gate(x: Tensor, groups: int = 1) -> Tensor:
+    """Equation 2: (N, 2 h, ...) to tanh of the first half times sigmoid of the second, (N, h, ...), in each group."""
+    x, y = x.unflatten(1, (groups, 2, -1)).unbind(2)
+    return (x.tanh() * y.sigmoid()).flatten(1, 2)
+
+
+class RowsConv2d(nn.Module):
+    """A convolution over a row and those above it, without masks: kernel_size wide, kernel_size // 2 + 1 rows high.
+
+    Args:
+        in_channels, out_channels: of the images.
+        kernel_size: odd.
+        gain: factor on the initial standard deviation 1 / sqrt(number of inputs).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, *, gain: float = 1.0) -> None:
+        super().__init__()
+        self.half = kernel_size // 2
+        weight = torch.randn(out_channels, in_channels, self.half + 1, kernel_size)
+        self.weight = nn.Parameter(weight * gain / math.sqrt(weight[0].numel()))
+
+    def forward(self, x: Tensor, step: CachedStep | None = None) -> Tensor:
+        """(N, in, H, W) to (N, out, H, W); or, once in every row of a cached step, (N, in, 1, W) to (N, out, 1, W)."""
+        half = self.half
+        if half and step is not None:
+            x = step.cache(self).append(F.pad(x, (half, half)))
+        elif half:
+            x = F.pad(x, (half, half, half, 0))
+        return F.conv2d(x, self.weight)
+
+    def new_cache(self, batch: int, width: int) -> _RowsCache:
+        """The memory of this layer for drawing `batch` images of that width."""
+        return _RowsCache(self.weight.new_zeros(batch, self.weight.shape[1], self.half, width + 2 * self.half))
+
+
+class _RowsCache(LayerCache):
+    """Padded inputs of one `RowsConv2d` for the rows above."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows
+
+    @property
+    def nbytes(self) -> int:
+        return self.rows.nbytes
+
+    def append(self, row: Tensor) -> Tensor:
+        """Remember a row; returns it below the rows above it."""
+        rows = torch.cat([self.rows, row], 2)
+        self.rows = rows[:, :, 1:]
+        return rows
+
+
+class Block(nn.Module):
+    """One layer of figure 2: the vertical half, which works on images or rows, and the horizontal half."""
+
+    def __init__(self, channels: int, kernel_size: int, dropout: float, colours: int, gain: float, last: bool) -> None:
+        super().__init__()
+        self.channels, self.colours = channels, colours
+        self.vertical_norm = MaskedRMSNorm(channels)
+        self.vertical = RowsConv2d(channels, 2 * channels, kernel_size)
+        # To the horizontal gate, 2h, and to the vertical stream, h, which nothing reads after the last block.
+        self.feed = RowsConv2d(channels, (2 if last else 3) * channels, gain=GATE_GAIN)
+        with torch.no_grad():
+            self.feed.weight[: 2 * channels] *= math.sqrt(0.5)
+            self.feed.weight[2 * channels :] *= gain
+        self.norm = MaskedRMSNorm(channels, colours)
+        # Half of the variance at the gate comes from here, half from the vertical stack.
+        self.row = MaskedConv2d(
+            channels, 2 * channels, kernel_size, above=False, colours=colours, gain=math.sqrt(0.5), bias=False
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.out = MaskedConv2d(channels, channels, colours=colours, gain=GATE_GAIN * gain, bias=False)
+
+    def above(self, v: Tensor, bias: Tensor, step: CachedStep | None = None) -> tuple[Tensor, Tensor]:
+        """The vertical half: its stream (N, h, H, W) and biases (N or 1, 4h, 1, 1) of both gates to the stream after
+        it and what the horizontal gate adds, (N, 2h, H, W). At a cached step H is 1, the row being drawn.
+        """
+        size = 2 * self.channels
+        x = self.feed(self.dropout(gate(self.vertical(self.vertical_norm(v), step) + bias[:, :size])))
+        return (v + x[:, size:] if x.shape[1] > size else v), x[:, :size] + bias[:, size:]
+
+    def forward(self, h: Tensor, from_above: Tensor, step: CachedStep | None = None) -> Tensor:
+        """The horizontal half: its stream (N, h, H, W) and (N, 2h, H, W) from the vertical one to the stream after it.
+
+        At a cached step (N, h / C) and (N, 2h / C) of one position and colour to (N, h / C).
+        """
+        x = self.row(self.norm(h, step), step) + from_above
+        return h + self.out(self.dropout(gate(x, self.colours if step is None else 1)), step)
+
+
+class GatedPixelCNNNet(RasterNet):
+    """Both stacks between the ends of a `RasterNet`, whose stream is the horizontal one."""
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        levels: int,
+        classes: int,
+        channels: int,
+        blocks: int,
+        kernel_size: int,
+        dropout: float,
+        embedding: int,
+    ) -> None:
+        super().__init__(shape, levels, channels, "relu", embedding)
+        colours, height, width = shape
+        self.vertical_first = RowsConv2d(colours * (embedding or 1), channels, 7)
+        self.vertical_row_bias, self.vertical_column_bias = place_biases(channels, height, width)
+        # V of equation 4, of all gates in one table; without labels, their biases.
+        self.gate_bias = nn.Parameter(torch.zeros(max(classes, 1), blocks * 4 * channels))
+        gain = residual_gain(blocks)
+        self.blocks = nn.ModuleList(
+            Block(channels, kernel_size, dropout, self.colours, gain, last=i == blocks - 1) for i in range(blocks)
+        )
+
+    def start(self, x: Tensor, step: CachedStep | None) -> tuple[Tensor, Tensor | None]:
+        """The horizontal stream and, but for a cached step, the vertical one."""
+        h = super().start(x, step)
+        # The image, one row lower: the vertical features of a row see the rows above it alone.
+        return h, None if step is not None else self._vertical_start(F.pad(x[:, :, :-1], (0, 0, 1, 0)))
+
+    def body(
+        self, streams: tuple[Tensor, Tensor | None], step: CachedStep | None = None, label: Tensor | None = None
+    ) -> Tensor:
+        """All blocks: both streams, and labels int64 (N,) of a conditional model, to the horizontal stream."""
+        h, v = streams
+        if step is None:
+            for block, bias in zip(self.blocks, self._biases(label), strict=True):
+                v, from_above = block.above(v, bias)
+                h = block(h, from_above)
+            return h
+        cache = step.cache(self)
+        if cache.from_above is None:
+            cache.from_above = self._above(cache.above, step, label)
+        for block, from_above in zip(self.blocks, cache.from_above, strict=True):
+            h = block(h, from_above[step.column, step.colour], step)
+        return h
+
+    def _vertical_start(self, x: Tensor, step: CachedStep | None = None) -> Tensor:
+        rows = slice(None) if step is None else slice(step.row, step.row + 1)
+        with self.reading(x):
+            v = self.vertical_first(x, step)
+        return v + (self.vertical_row_bias[:, rows, None] + self.vertical_column_bias[:, None, :])
+
+    def _above(self, x: Tensor, step: CachedStep, label: Tensor | None) -> list[Tensor]:
+        """The encoded row above (N, C * F, 1, W) to what each block's horizontal gate adds, (W, C, N, 2h / C)."""
+        v, found = self._vertical_start(x, step), []
+        for block, bias in zip(self.blocks, self._biases(label), strict=True):
+            v, from_above = block.above(v, bias, step)
+            found.append(from_above[:, :, 0].unflatten(1, (self.colours, -1)).permute(3, 1, 0, 2).contiguous())
+        return found
+
+    def _biases(self, label: Tensor | None) -> tuple[Tensor, ...]:
+        """For each block (N or 1, 4h, 1, 1)."""
+        bias = self.gate_bias if label is None else F.embedding(label, self.gate_bias)
+        return bias[:, :, None, None].chunk(len(self.blocks), 1)
+
+    def new_cache(self, batch: int, width: int) -> _AboveCache:
+        """The memory of the vertical stack beside that of its layers."""
+        return _AboveCache(self.gate_bias.new_zeros(batch, self.first.weight.shape[1], 1, width))
+
+    def remember(self, value: Tensor, step: CachedStep) -> None:
+        """Give both first layers the value (N,) of the sub-pixel at this step, once it is drawn."""
+        encoded = self.encode(value, step.colour)
+        self.first.remember(encoded, step)
+        size = encoded.shape[1]
+        step.cache(self).row[:, step.colour * size : (step.colour + 1) * size, 0, step.column] = encoded
+
+
+class _AboveCache(LayerCache):
+    """The encoded row being drawn, the one above it, and what the blocks take from the vertical stack in this row."""
+
+    def __init__(self, row: Tensor) -> None:
+        self.row, self.above, self.from_above = row, torch.zeros_like(row), None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in (self.row, self.above, *(self.from_above or ())))
+
+    def begin_row(self) -> None:
+        self.from_above = None  # made by the first step of the row, which knows the labels
+
+    def end_row(self) -> None:
+        self.row, self.above = self.above, self.row
+
+
+class GatedPixelCNN(RasterModel):
+    """Gated PixelCNN, unconditional or conditioned on labels, with exact likelihood.
+
+    Args:
+        shape: (C, H, W) of the images.
+        levels: number of values of a sub-pixel: 256 for 8-bit images, 2 for binary ones.
+        classes: number of labels to condition on, those of the data; 0 for an unconditional model.
+        channels: h, the channels of both streams; a multiple of C.
+        blocks: number of layers with a gate in each stack.
+        kernel_size: k, odd; the vertical kernels are k wide and k // 2 + 1 rows high, the horizontal ones reach k // 2
+            pixels to the left.
+        dropout: probability of dropping a gated feature while training.
+        embedding: number of learned features of a level, at the input and at the logits; 0 for the paper's plain
+            value and softmax. Not for binary images.
+        optimizer: "adamw" or "muon" (see `GenerativeModel.configure_optimizers`).
+        lr: its peak learning rate.
+        warmup: optimizer steps of linear warm-up.
+        weight_decay: of the weights and of the table of labels.
+
+    Example:
+        >>> model = GatedPixelCNN(shape=[1, 8, 8], levels=17, classes=10)
+        >>> x = model.sample(4, label=3, seed=0)    # uint8 (4, 1, 8, 8)
+        >>> model.log_prob(x, label=3)              # (4,) nats, log p(x | label)
+        >>> model.log_prob(x)                       # (4,) nats, log p(x)
+    """
+
+    def __init__(
+        self,
+        shape: list[int] = [1, 8, 8],  # noqa: B006  a plain JSON value, never changed
+        levels: int = 17,
+        classes: int = 0,
+        channels: int = 32,
+        blocks: int = 4,
+        kernel_size: int = 3,
+        dropout: float = 0.0,
+        embedding: int = 0,
+        optimizer: str = "adamw",
+        lr: float = 1e-3,
+        warmup: int = 100,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(shape, levels, classes)
+        self.check_network(channels, "relu", embedding)
+        if classes < 0:
+            raise DataError(f"classes must be 0 or the number of labels, not {classes}.")
+        if blocks < 1 or kernel_size < 1 or kernel_size % 2 == 0:
+            raise DataError(f"blocks must be positive and kernel_size odd, not {blocks} and {kernel_size}.")
+        self.save_hyperparameters()
+        self.net = GatedPixelCNNNet(self.spec.shape, levels, classes, channels, blocks, kernel_size, dropout, embedding)
+
+    @property
+    def protocol(self) -> str:
+        """That the likelihood of a conditional model is the marginal over its labels."""
+        classes = self.spec.classes
+        return f"marginal over {classes} equally likely classes" if classes else ""
+
+    # -- likelihood -----------------------------------------------------------------------------------------------
+
+    def log_prob(self, x: Tensor, label: int | Sequence[int] | Tensor | None = None) -> Tensor:
+        """log p(x | label), exact: images uint8 (N, C, H, W) to (N,) nats.
+
+        Without a label a conditional model gives log p(x) = log (1/K) sum_y p(x | y), exact where the K labels are
+        equally likely; it takes a pass for each label.
+
+        Args:
+            x: images.
+            label: an integer 0..classes-1, or N of them (int64 (N,) as tensor).
+
+        Raises:
+            DataError: where images or labels do not fit.
+        """
+        self.spec.check(x, values=not self.training)
+        if label is not None or not self.spec.classes:
+            # As for the images: on a GPU the values of a training batch are looked at once an epoch, by the step.
+            values = not (self.training and x.is_cuda)
+            return self.net(x, label=self._labels(label, len(x), values)).flatten(1).sum(1)
+        return self._each_label(x, torch.ones_like(x)).logsumexp(1) - math.log(self.spec.classes)
+
+    def _each_label(self, x: Tensor, counted: Tensor) -> Tensor:
+        """(N, classes): log p of the sub-pixels of `x` that are `counted`, given those before them and each label."""
+        labels = torch.arange(self.spec.classes, device=x.device)
+        return torch.stack([(self.net(x, label=y.expand(len(x))) * counted).flatten(1).sum(1) for y in labels], 1)
+
+    def _labels(self, label: int | Sequence[int] | Tensor | None, n: int, values: bool = True) -> Tensor | None:
+        """The labels of `n` images, int64 (n,) on the model's device; `values=False` does not look at tensors'."""
+        classes = self.spec.classes
+        if label is None:
+            return None
+        if not classes:
+            raise DataError("The model was made without classes: leave out the label.")
+        try:
+            given = torch.as_tensor(label)
+        except (TypeError, ValueError, RuntimeError):
+            kind = type(label).__name__
+            raise DataError(f"label must be an integer, or {n} integers 0..{classes - 1}, not {kind}.") from None
+        if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+            raise DataError(f"label must be of integers 0..{classes - 1}, not of {given.dtype}.")
+        if given.shape not in ((), (n,)):
+            raise DataError(f"label has shape {tuple(given.shape)}; give one integer, or {n} for {n} images.")
+        if values and given.numel() and (int(given.min()) < 0 or int(given.max()) >= classes):
+            span = f"{int(given.min())}..{int(given.max())}" if given.ndim else f"{int(given)}"
+            raise DataError(f"label is {span}; this model takes 0..{classes - 1}.")
+        return given.to(self.device, torch.int64).expand(n)
+
+    # -- training -------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Refuse data that the model was not made for, and to train a conditional model on other labels."""
+        super().setup(stage)
+        data, classes = getattr(self._trainer, "datamodule", None), self.spec.classes
+        spec = getattr(data, "spec", None)
+        if stage == "fit" and classes and spec is not None and spec.classes != classes:
+            raise DataError(
+                f"{type(data).__name__} has {spec.classes} classes, but the model is conditioned on {classes}: set "
+                f"model.init_args.classes to the data's, or to 0 for an unconditional model."
+            )
+
+    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
+        """Mean loss of a batch (x, labels), given the labels; those of validation and test are marginal."""
+        x, label = batch
+        if not self.spec.classes:
+            return super().training_step(batch, batch_idx)
+        if batch_idx == 0:
+            self._labels(label, len(x))
+        loss = self.loss(x, label=label).mean()
+        self.log(f"train_{self.metric}", loss, prog_bar=True)
+        return loss
+
+    # -- drawing --------------------------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        n: int,
+        *,
+        label: int | Sequence[int] | Tensor | None = None,
+        seed: int | None = None,
+        cached: bool = True,
+    ) -> Tensor:
+        """Draw `n` images, uint8 (n, C, H, W).
+
+        Args:
+            n: number of images.
+            label: an integer 0..classes-1, or n of them; without, a conditional model draws one for each image.
+            seed: the same seed gives the same images, and leaves the global random state as it was.
+            cached: remember the activations of earlier pixels; False runs the whole network for each sub-pixel. Both
+                draw the same images.
+
+        Raises:
+            DataError: where the labels do not fit.
+        """
+        x, known = self._blank(n)
+        return self._draw_labelled(x, known, label, seed, cached)
+
+    def complete(
+        self,
+        x: Tensor,
+        known: Tensor,
+        *,
+        label: int | Sequence[int] | Tensor | None = None,
+        seed: int | None = None,
+        cached: bool = True,
+    ) -> Tensor:
+        """Draw the unknown pixels of images, as `RasterModel.complete` does.
+
+        Args:
+            x: images, uint8 (N, C, H, W).
+            known: boolean, broadcastable to (N, C, H, W), True at the pixels to keep.
+            label, seed, cached: as in `sample`; without a label a conditional model draws one for each image from
+                p(label | known pixels), so that completions of a prefix remain exact draws.
+
+        Returns:
+            uint8 (N, C, H, W), equal to `x` where `known`.
+        """
+        known = self.check_known(x, known)
+        return self._draw_labelled(torch.where(known, x, 0), known, label, seed, cached)
+
+    def _draw_labelled(self, x: Tensor, known: Tensor, label: Any, seed: int | None, cached: bool) -> Tensor:
+        label = self._labels(label, len(x))
+        if label is None and self.spec.classes:
+            if seed is None:
+                seed = self.generator(None).initial_seed()
+            label = self._draw_labels(x, known, seed)
+        return self._draw(x, known, seed, cached, label=label)
+
+    @torch.no_grad()
+    def _draw_labels(self, x: Tensor, known: Tensor, seed: int) -> Tensor:
+        """Labels int64 (N,) from p(label | known pixels), where these are a prefix of the raster order."""
+        log_weights = torch.zeros(len(x), self.spec.classes, dtype=torch.float64)
+        if known.any():
+            with self.drawing(cached=False):
+                log_weights = self._each_label(x.to(self.device), known.to(self.device)).double().cpu()
+        generator = self.generator(seed)
+        # Those numbers of the seed are the pixels', of which the labels must be independent.
+        torch.rand(x.shape, generator=generator, dtype=torch.float64)
+        uniform = torch.rand(len(x), 1, generator=generator, dtype=torch.float64)
+        return (log_weights.softmax(1).cumsum(1)[:, :-1] <= uniform).sum(1).to(self.device)

@@ -1,0 +1,464 @@
+"""PixelCNN++: Salimans, Karpathy, Chen, Kingma, *PixelCNN++: Improving the PixelCNN with Discretized Logistic Mixture
+Likelihood and Other Modifications*, 2017, arXiv 1701.05517; with the causal attention of PixelSNAIL: Chen, Mishra,
+Rohaninejad, Abbeel, *PixelSNAIL: An Improved Autoregressive Generative Model*, 2017, arXiv 1712.09763.
+
+The network conditions on whole pixels (section 2.2): the features of a pixel depend on all colours of the pixels before
+it, so no weight is masked for the sake of colours, and drawing runs the network once a pixel. The head then gives the
+colours of the pixel one after the other: a mixture of discretized logistics, the means of green and blue linear in the
+colours before them (equations 1 to 3), or a softmax. Between residual blocks of convolutions, attention to all pixels
+before gives the features of a pixel an unbounded view (PixelSNAIL, section 2).
+
+Departures, all for faster or better training:
+
+- one stack of masked convolutions in place of two shifted ones, and neither down- nor up-sampling nor the long
+  connections around them: attention reaches what lies far away, or in the blind spot of masked convolutions;
+- blocks normalize their input (root mean square) and narrow it to half its channels for the kxk convolution; `gated`
+  gives them the papers' gates, plain GELUs are the default; no weight normalization;
+- the places of pixels enter as learned biases of rows and columns, and as rotary angles in attention; PixelSNAIL
+  appends coordinates; keys are made from features alone, without the image;
+- `head: softmax` gives each colour 256 logits, from the features and the colours before by a small network of 1x1
+  layers; it does not assume that neighbouring values are alike, and serves binary images;
+- the mass of each value is computed without cancellation, so that no approximation for small masses is needed;
+- AdamW or Muon with a cosine schedule.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.autoregressive.raster import ACTIVATIONS, RasterModel, RasterNet, place_biases
+from zoo.errors import DataError
+from zoo.nn.attention import CausalAttention
+from zoo.nn.levels import LevelFeatures
+from zoo.nn.masked import CachedStep, MaskedConv2d, MaskedRMSNorm, residual_gain
+
+HEADS = ("logistic", "softmax")
+
+
+class Block(nn.Module):
+    """Residual block: 2h channels to h, a kxk masked convolution, and back to 2h, through a gate where `gated`."""
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int,
+        dropout: float,
+        activation: str,
+        *,
+        gated: bool = False,
+        colours: int = 1,
+        gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.activation, self.gated = ACTIVATIONS[activation], gated
+        self.norm = MaskedRMSNorm(2 * channels, colours)
+        self.reduce = MaskedConv2d(2 * channels, channels, colours=colours)
+        self.conv = MaskedConv2d(channels, channels, kernel_size, colours=colours)
+        self.dropout = nn.Dropout(dropout)
+        # The stream it is added to has 2h channels in float32: a bias here is costly to train, and adds nothing.
+        self.expand = MaskedConv2d(channels, 2 * channels, colours=colours, gain=gain, bias=False)
+        self.gate = MaskedConv2d(channels, 2 * channels, colours=colours) if gated else None
+
+    def forward(self, x: Tensor, step: CachedStep | None = None) -> Tensor:
+        """(N, 2h, H, W) to the same; or, at a cached step, (N, 2h / C) to the same."""
+        h = self.reduce(self.activation(self.norm(x, step)), step)
+        h = self.conv(self.activation(h), step)
+        h = self.dropout(self.activation(h))
+        if self.gate is None:
+            return x + self.expand(h, step)
+        return x + self.expand(h, step) * torch.sigmoid(self.gate(h, step))
+
+
+class AttentionBlock(nn.Module):
+    """Residual attention of each pixel to the features of itself and of all pixels before it."""
+
+    def __init__(self, stream: int, heads: int, size: int, height: int, width: int, dropout: float, gain: float):
+        super().__init__()
+        self.norm = MaskedRMSNorm(stream)
+        self.attention = CausalAttention(
+            stream, stream, height, width, heads=heads, size=size, dropout=dropout, gain=gain
+        )
+
+    def forward(self, x: Tensor, step: CachedStep | None = None) -> Tensor:
+        """(N, stream, H, W) to the same; or, at a cached step, (N, stream) to the same."""
+        return x + self.attention(self.norm(x, step), step)
+
+
+def log_bin(value: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:
+    """Log of the mass that a logistic gives to a value 0..levels-1, in nats (equation 2).
+
+    A value has the interval of half a level around it, the lowest and the highest all that is beyond. With b and a the
+    ends in units of the scale, sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)): in this form
+    nothing cancels, however small the mass.
+
+    Args:
+        value, mean, log_scale: in levels, broadcastable to one another.
+        levels: number of values.
+    """
+    inverse = torch.exp(-log_scale)
+    # Halves are exact: the upper end of a value is, bit for bit, the lower end of the next.
+    below = F.logsigmoid((value + 0.5 - mean) * inverse)
+    above = F.logsigmoid((mean - (value - 0.5)) * inverse)
+    inside = below + above + torch.log(-torch.expm1(-inverse))
+    return torch.where(value < 0.5, below, torch.where(value > levels - 1.5, above, inside))
+
+
+class LogisticHead(nn.Module):
+    """The colours of a pixel as a mixture of logistics: one component for all colours, with means that follow them.
+
+    What the body gives it, `parameters`, are for each component a logit, for each colour a mean and a log-scale, and
+    for each pair of colours a coefficient: (N, mixtures * (1 + 2 C + C (C - 1) / 2), H, W) in float32.
+
+    Args:
+        shape: (C, H, W) of the images.
+        levels: number of values of a sub-pixel.
+        stream: channels of the body.
+        mixtures: number of components.
+        activation: "relu" or "gelu".
+        embedding: number of features of a level at the input; one of them is the level itself. 0 for this one alone.
+    """
+
+    # One step of the optimizer moves a mean by as many units as it moves a logit. The scales are some hundredths of the
+    # range: with the range as the unit, steps that are right for logits would throw the means about.
+    unit = 0.3
+
+    def __init__(
+        self, shape: tuple[int, ...], levels: int, stream: int, mixtures: int, activation: str, embedding: int
+    ) -> None:
+        super().__init__()
+        self.colours, self.levels, self.mixtures = shape[0], levels, mixtures
+        self.features = embedding or 1
+        self.activation = ACTIVATIONS[activation]
+        self.embed = LevelFeatures(self.colours, levels, embedding - 1) if embedding else None
+        self.pairs = [(c, d) for c in range(self.colours) for d in range(c)]
+        self.sizes = [mixtures, mixtures * self.colours, mixtures * self.colours, mixtures * len(self.pairs)]
+        self.norm = MaskedRMSNorm(stream)
+        self.hidden = MaskedConv2d(stream, stream)
+        self.head = MaskedConv2d(stream, sum(self.sizes), gain=0.1)
+        with torch.no_grad():
+            # The components start side by side and cover the range together.
+            _, means, log_scales, _ = self.head.bias.split(self.sizes)
+            means.copy_(torch.linspace(-0.9, 0.9, mixtures).repeat(self.colours) / self.unit)
+            log_scales.fill_(-2.0)
+
+    def encode(self, x: Tensor, colour: int | None = None) -> Tensor:
+        """What the first layer reads: integers (N, C, H, W) to (N, C * F, H, W); of one `colour`, (N,) to (N, F).
+
+        The first of the F features is the level, scaled to [-1, 1].
+        """
+        scaled = x.float() * (2.0 / (self.levels - 1)) - 1.0
+        if colour is not None:
+            scaled = scaled[:, None]
+            return scaled if self.embed is None else torch.cat([scaled, self.embed.table[colour][x.long()]], 1)
+        if self.embed is None:
+            return scaled
+        embedded = self.embed(x).unflatten(1, (self.colours, -1))
+        return torch.cat([scaled[:, :, None], embedded], 2).flatten(1, 2)
+
+    def parameters_of(self, h: Tensor, step: CachedStep | None = None) -> Tensor:
+        """The stream (N, stream, H, W) to the parameters (N, P, H, W); at a cached step without H and W."""
+        h = self.activation(self.hidden(self.activation(self.norm(h, step)), step))
+        with torch.autocast(h.device.type, enabled=False):
+            return self.head(h.float(), step)
+
+    def log_prob(self, x: Tensor, encoded: Tensor, parameters: Tensor) -> Tensor:
+        """Log p in nats (N, C, H, W) of integers (N, C, H, W), from the parameters of their pixels."""
+        with torch.autocast(x.device.type, enabled=False):
+            level = x.permute(0, 2, 3, 1).float()
+            weights, means, log_scales = self._mixture(parameters.permute(0, 2, 3, 1), level)
+            each = log_bin(level[..., None], means, log_scales, self.levels)
+            total = [torch.zeros_like(level[..., 0])]
+            for colour in range(self.colours):
+                weights = weights + each[..., colour, :]
+                total.append(weights.logsumexp(-1))
+            return torch.stack([after - before for before, after in pairwise(total)], 1)
+
+    def logits(self, encoded: Tensor, step: CachedStep | None = None, *, parameters: Tensor) -> Tensor:
+        """Log p of all K = levels values, in nats: encoded images (N, C * F, H, W) to (N, C, K, H, W).
+
+        At a cached step, the parameters (N, P) and what the step remembers of the colours before, to (N, K).
+        """
+        if step is not None:
+            before = [value[:, 0] for value in step.pixel]
+            after = [torch.zeros_like(parameters[:, 0])] * (self.colours - len(before))
+            return self._table(parameters, torch.stack(before + after, -1), step.colour)
+        parameters = parameters.permute(0, 2, 3, 1)
+        scaled = encoded[:, :: self.features].permute(0, 2, 3, 1)
+        tables = [self._table(parameters, scaled, colour) for colour in range(self.colours)]
+        return torch.stack(tables, 1).permute(0, 1, 4, 2, 3)
+
+    def _table(self, parameters: Tensor, scaled: Tensor, colour: int) -> Tensor:
+        """Log p of all values of a colour (..., K), from parameters (..., P) and scaled levels (..., C)."""
+        level = (scaled + 1.0) * (0.5 * (self.levels - 1))
+        weights, means, log_scales = self._mixture(parameters, level)
+        each = log_bin(level[..., None], means, log_scales, self.levels)
+        for before in range(colour):  # the component is more likely one that gave the colours before
+            weights = weights + each[..., before, :]
+        values = torch.arange(self.levels, device=level.device, dtype=level.dtype)[:, None]
+        each = log_bin(values, means[..., colour, None, :], log_scales[..., colour, None, :], self.levels)
+        return (weights[..., None, :] + each).logsumexp(-1)
+
+    def _mixture(self, parameters: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Parameters (..., P) and levels (..., C) to log-weights (..., M), means and log-scales in levels (..., C, M).
+
+        Of the levels, a mean takes those of the colours before it (equation 3).
+        """
+        half = 0.5 * (self.levels - 1)
+        weights, means, log_scales, coefficients = parameters.split(self.sizes, -1)
+        scaled = level / half - 1.0
+        means = list((means * self.unit).unflatten(-1, (self.colours, -1)).unbind(-2))
+        coefficients = torch.tanh(coefficients).split(self.mixtures, -1)
+        for (colour, before), coefficient in zip(self.pairs, coefficients, strict=False):
+            means[colour] = means[colour] + coefficient * scaled[..., before, None]
+        # The paper's lower bound; the upper keeps the mass of a value above zero.
+        log_scales = log_scales.unflatten(-1, (self.colours, -1)).clamp(-7.0, 7.0) + math.log(half)
+        return weights.log_softmax(-1), (torch.stack(means, -2) + 1.0) * half, log_scales
+
+    def remember(self, value: Tensor, step: CachedStep) -> None:
+        """Nothing: the step remembers the colours of the pixel."""
+
+
+class SoftmaxHead(RasterNet):
+    """The colours of a pixel as a softmax for each: a `RasterNet` of 1x1 layers, given the features of the pixel.
+
+    What the body gives it, `parameters`, is added to the stream of each colour: (N, C * width, H, W).
+
+    Args:
+        shape: (C, H, W) of the images.
+        levels: number of values of a sub-pixel.
+        stream: channels of the body.
+        width: channels of a colour, even.
+        dropout: probability of dropping an activation while training.
+        activation: "relu" or "gelu".
+        embedding: number of learned features of a level, at the input and at the logits; 0 for none.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        levels: int,
+        stream: int,
+        width: int,
+        dropout: float,
+        activation: str,
+        embedding: int,
+    ) -> None:
+        total = shape[0] * width
+        super().__init__(shape, levels, total, activation, embedding, first_kernel=1)
+        self.features, self.size = embedding or 1, width
+        self.body_norm = MaskedRMSNorm(stream)
+        self.spread = MaskedConv2d(stream, total)
+        self.mix = Block(total // 2, 1, dropout, activation, colours=self.colours)
+
+    def parameters_of(self, h: Tensor, step: CachedStep | None = None) -> Tensor:
+        """The stream (N, stream, H, W) to the parameters (N, P, H, W); at a cached step without H and W."""
+        return self.spread(self.activation(self.body_norm(h, step)), step)
+
+    def log_prob(self, x: Tensor, encoded: Tensor, parameters: Tensor) -> Tensor:
+        """Log p in nats (N, C, H, W) of integers (N, C, H, W), encoded, from the parameters of their pixels."""
+        return self.log_likelihood(self.logits(encoded, parameters=parameters), x)
+
+    def body(self, h: Tensor, step: CachedStep | None = None, *, parameters: Tensor) -> Tensor:
+        """One residual block, on the features of the pixel and the colours before."""
+        if step is not None:
+            parameters = parameters[:, step.colour * self.size : (step.colour + 1) * self.size]
+        return self.mix(h + parameters, step)
+
+
+class PixelStep(CachedStep):
+    """A step that also remembers the head's parameters of a pixel, and its colours so far, encoded.
+
+    When a pixel begins, these are still the colours of the one before it: zeros for the first.
+    """
+
+    parameters: Tensor
+    pixel: list[Tensor]
+
+
+class PixelCNNPPNet(nn.Module):
+    """Images to the log-probability of each sub-pixel given those before it; in its use a `RasterNet`.
+
+    A 7x7 mask-A convolution over whole pixels and a learned bias for each row and each column start the stream of 2h
+    channels in float32; blocks of convolutions and of attention work on it; the head reads it.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        levels: int,
+        channels: int,
+        blocks: int,
+        kernel_size: int,
+        heads: int,
+        attention_every: int,
+        head: str,
+        mixtures: int,
+        dropout: float,
+        activation: str,
+        gated: bool,
+        embedding: int,
+    ) -> None:
+        super().__init__()
+        (colours, height, width), stream = shape, 2 * channels
+        self.colours, self.width = colours, width
+        if head == "logistic":
+            self.head = LogisticHead(shape, levels, stream, mixtures, activation, embedding)
+        else:
+            self.head = SoftmaxHead(shape, levels, stream, 2 * max(1, channels // 2), dropout, activation, embedding)
+        self.first = MaskedConv2d(colours * self.head.features, stream, 7, mask="A", bias=False)
+        self.row_bias, self.column_bias = place_biases(stream, height, width)
+        attentions = blocks // attention_every if attention_every else 0
+        # A pixel of the last column is in no window of the pixels that follow it. Attention finds it at the next one.
+        self.previous = MaskedConv2d(self.first.in_group, stream, bias=False) if attentions else None
+        gain = residual_gain(blocks + attentions)
+        self.blocks = nn.ModuleList()
+        for i in range(1, blocks + 1):
+            self.blocks.append(Block(channels, kernel_size, dropout, activation, gated=gated, gain=gain))
+            if attention_every and i % attention_every == 0:
+                self.blocks.append(AttentionBlock(stream, heads, channels // heads, height, width, dropout, gain))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Integers (N, C, H, W) to log p of each, in nats, (N, C, H, W)."""
+        encoded = self.encode(x)
+        return self.head.log_prob(x, encoded, self.parameters_of(encoded))
+
+    def encode(self, x: Tensor, colour: int | None = None) -> Tensor:
+        """What the first layer and the head read: integers (N, C, H, W) to (N, C * F, H, W); of a colour, (N, F)."""
+        return self.head.encode(x, colour)
+
+    def parameters_of(self, encoded: Tensor, step: CachedStep | None = None) -> Tensor:
+        """The body: encoded images (N, C * F, H, W) to the head's parameters (N, P, H, W); at a step, (N, P)."""
+        kind = encoded.device.type
+        # A scaled image stays in float32: a 16-bit value is no finer than a level. An embedding has fine features.
+        with torch.autocast(kind, enabled=self.head.embed is not None and torch.is_autocast_enabled(kind)):
+            h = self.first(encoded, step)
+            if self.previous is not None:
+                h = h + self.previous(self._shifted(encoded, step), step)
+        if step is None:
+            h = h + (self.row_bias[:, :, None] + self.column_bias[:, None, :])
+        else:
+            h = h + self.row_bias[:, step.row] + self.column_bias[:, step.column]
+        for block in self.blocks:
+            h = block(h, step)
+        return self.head.parameters_of(h, step)
+
+    @staticmethod
+    def _shifted(encoded: Tensor, step: PixelStep | None) -> Tensor:
+        """At each pixel the one before it in raster order, and zeros at the first: (N, C * F, H, W), or (N, C * F)."""
+        if step is None:
+            return F.pad(encoded.flatten(2), (1, 0))[:, :, :-1].unflatten(2, encoded.shape[2:])
+        return torch.cat(step.pixel, 1)
+
+    def logits(self, encoded: Tensor, step: PixelStep | None = None) -> Tensor:
+        """Encoded images (N, C * F, H, W) to logits (N, C, K, H, W); at a cached step to (N, K).
+
+        K is the number of levels, or 1 for binary images: the logit of a one.
+        """
+        if step is None:
+            return self.head.logits(encoded, parameters=self.parameters_of(encoded))
+        if step.colour == 0:  # once a pixel: the layers of the body have one group of channels
+            step.parameters = self.parameters_of(encoded, step)
+            step.pixel = []
+        return self.head.logits(encoded, step, parameters=step.parameters)
+
+    def begin(self, batch: int) -> PixelStep:
+        """The memory for drawing `batch` images."""
+        step = PixelStep(batch, self.width)
+        step.pixel = [self.row_bias.new_zeros(batch, self.first.in_group)]
+        return step
+
+    def remember(self, value: Tensor, step: PixelStep) -> None:
+        """Give the head the value (N,) of the sub-pixel at this step and, with the last colour, the body the pixel."""
+        step.pixel.append(self.encode(value, step.colour))
+        self.head.remember(value, step)
+        if step.colour == self.colours - 1:
+            step.cache(self.first).put(step.column, 0, torch.cat(step.pixel, 1))
+
+
+class PixelCNNPP(RasterModel):
+    """PixelCNN++, a masked convolutional network over whole pixels, with causal attention and exact likelihood.
+
+    Args:
+        shape: (C, H, W) of the images.
+        levels: number of values of a sub-pixel: 256 for 8-bit images, 2 for binary ones.
+        channels: h, the channels of the kxk convolutions and of attention.
+        blocks: number of residual blocks of convolutions.
+        kernel_size: k, odd.
+        heads: of attention; h must be a multiple of 4 times as many.
+        attention_every: an attention follows every so many blocks; 0 for none.
+        head: "logistic", a mixture of discretized logistics, or "softmax", over all levels.
+        mixtures: number of logistics.
+        dropout: probability of dropping an activation inside a block or an attention while training.
+        activation: "relu" or "gelu".
+        gated: whether blocks end with a gate, as the papers' do.
+        embedding: number of learned features of a level at the input (and at the logits of a softmax); 0 for its
+            plain value. Not for binary images.
+        optimizer: "adamw" or "muon" (see `GenerativeModel.configure_optimizers`).
+        lr: its peak learning rate.
+        warmup: optimizer steps of linear warm-up.
+        weight_decay: of the weights, not of the biases.
+
+    Example:
+        >>> model = PixelCNNPP(shape=[1, 8, 8], levels=17)
+        >>> x = model.sample(4, seed=0)     # uint8 (4, 1, 8, 8)
+        >>> model.log_prob(x)               # (4,) nats
+    """
+
+    def __init__(
+        self,
+        shape: list[int] = [1, 8, 8],  # noqa: B006  a plain JSON value, never changed
+        levels: int = 17,
+        channels: int = 32,
+        blocks: int = 4,
+        kernel_size: int = 3,
+        heads: int = 2,
+        attention_every: int = 2,
+        head: str = "logistic",
+        mixtures: int = 10,
+        dropout: float = 0.0,
+        activation: str = "gelu",
+        gated: bool = False,
+        embedding: int = 0,
+        optimizer: str = "adamw",
+        lr: float = 1e-3,
+        warmup: int = 100,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(shape, levels)
+        if channels < 1:
+            raise DataError(f"channels must be positive, not {channels}.")
+        self.check_network(self.spec.shape[0], activation, embedding)
+        if blocks < 1 or kernel_size < 1 or kernel_size % 2 == 0:
+            raise DataError(f"blocks must be positive and kernel_size odd, not {blocks} and {kernel_size}.")
+        if not 0 <= attention_every <= blocks:
+            raise DataError(f"attention_every must be 0, for none, to {blocks}, the blocks, not {attention_every}.")
+        if attention_every and (heads < 1 or channels % (4 * heads)):
+            raise DataError(f"channels must be a multiple of 4 times the heads, not {channels} with {heads} heads.")
+        if head not in HEADS:
+            raise DataError(f"head must be one of {', '.join(HEADS)}, not {head!r}.")
+        if head == "logistic" and (levels == 2 or mixtures < 1):
+            raise DataError(
+                f"A logistic head takes more than 2 levels and at least 1 of mixtures, not {levels} and {mixtures}: "
+                "for binary images set head to softmax."
+            )
+        self.save_hyperparameters()
+        self.net = PixelCNNPPNet(
+            self.spec.shape,
+            levels,
+            channels,
+            blocks,
+            kernel_size,
+            heads,
+            attention_every,
+            head,
+            mixtures,
+            dropout,
+            activation,
+            gated,
+            embedding,
+        )
