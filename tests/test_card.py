@@ -157,6 +157,8 @@ def test_headline_prefers_the_papers_metric_and_exact_over_bound():
     bound, fid = {**RESULT, "kind": "bound"}, {**RESULT, "metric": "fid", "kind": "estimate"}
     assert card.headline(changed(results=[fid, bound, RESULT])) == RESULT
     assert card.headline(changed(results=[fid, bound])) == bound
+    tighter = {**bound, "value": bound["value"] - 0.1, "samples": 100}
+    assert card.headline(changed(results=[bound, tighter])) == tighter
     reference = {**CONFIG["reference"], "metric": "fid"}
     assert card.headline(changed(results=[RESULT, fid], reference=reference)) == fid
     assert card.headline(changed(results=[])) is None

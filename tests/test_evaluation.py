@@ -8,8 +8,8 @@ import torch
 from lightning import LightningDataModule
 
 import zoo.data
-from zoo import evaluation
-from zoo.autoregressive import PixelCNN
+from zoo import evaluation, hub
+from zoo.autoregressive import DARN, PixelCNN
 from zoo.data import DataSpec, Digits
 from zoo.errors import CheckpointError, DataError, ZooError
 from zoo.evaluation import evaluate
@@ -148,6 +148,25 @@ def test_a_bound_is_called_one_and_repeats():
     assert result["kind"] == "bound"
     assert evaluate(Bound(), data=Images(), seed=3) == [result]
     assert evaluate(Bound(), data=Images(), seed=4) != [result]
+
+
+def test_a_bound_of_more_samples_says_so_and_a_checkpoint_repeats_its_own(tmp_path):
+    model = DARN(shape=[1, 2, 2], latents=3, width=4)
+    (one,) = evaluate(model, data=Images())
+    (many,) = evaluate(model, data=Images(), samples=20)
+    assert ("samples" in one, many["samples"]) == (False, 20)
+    assert many["protocol"] == "; ".join(filter(None, (Images().protocol, model.protocol, "20 samples an image")))
+    x = torch.cat([batch[0] for batch in Images().test_dataloader()])
+    batches = zip(x.split(100), (0, 100, 200), strict=True)
+    expected = torch.cat([model.elbo(part, samples=20, seed=first) for part, first in batches])
+    assert many["value"] == pytest.approx(-expected.mean().item(), rel=1e-6)
+    folder = hub.save(model, tmp_path / "darn-images", dtype="float32", results=[one, many])
+    assert evaluate(folder, data=Images()) == [one, many]
+    assert evaluate(folder, data=Images(), samples=20) == [many]
+    with pytest.raises(ZooError, match="samples must be at least 1, not 0"):
+        evaluate(model, data=Images(), samples=0)
+    with pytest.raises(ZooError, match="has an exact likelihood, which takes no samples"):
+        evaluate(Coin(), data=Images(), samples=2)
 
 
 def test_arithmetic_is_plain_float32_and_settings_come_back():

@@ -113,13 +113,13 @@ def unit(metric: str) -> str:
 
 
 def headline(config: Config) -> Mapping[str, Any] | None:
-    """The result that stands for a checkpoint: of a whole split, in the reference's metric, exact first."""
+    """The result that stands for a checkpoint: of a whole split, in the reference's metric, exact or the best bound."""
     metric = (config.get("reference") or {}).get("metric")
     kinds = {"exact": 0, "bound": 1}
     whole = [result for result in config.get("results") or () if not result.get("limit")]
 
-    def order(result: Mapping[str, Any]) -> tuple[bool, int]:
-        return result["metric"] != metric, kinds.get(result.get("kind"), 2)
+    def order(result: Mapping[str, Any]) -> tuple[bool, int, float]:
+        return result["metric"] != metric, kinds.get(result.get("kind"), 2), result["value"]
 
     return min(whole, key=order, default=None)
 

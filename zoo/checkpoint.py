@@ -231,6 +231,8 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
         need(error is None or number(error), f"{field}.standard_error", "a number or null", error)
         n = result.get("n")
         need(integer(n) and n > 0, f"{field}.n", "a positive count", n)
+        samples = result.get("samples", 1)
+        need(integer(samples) and samples > 0, f"{field}.samples", "a positive count", samples)
     notes = config.get("notes", [])
     need(isinstance(notes, list) and all(map(text, notes)), "notes", "a list of strings", notes)
 

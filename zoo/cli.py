@@ -171,6 +171,7 @@ def evaluate(
     device: str | None = None,
     root: Path | None = None,
     revision: str | None = None,
+    samples: int | None = None,
     write: bool = False,
 ) -> None:
     """Recompute a checkpoint's numbers on its test split from the published weights.
@@ -182,6 +183,7 @@ def evaluate(
         device: cpu, cuda or cuda:1; by default the GPU where there is one.
         root: folder of the data sets; by default ZOO_DATA or the user cache.
         revision: branch, tag or commit of the Hub repository.
+        samples: of a bound, draws for each image; more make it tighter. By default those behind the card's numbers.
         write: put the numbers into the folder's config.json and on its card.
     """
     from zoo import card, evaluation, hub
@@ -192,7 +194,7 @@ def evaluate(
     if write:
         _check_own(name, folder)
     config = hub.read_config(folder)
-    results = evaluation.evaluate(folder, limit=limit, batch_size=batch_size, device=device, root=root)
+    results = evaluation.evaluate(folder, limit=limit, batch_size=batch_size, device=device, root=root, samples=samples)
     for result in results:
         print(_report(name, result, config))
     if write:

@@ -45,6 +45,7 @@ def evaluate(
     root: str | Path | None = None,
     split: str = "test",
     seed: int = 0,
+    samples: int | None = None,
 ) -> list[dict[str, Any]]:
     """Measure how likely a model finds held-out data.
 
@@ -58,11 +59,14 @@ def evaluate(
         root: folder of the data sets; by default ZOO_DATA or the user cache.
         split: "test" or "validation".
         seed: of the draws behind a bound; exact numbers have none.
+        samples: draws for each image behind a bound, more for a tighter one; by default those behind each of the
+            checkpoint's own results, else one.
 
     Returns:
         The results in the form that config.json holds: metric ("bits_per_dim" or "nats"), kind ("exact" from
         `log_prob` or "bound" from `elbo`), value (the mean), standard_error (std / sqrt(n); None for one
-        image), n, split, dataset, protocol, and limit, which is true when only a part of the split was used.
+        image), n, split, dataset, protocol, and limit, which is true when only a part of the split was used; of
+        a bound with more than one sample also samples.
 
     Raises:
         ZooError: when the model has no likelihood, the data do not fit it, or a likelihood is not finite.
@@ -73,6 +77,8 @@ def evaluate(
         raise ZooError(f"batch_size must be at least 1, not {batch_size}.")
     if split not in SPLITS:
         raise ZooError(f"There is no split {split!r} to evaluate on; choose one of {', '.join(SPLITS)}.")
+    if samples is not None and samples < 1:
+        raise ZooError(f"samples must be at least 1, not {samples}.")
     model, config = _model(name, device)
     if data is None:
         data = (config or {}).get("data")
@@ -85,8 +91,13 @@ def evaluate(
     if kind is None:
         raise ZooError(f"{type(model).__name__} has neither log_prob nor elbo: it has no likelihood to evaluate.")
 
+    if kind == "exact" and samples is not None:
+        raise ZooError(f"{type(model).__name__} has an exact likelihood, which takes no samples: leave them out.")
+    counts = [samples] if samples else _own_samples(config) if kind == "bound" else [1]
+
     loader = held_out(data, split)
-    values, n, limited = [], 0, False
+    values: dict[int, list[Tensor]] = {count: [] for count in counts}
+    n, limited = 0, False
     was_training = model.training
     model.eval()
     try:
@@ -97,8 +108,10 @@ def evaluate(
                 x = x[: limit - n] if limited else x
                 if len(x):
                     x = x.to(model.device)
-                    log_prob = model.log_prob(x) if kind == "exact" else model.elbo(x, seed=seed + n)
-                    values.append(_finite(log_prob, n))
+                    for count in counts:
+                        exact = kind == "exact"
+                        log_prob = model.log_prob(x) if exact else model.elbo(x, samples=count, seed=seed + n)
+                        values[count].append(_finite(log_prob, n))
                 n += len(x)
                 if limited:
                     break
@@ -107,21 +120,33 @@ def evaluate(
     if not n:
         raise DataError(f"The {split} split of {type(data).__name__} is empty.")
 
-    nats = -torch.cat(values)
-    losses = nats if model.metric == "nats" else nats / (model.spec.dims * math.log(2))
-    return [
-        {
-            "metric": model.metric,
-            "kind": kind,
-            "value": losses.mean().item(),
-            "standard_error": losses.std().item() / math.sqrt(n) if n > 1 else None,
-            "n": n,
-            "split": split,
-            "dataset": type(data).__name__,
-            "protocol": "; ".join(filter(None, (data.protocol, model.protocol))),
-            "limit": limited,
-        }
-    ]
+    results = []
+    for count, found in values.items():
+        nats = -torch.cat(found)
+        losses = nats if model.metric == "nats" else nats / (model.spec.dims * math.log(2))
+        taken = {"samples": count} if count > 1 else {}
+        protocol = (data.protocol, model.protocol, f"{count:,} samples an image" if taken else "")
+        results.append(
+            {
+                "metric": model.metric,
+                "kind": kind,
+                "value": losses.mean().item(),
+                "standard_error": losses.std().item() / math.sqrt(n) if n > 1 else None,
+                "n": n,
+                "split": split,
+                "dataset": type(data).__name__,
+                "protocol": "; ".join(filter(None, protocol)),
+                "limit": limited,
+                **taken,
+            }
+        )
+    return results
+
+
+def _own_samples(config: Mapping[str, Any] | None) -> list[int]:
+    """Numbers of samples behind the bounds that a checkpoint's config.json holds."""
+    bounds = [result for result in (config or {}).get("results") or () if result.get("kind") == "bound"]
+    return sorted({result.get("samples", 1) for result in bounds}) or [1]
 
 
 def merge(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from zoo import hub
 from zoo.errors import CheckpointError
 
 WEIGHTS = "model.safetensors"
+RESULT = {"metric": "nats", "kind": "bound", "value": 1.0, "n": 1, "split": "test", "dataset": "MNIST", "protocol": ""}
 
 
 def refused(folder: Path, *words: str) -> str:
@@ -307,7 +308,7 @@ def test_config_is_utf_8(checkpoint):
         ("weights.dtype", [..., None, "int8", "float8_e4m3fn", 16, "torch.float16", "__class__"]),
         ("weights.parameters", [..., None, -1, 1.5, True, "12"]),
         ("weights.sha256", [..., None, {}, [], "0" * 64]),
-        ("results", [None, {}, [1], [{}], [{"metric": "nats"}]]),
+        ("results", [None, {}, [1], [{}], [{"metric": "nats"}], *([{**RESULT, "samples": n}] for n in (0, "2", 1.5))]),
         ("notes", [None, "note", [1], {}]),
     ],
 )
