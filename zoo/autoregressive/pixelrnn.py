@@ -198,9 +198,13 @@ class LSTMLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.expand = MaskedConv2d(channels, 2 * channels, colours=colours, gain=gain, bias=False)
 
-    def forward(self, x: Tensor, step: CachedStep | None = None) -> Tensor:
-        """(N, 2h, H, W) to the same; or, at a cached step, (N, 2h / C) to the same."""
-        h = self.scan(self.inputs(self.norm(x, step), step), step)
+    def forward(self, x: Tensor, step: CachedStep | None = None, condition: Tensor | None = None) -> Tensor:
+        """(N, 2h, H, W) to the same; or, at a cached step, (N, 2h / C) to the same.
+
+        A `condition` is added to the gates: (N, D * 4h, H, W) with D directions; or (N, D * 4h / C).
+        """
+        gates = self.inputs(self.norm(x, step), step)
+        h = self.scan(gates if condition is None else gates + condition, step)
         return x + self.expand(self.dropout(h), step)
 
 
@@ -227,6 +231,16 @@ class PixelRNNNet(RasterNet):
         for layer in self.layers:
             h = layer(h, step)
         return h
+
+
+def check_layers(layer: str, layers: int, dropout: float) -> None:
+    """Refuse arguments that make no stack of LSTM layers."""
+    if layer not in LAYERS:
+        raise DataError(f"layer must be one of {', '.join(LAYERS)}, not {layer!r}.")
+    if layers < 1:
+        raise DataError(f"layers must be positive, not {layers}.")
+    if not 0 <= dropout < 1:
+        raise DataError(f"dropout must be at least 0 and below 1, not {dropout}.")
 
 
 class PixelRNN(RasterModel):
@@ -270,11 +284,6 @@ class PixelRNN(RasterModel):
     ) -> None:
         super().__init__(shape, levels)
         self.check_network(channels, activation, embedding)
-        if layer not in LAYERS:
-            raise DataError(f"layer must be one of {', '.join(LAYERS)}, not {layer!r}.")
-        if layers < 1:
-            raise DataError(f"layers must be positive, not {layers}.")
-        if not 0 <= dropout < 1:
-            raise DataError(f"dropout must be at least 0 and below 1, not {dropout}.")
+        check_layers(layer, layers, dropout)
         self.save_hyperparameters()
         self.net = PixelRNNNet(self.spec.shape, levels, layer, channels, layers, dropout, activation, embedding)

@@ -230,21 +230,25 @@ class RasterModel(GenerativeModel):
         uniform = torch.rand(x.shape, generator=self.generator(seed), dtype=torch.float64).to(self.device)
         x, known = x.to(self.device, copy=True), known.to(self.device)
         with self.drawing(cached):
-            (self._draw_cached if cached else self._draw_plain)(x, known, uniform, **conditions)
+            self._fill(self.net, x, known, uniform, cached, **conditions)
         return x
 
-    def _draw_plain(self, x: Tensor, known: Tensor, uniform: Tensor, **conditions: Any) -> None:
-        colours, height, width = self.spec.shape
+    def _fill(self, net: RasterNet, x: Tensor, known: Tensor, uniform: Tensor, cached: bool, **conditions: Any) -> None:
+        """Draw what is unknown in the images of a network, in place, by one uniform number for each sub-pixel."""
+        (self._draw_cached if cached else self._draw_plain)(net, x, known, uniform, **conditions)
+
+    def _draw_plain(self, net: RasterNet, x: Tensor, known: Tensor, uniform: Tensor, **conditions: Any) -> None:
+        colours, height, width = x.shape[1:]
         for i in tqdm(range(height), "rows", disable=None, leave=False):
             for j in range(width):
                 for c in range(colours):
-                    logits = self.net.logits(self.net.encode(x), **conditions)[:, c, :, i, j]
+                    logits = net.logits(net.encode(x), **conditions)[:, c, :, i, j]
                     value = self._invert(logits, uniform[:, c, i, j])
                     x[:, c, i, j] = torch.where(known[:, c, i, j], x[:, c, i, j], value)
 
-    def _draw_cached(self, x: Tensor, known: Tensor, uniform: Tensor, **conditions: Any) -> None:
-        colours, height, width = self.spec.shape
-        step = self.net.begin(len(x))
+    def _draw_cached(self, net: RasterNet, x: Tensor, known: Tensor, uniform: Tensor, **conditions: Any) -> None:
+        colours, height, width = x.shape[1:]
+        step = net.begin(len(x))
         unseen = torch.zeros(len(x), 1, device=x.device)  # the first layer does not read the colour being drawn
         for i in tqdm(range(height), "rows", disable=None, leave=False):
             step.begin_row(i)
@@ -252,9 +256,9 @@ class RasterModel(GenerativeModel):
                 step.begin_pixel(j)
                 for c in range(colours):
                     step.colour = c
-                    value = self._invert(self.net.logits(unseen, step, **conditions), uniform[:, c, i, j])
+                    value = self._invert(net.logits(unseen, step, **conditions), uniform[:, c, i, j])
                     x[:, c, i, j] = torch.where(known[:, c, i, j], x[:, c, i, j], value)
-                    self.net.remember(x[:, c, i, j], step)
+                    net.remember(x[:, c, i, j], step)
             step.end_row()
         self.cache_bytes = step.nbytes
 
