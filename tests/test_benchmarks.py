@@ -5,13 +5,18 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
-from zoo.autoregressive import PixelCNN, PixelRNN
+from zoo.autoregressive import DARN, MADE, NADE, EoNADE, GatedPixelCNN, PixelCNN, PixelCNNPP, PixelRNN
+from zoo.autoregressive.raster import RasterModel
+from zoo.mixtures import Uniform
+from zoo.model import GenerativeModel
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,19 +29,81 @@ def benchmark(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -
     return importlib.import_module(request.param)
 
 
-@pytest.mark.parametrize("benchmark", ["sampling"], indirect=True)
-@pytest.mark.parametrize("levels", [2, 17])
-def test_sampling(benchmark: ModuleType, levels: int):
+FAMILIES = {
+    "pixelcnn": lambda: PixelCNN(shape=[1, 4, 4], levels=17, channels=4, blocks=1),
+    "pixelcnn, binary": lambda: PixelCNN(shape=[1, 4, 4], levels=2, channels=4, blocks=1),
+    "gated": lambda: GatedPixelCNN(shape=[1, 4, 4], levels=5, channels=4, blocks=2),
+    "gated, labels": lambda: GatedPixelCNN(shape=[3, 3, 2], levels=5, classes=3, channels=6, blocks=2),
+    "pixelcnnpp": lambda: PixelCNNPP(shape=[3, 3, 2], levels=9, channels=8, blocks=2, heads=1),
+    "pixelcnnpp, softmax": lambda: PixelCNNPP(shape=[1, 4, 4], levels=2, channels=8, blocks=2, heads=1, head="softmax"),
+    "row": lambda: PixelRNN(shape=[3, 3, 2], levels=5, layer="row", channels=6, layers=2),
+    "diagonal": lambda: PixelRNN(shape=[1, 4, 4], levels=2, layer="diagonal", channels=4, layers=2),
+    "nade": lambda: NADE(shape=[1, 4, 4], hidden=8, ordering_seed=1),
+    "eonade": lambda: EoNADE(shape=[1, 4, 4], hidden=8, orderings=3),
+    "made": lambda: MADE(shape=[1, 4, 4], hidden=8, masks=3, ordering_seed=1),
+    "darn": lambda: DARN(shape=[1, 4, 4], latents=5, width=6, layers=2),
+}
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> GenerativeModel:
+    """A tiny model of each family that can sample in both ways, with weights that matter."""
     torch.manual_seed(0)
-    model = PixelCNN(shape=[1, 4, 4], levels=levels, channels=4, blocks=1).eval()
-    seconds, x = benchmark.time_cached(model, 3, seed=5)
-    assert seconds > 0
-    assert x.equal(model.sample(3, seed=5, cached=False))
-    assert benchmark.disagreements(model, x, seed=5) == 0
-    altered = x.clone()
-    altered[0, 0, 3, 3] = (x[0, 0, 3, 3] + 1) % levels  # the last value: none after it changes
-    assert benchmark.disagreements(model, altered, seed=5) == 1
-    assert len(benchmark.time_plain_passes(model, 3, seed=5, passes=4)) == 4
+    return FAMILIES[request.param]().eval()
+
+
+@pytest.mark.parametrize("benchmark", ["sampling"], indirect=True)
+def test_sampling_counts_each_pass(benchmark: ModuleType, family: GenerativeModel):
+    """As many passes as values, by which the time of one is multiplied; the first interval is left out."""
+    assert benchmark.has_both(family)
+    assert len(benchmark.time_plain_passes(family, 3, seed=5, passes=4)) == 4
+    times = benchmark.time_plain_passes(family, 3, seed=5, passes=1000)
+    assert len(times) == family.spec.dims - 2
+    assert min(times) > 0
+    expected = family.sample(3, seed=5)
+    assert family.sample(3, seed=5, cached=False).equal(expected), "the model is as it was"
+
+
+@pytest.mark.parametrize("benchmark", ["sampling"], indirect=True)
+@pytest.mark.parametrize("limit", [0, 1000], ids=["scaled", "in full"])
+def test_sampling_compares_the_values(
+    benchmark: ModuleType, family: GenerativeModel, limit: float, monkeypatch: pytest.MonkeyPatch
+):
+    row = benchmark.compare(family, 3, seed=5, passes=4, limit=limit)
+    assert row["values_otherwise"] == 0
+    whole = limit or isinstance(family, RasterModel)
+    assert row["values"] == family.spec.dims * (3 if whole else 1)
+    assert row["plain_passes_timed"] == (None if limit else 4)
+    assert row["plain_seconds"] >= 0
+    assert (row["cache_bytes"] is not None) == isinstance(family, RasterModel)
+    assert benchmark.line("name", row).endswith(f"0 of {row['values']}")
+
+    sample = family.sample
+
+    def altered(n: int, *, cached: bool, **arguments: Any) -> torch.Tensor:
+        x = sample(n, cached=cached, **arguments)
+        if cached:  # the last value: in raster order none after it changes
+            x[0, -1, -1, -1] = (x[0, -1, -1, -1] + 1) % family.spec.levels
+        return x
+
+    monkeypatch.setattr(family, "sample", altered)
+    row = benchmark.compare(family, 3, seed=5, passes=4, limit=limit)
+    assert row["values_otherwise"] == 1, "it can tell"
+
+
+@pytest.mark.parametrize("benchmark", ["sampling"], indirect=True)
+def test_sampling_takes_all_that_sample_both_ways(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys):
+    models = {"one": FAMILIES["made"](), "two": FAMILIES["diagonal"](), "neither": Uniform(shape=[1, 4, 4])}
+    monkeypatch.setattr(benchmark.zoo, "names", lambda: list(models), raising=False)
+    monkeypatch.setattr(benchmark.zoo, "load", models.get, raising=False)
+    monkeypatch.setattr(sys, "argv", ["sampling.py", "-n", "2", "--threads", "1"])
+    benchmark.main()
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [row["name"] for row in result["results"]] == ["one", "two"]
+    monkeypatch.setattr(sys, "argv", ["sampling.py", "neither"])
+    with pytest.raises(SystemExit):
+        benchmark.main()
+    assert "neither is a Uniform, which samples in one way only" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("benchmark", ["scaling"], indirect=True)
@@ -67,3 +134,71 @@ def test_recurrent(benchmark: ModuleType, layer: str, monkeypatch: pytest.Monkey
     assert result["layer"] == layer
     assert result["gradient_disagreement"] < 0.05
     assert result["scan_images_per_second"] > 0
+
+
+# Of each layer its weights, stored ones only. A weight is in one product forward and two backward, for its own gradient
+# and for its input's; not so the first layer, which reads the image.
+ENDS, FIRST = 8 * 8 + 8 * 1, 8 * (4 * 7)  # hidden and head; rows of the 7x7 kernel at and above the centre
+EXPAND = 4 * 8
+
+
+@pytest.mark.parametrize("benchmark", ["training"], indirect=True)
+@pytest.mark.parametrize(
+    ("build", "layers", "states"),
+    [
+        (lambda **a: PixelCNN(blocks=1, **a), 8 * 4 + 4 * 4 * (2 * 3), 0),
+        # 4 rows of 5 cells; the last product of the gradient, with respect to the states before row 0, is not made.
+        (lambda **a: PixelRNN(layer="row", layers=1, **a), 8 * 16 * 2, 16 * (3 * 4) * 5 * (4 + 4 + 3)),
+        # 8 diagonals of 4 cells, in both directions.
+        (lambda **a: PixelRNN(layer="diagonal", layers=1, **a), 8 * 32, 2 * 16 * (2 * 4) * 4 * (8 + 8 + 7)),
+    ],
+    ids=["pixelcnn", "row", "diagonal"],
+)
+def test_training_flops(benchmark: ModuleType, build: Callable[..., GenerativeModel], layers: int, states: int):
+    model = build(shape=[1, 4, 5], levels=2, channels=4)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    expected = 2 * (20 * (3 * (layers + EXPAND + ENDS) + 2 * FIRST) + states)
+    assert benchmark.flops(model) == expected
+    assert benchmark.flops(model, images=5) == expected
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("benchmark", ["training"], indirect=True)
+def test_training_flops_of_attention(benchmark: ModuleType):
+    """Of L pixels, and channels h: products with keys and with values, L * L * h, masked or not; 4 more backward."""
+    arguments = {"shape": [1, 4, 5], "levels": 4, "channels": 8, "blocks": 1, "heads": 2}
+    with_attention = benchmark.flops(PixelCNNPP(attention_every=1, **arguments))
+    without = benchmark.flops(PixelCNNPP(attention_every=0, **arguments))
+    # Queries, keys, values and what leaves them, from and to a stream of 2h; the layer that reads the pixel before.
+    assert with_attention - without == 2 * (3 * 2 * 20 * 20 * 8 + 3 * 20 * 4 * 8 * 16 + 2 * 20 * 16)
+
+
+@pytest.mark.parametrize("benchmark", ["training"], indirect=True)
+def test_training_flops_of_every_family(benchmark: ModuleType, family: GenerativeModel):
+    """Each weight is in a product forward and in one or two backward: no family has parts that are not counted."""
+    weights = sum(parameter.numel() for parameter in family.parameters() if parameter.ndim > 1)
+    assert benchmark.flops(family) > 4 * weights
+
+
+@pytest.mark.parametrize("benchmark", ["training"], indirect=True)
+def test_training_share(benchmark: ModuleType):
+    assert benchmark.share("NVIDIA H200", 98.9e12) == pytest.approx(0.1)
+    assert benchmark.share("NVIDIA H200 NVL", 98.9e12) is None, "another device"
+    assert benchmark.share("CPU", 1e9) is None
+
+
+@pytest.mark.parametrize("benchmark", ["training"], indirect=True)
+def test_training(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys):
+    recipe = str(ROOT / "recipes/pixelcnn-digits.yaml")
+    tiny = ["--model.channels=4", "--model.blocks=1", "--data.batch_size=8", "--model.optimizer=muon"]
+    quick = ["--warmup", "1", "--steps", "2", "--trainer.accelerator", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["training.py", recipe, *quick, *tiny])
+    benchmark.main()
+    table, last = capsys.readouterr().out.splitlines()[1:]
+    (result,) = json.loads(last)["results"]
+    assert result["recipe"] == "pixelcnn-digits"
+    assert result["images"] == 2 * 8
+    assert result["flops_per_image"] == benchmark.flops(PixelCNN(channels=4, blocks=1))
+    assert result["share_of_bf16_peak"] is None
+    assert table.endswith(" -")
