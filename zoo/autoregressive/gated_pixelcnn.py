@@ -10,7 +10,8 @@ From the paper: the two stacks, the gates, the labels' shifts in every layer, th
 Departures, all for faster or better training:
 
 - the horizontal stack starts with PixelCNN's 7x7 mask-A layer, which reads three rows above as well;
-- both streams are normalized (root mean square) where a layer reads them, and both are residual;
+- both streams are normalized (root mean square) where a layer reads them, and both are residual; they have 2h channels,
+  which a 1x1 layer and a nonlinearity reduce to h before each convolution, as in PixelCNN's blocks;
 - one 1x1 layer reads the gated vertical features, for the vertical stream and for the horizontal gate; in figure 2 the
   latter reads them before the gate;
 - learned biases for each row and each column, learned features of the levels, two 1x1 layers before the softmax and
@@ -27,12 +28,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.autoregressive.raster import RasterModel, RasterNet, place_biases
+from zoo.autoregressive.raster import ACTIVATIONS, RasterModel, RasterNet, place_biases
 from zoo.errors import DataError
 from zoo.nn.masked import CachedStep, LayerCache, MaskedConv2d, MaskedRMSNorm, residual_gain
 
-# 1 / root mean square of tanh(a) sigmoid(b) for standard normal a and b: what keeps the scale of a stream.
-GATE_GAIN = 2.94
+# Of the layers that read a gate: tanh(a) sigmoid(b) has a root mean square of 0.34 for standard normal a and b. Half of
+# what would make up for it, so that the branches begin small.
+GATE_GAIN = 1.47
+# Of the layers that read a rectified normal number, whose mean square is a half.
+REDUCED_GAIN = math.sqrt(2)
 
 
 def gate(x: Tensor, groups: int = 1) -> Tensor:
@@ -90,38 +94,58 @@ class _RowsCache(LayerCache):
 class Block(nn.Module):
     """One layer of figure 2: the vertical half, which works on images or rows, and the horizontal half."""
 
-    def __init__(self, channels: int, kernel_size: int, dropout: float, colours: int, gain: float, last: bool) -> None:
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int,
+        dropout: float,
+        activation: str,
+        colours: int,
+        gain: float,
+        last: bool,
+    ) -> None:
         super().__init__()
-        self.channels, self.colours = channels, colours
-        self.vertical_norm = MaskedRMSNorm(channels)
-        self.vertical = RowsConv2d(channels, 2 * channels, kernel_size)
-        # To the horizontal gate, 2h, and to the vertical stream, h, which nothing reads after the last block.
-        self.feed = RowsConv2d(channels, (2 if last else 3) * channels, gain=GATE_GAIN)
+        self.channels, self.colours, self.activation = channels, colours, ACTIVATIONS[activation]
+        stream = 2 * channels
+        self.vertical_norm = MaskedRMSNorm(stream)
+        self.vertical_reduce = RowsConv2d(stream, channels)
+        self.vertical = RowsConv2d(channels, 2 * channels, kernel_size, gain=REDUCED_GAIN)
+        # To the horizontal gate and, but for the last block, after which nothing reads it, to the vertical stream.
+        self.feed = RowsConv2d(channels, 2 * channels + (0 if last else stream), gain=GATE_GAIN)
         with torch.no_grad():
             self.feed.weight[: 2 * channels] *= math.sqrt(0.5)
             self.feed.weight[2 * channels :] *= gain
-        self.norm = MaskedRMSNorm(channels, colours)
+        self.norm = MaskedRMSNorm(stream, colours)
+        self.reduce = MaskedConv2d(stream, channels, colours=colours, bias=False)
         # Half of the variance at the gate comes from here, half from the vertical stack.
         self.row = MaskedConv2d(
-            channels, 2 * channels, kernel_size, above=False, colours=colours, gain=math.sqrt(0.5), bias=False
+            channels,
+            2 * channels,
+            kernel_size,
+            above=False,
+            colours=colours,
+            gain=REDUCED_GAIN * math.sqrt(0.5),
+            bias=False,
         )
         self.dropout = nn.Dropout(dropout)
-        self.out = MaskedConv2d(channels, channels, colours=colours, gain=GATE_GAIN * gain, bias=False)
+        self.out = MaskedConv2d(channels, stream, colours=colours, gain=GATE_GAIN * gain, bias=False)
 
     def above(self, v: Tensor, bias: Tensor, step: CachedStep | None = None) -> tuple[Tensor, Tensor]:
-        """The vertical half: its stream (N, h, H, W) and biases (N or 1, 4h, 1, 1) of both gates to the stream after
+        """The vertical half: its stream (N, 2h, H, W) and biases (N or 1, 4h, 1, 1) of both gates to the stream after
         it and what the horizontal gate adds, (N, 2h, H, W). At a cached step H is 1, the row being drawn.
         """
         size = 2 * self.channels
-        x = self.feed(self.dropout(gate(self.vertical(self.vertical_norm(v), step) + bias[:, :size])))
+        x = self.activation(self.vertical_reduce(self.vertical_norm(v)))
+        x = self.feed(self.dropout(gate(self.vertical(x, step) + bias[:, :size])))
         return (v + x[:, size:] if x.shape[1] > size else v), x[:, :size] + bias[:, size:]
 
     def forward(self, h: Tensor, from_above: Tensor, step: CachedStep | None = None) -> Tensor:
-        """The horizontal half: its stream (N, h, H, W) and (N, 2h, H, W) from the vertical one to the stream after it.
+        """The horizontal half: its stream and what the vertical one adds, both (N, 2h, H, W), to the stream after it.
 
-        At a cached step (N, h / C) and (N, 2h / C) of one position and colour to (N, h / C).
+        At a cached step both are of one position and colour, (N, 2h / C), as is the result.
         """
-        x = self.row(self.norm(h, step), step) + from_above
+        x = self.activation(self.reduce(self.norm(h, step), step))
+        x = self.row(x, step) + from_above
         return h + self.out(self.dropout(gate(x, self.colours if step is None else 1)), step)
 
 
@@ -137,17 +161,19 @@ class GatedPixelCNNNet(RasterNet):
         blocks: int,
         kernel_size: int,
         dropout: float,
+        activation: str,
         embedding: int,
     ) -> None:
-        super().__init__(shape, levels, channels, "relu", embedding)
-        colours, height, width = shape
-        self.vertical_first = RowsConv2d(colours * (embedding or 1), channels, 7)
-        self.vertical_row_bias, self.vertical_column_bias = place_biases(channels, height, width)
+        (colours, height, width), stream = shape, 2 * channels
+        super().__init__(shape, levels, stream, activation, embedding)
+        self.vertical_first = RowsConv2d(colours * (embedding or 1), stream, 7)
+        self.vertical_row_bias, self.vertical_column_bias = place_biases(stream, height, width)
         # V of equation 4, of all gates in one table; without labels, their biases.
         self.gate_bias = nn.Parameter(torch.zeros(max(classes, 1), blocks * 4 * channels))
         gain = residual_gain(blocks)
         self.blocks = nn.ModuleList(
-            Block(channels, kernel_size, dropout, self.colours, gain, last=i == blocks - 1) for i in range(blocks)
+            Block(channels, kernel_size, dropout, activation, self.colours, gain, last=i == blocks - 1)
+            for i in range(blocks)
         )
 
     def start(self, x: Tensor, step: CachedStep | None) -> tuple[Tensor, Tensor | None]:
@@ -228,11 +254,12 @@ class GatedPixelCNN(RasterModel):
         shape: (C, H, W) of the images.
         levels: number of values of a sub-pixel: 256 for 8-bit images, 2 for binary ones.
         classes: number of labels to condition on, those of the data; 0 for an unconditional model.
-        channels: h, the channels of both streams; a multiple of C.
+        channels: h, the channels of the gates; a multiple of C. Both streams have 2h.
         blocks: number of layers with a gate in each stack.
         kernel_size: k, odd; the vertical kernels are k wide and k // 2 + 1 rows high, the horizontal ones reach k // 2
             pixels to the left.
         dropout: probability of dropping a gated feature while training.
+        activation: "relu", the paper's in its last layers, or "gelu".
         embedding: number of learned features of a level, at the input and at the logits; 0 for the paper's plain
             value and softmax. Not for binary images.
         optimizer: "adamw" or "muon" (see `GenerativeModel.configure_optimizers`).
@@ -256,6 +283,7 @@ class GatedPixelCNN(RasterModel):
         blocks: int = 4,
         kernel_size: int = 3,
         dropout: float = 0.0,
+        activation: str = "relu",
         embedding: int = 0,
         optimizer: str = "adamw",
         lr: float = 1e-3,
@@ -263,13 +291,15 @@ class GatedPixelCNN(RasterModel):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(shape, levels, classes)
-        self.check_network(channels, "relu", embedding)
+        self.check_network(channels, activation, embedding)
         if classes < 0:
             raise DataError(f"classes must be 0 or the number of labels, not {classes}.")
         if blocks < 1 or kernel_size < 1 or kernel_size % 2 == 0:
             raise DataError(f"blocks must be positive and kernel_size odd, not {blocks} and {kernel_size}.")
         self.save_hyperparameters()
-        self.net = GatedPixelCNNNet(self.spec.shape, levels, classes, channels, blocks, kernel_size, dropout, embedding)
+        self.net = GatedPixelCNNNet(
+            self.spec.shape, levels, classes, channels, blocks, kernel_size, dropout, activation, embedding
+        )
 
     @property
     def protocol(self) -> str:
