@@ -5,13 +5,14 @@
 Without a name it takes all bundled checkpoints that can sample both ways. Cached sampling is timed from beginning to
 end. Plain sampling runs the whole network once for each of the D values of a datum, hours for CIFAR-10: where it would
 take more than `--limit` seconds it is stopped after a few of these passes, which are the same work on the same shapes,
-and their median time is multiplied by D (of a DARN the passes of the decoder; those of its prior come on top). It gets
-one thread or `--threads`, whichever makes its passes faster: where somebody else uses the cores, two threads may be
-slower than one. Cached sampling always takes one.
+and their median time is multiplied by D (of a DARN the passes of the decoder, of a multi-scale PixelRNN those of the
+large network; those of the prior and of the small network come on top). It gets one thread or `--threads`, whichever
+makes its passes faster: where somebody else uses the cores, two threads may be slower than one. Cached sampling always
+takes one.
 
 Both must draw the same values. Where plain sampling runs to its end, its values are compared. Where not:
 
-- of a `RasterModel`, one pass of the whole network over the cached samples gives the distribution of each sub-pixel
+- of a `RasterModel` with one network, one pass of it over the cached samples gives the distribution of each sub-pixel
   given those before it, from which the plain method, with the same random number, draws its value. If all agree, plain
   sampling draws these very images;
 - of the others one datum is drawn in both ways to its end.
@@ -66,8 +67,10 @@ def time_plain_passes(model: GenerativeModel, n: int, seed: int, passes: int) ->
     """Seconds of each of the first `passes` passes of plain sampling, after one to warm up; fewer if it ends before."""
     starts: list[float] = []
     # A pass is a call of the network's `logits` or, where there is none, of the network. It is looked up in the class,
-    # for some models draw with a copy of their network. DARN has two networks of a class, one for its latent units.
-    network, other = getattr(model.net, "decoder", model.net), getattr(model.net, "prior", None)
+    # for some models draw with a copy of their network. DARN has two networks of a class, one for its latent units, and
+    # a multi-scale PixelRNN a small one and a large one.
+    network = getattr(model.net, "decoder", getattr(model.net, "large", model.net))
+    other = getattr(model.net, "prior", None)
     name = "logits" if hasattr(network, "logits") else "forward"
     whole_pass = getattr(type(network), name)
 
@@ -116,13 +119,14 @@ def compare(model: GenerativeModel, n: int, seed: int, passes: int, limit: float
         most: CPU threads of plain sampling, if one is not faster.
     """
     cached, x = timed(model, n, seed, cached=True)
-    trials = {}
+    memory, trials = getattr(model, "cache_bytes", None), {}
     for count in {1, most}:
         with threads(count):
             trials[count] = time_plain_passes(model, n, seed, passes)
     count = min(trials, key=lambda count: median(trials[count]))
     with threads(count):
-        return {"n": n, "plain_threads": count, **_compare(model, cached, x, seed, trials[count], limit)}
+        row = _compare(model, cached, x, seed, trials[count], limit)
+    return {"n": n, "plain_threads": count, "cache_bytes": memory, **row}
 
 
 def _compare(
@@ -134,7 +138,7 @@ def _compare(
     if full:
         plain, y = timed(model, len(x), seed, cached=False)
         otherwise = int((x != y).sum())
-    elif isinstance(model, RasterModel):
+    elif isinstance(model, RasterModel) and hasattr(model.net, "logits"):
         otherwise = disagreements(model, x, seed)
     else:
         one, same = (draw(model, 1, seed, way) for way in (True, False))
@@ -145,7 +149,6 @@ def _compare(
         "plain_passes_timed": None if full else len(times),
         "pass_seconds": None if full else [round(min(times), 4), round(max(times), 4)],
         "ratio": round(plain / cached, 1),
-        "cache_bytes": getattr(model, "cache_bytes", None),
         "values": values,
         "values_otherwise": otherwise,
     }
