@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -210,6 +210,12 @@ class GenerativeModel(LightningModule):
         finally:
             self.train(training)
             torch.set_num_threads(threads)
+
+    @staticmethod
+    def check_image_shape(shape: Sequence[int]) -> None:
+        """Refuse a shape that is not one of images."""
+        if len(shape) != 3 or min(shape) < 1:
+            raise DataError(f"shape must be (C, H, W) of positive sizes, not {list(shape)}.")
 
     @staticmethod
     def check_count(n: int) -> None:

@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from definitions import every_image, some_images
 from tiny_runs import Patches, fit, sealed
 from torch import Tensor
 from torch.autograd.functional import jacobian
@@ -26,12 +27,6 @@ def _sealed(monkeypatch):
         yield
 
 
-@pytest.fixture
-def double(monkeypatch):
-    """Everything that is computed in float32 is computed in float64."""
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-
-
 def tiny(shape=SHAPE, **arguments) -> DARN:
     """A model far from its initialization; masked weights are not zero."""
     model = DARN(list(shape), **{"latents": 3, "width": 5, "masked": 2, **arguments})
@@ -44,14 +39,6 @@ def tiny(shape=SHAPE, **arguments) -> DARN:
 def every(size: int, dtype=torch.float64) -> Tensor:
     """All 2 ** size binary vectors."""
     return torch.tensor(list(itertools.product([0, 1], repeat=size)), dtype=dtype)
-
-
-def every_image(shape) -> Tensor:
-    return every(math.prod(shape), torch.uint8).view(-1, *shape)
-
-
-def some_images(model: DARN, n: int) -> Tensor:
-    return torch.randint(0, 2, (n, *model.spec.shape), dtype=torch.uint8)
 
 
 def enumerated(model: DARN, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from definitions import chi_square, every_image, some_images
 from tiny_runs import Patches, Stop, differences, fit, last, sealed
 from torch import Tensor
 from torch.autograd.functional import jacobian
@@ -38,18 +39,8 @@ def tiny(shape=SHAPE, hidden=7, layers=2, orderings=3, **arguments) -> EoNADE:
     return model.eval()
 
 
-def every_image(shape) -> Tensor:
-    """All 2 ** D images."""
-    values = itertools.product(range(2), repeat=math.prod(shape))
-    return torch.tensor(list(values), dtype=torch.uint8).view(-1, *shape)
-
-
 def every_ordering(dims: int) -> Tensor:
     return torch.tensor(list(itertools.permutations(range(dims))))
-
-
-def some_images(model: EoNADE, n: int) -> Tensor:
-    return torch.randint(0, 2, (n, *model.spec.shape), dtype=torch.uint8)
 
 
 def by_the_paper(model: EoNADE, image: Tensor, ordering: Tensor) -> Tensor:
@@ -65,14 +56,6 @@ def by_the_paper(model: EoNADE, image: Tensor, ordering: Tensor) -> Tensor:
         total = total + torch.log(torch.sigmoid(logit if x[i] else -logit))  # 1 - p would lose digits
         mask[i] = 1
     return total
-
-
-def chi_square(draws: Tensor, outcomes: Tensor, probabilities: Tensor) -> float:
-    """Pearson's statistic of draws (n, D) against the probabilities of outcomes (m, D)."""
-    index = (draws.flatten(1)[:, None] == outcomes.flatten(1)).all(2).int().argmax(1)
-    counts = torch.bincount(index, minlength=len(outcomes)).double()
-    expected = len(draws) * probabilities.double()
-    return float(((counts - expected).square() / expected).sum())
 
 
 # -- likelihood ----------------------------------------------------------------------------------------------

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 
 import pytest
 import torch
+from definitions import chi_square, disturb, every_image, order, some_images
 from tiny_runs import Patches, fit, sealed
 from torch import Tensor
 from torch.autograd.functional import jacobian
@@ -27,38 +27,8 @@ def _sealed(monkeypatch):
         yield
 
 
-@pytest.fixture
-def double(monkeypatch):
-    """Everything that is computed in float32 is computed in float64."""
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-
-
-def moved(model):
-    """A model far from its initialization; masked weights and biases are not zero."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return model.eval()
-
-
 def tiny(shape=GREY, levels=5, classes=3, channels=6, blocks=2, **arguments) -> GatedPixelCNN:
-    return moved(GatedPixelCNN(list(shape), levels, classes, channels, blocks, **arguments))
-
-
-def every_image(shape, levels) -> Tensor:
-    """All levels ** dims images."""
-    values = itertools.product(range(levels), repeat=math.prod(shape))
-    return torch.tensor(list(values), dtype=torch.uint8).view(-1, *shape)
-
-
-def some_images(model, n: int) -> Tensor:
-    return torch.randint(0, model.spec.levels, (n, *model.spec.shape), dtype=torch.uint8)
-
-
-def order(shape) -> Tensor:
-    """(C, H, W): the place of each sub-pixel in the order of drawing."""
-    colours, height, width = shape
-    return torch.arange(math.prod(shape)).view(height, width, colours).permute(2, 0, 1)
+    return disturb(GatedPixelCNN(list(shape), levels, classes, channels, blocks, **arguments))
 
 
 def dependence(model, **conditions) -> Tensor:
@@ -122,7 +92,7 @@ def test_there_is_no_blind_spot(double, shape):
     before = torch.ones(math.prod(shape), math.prod(shape), dtype=torch.bool).tril(-1)
     arguments = {"channels": 8 * shape[0], "blocks": 5, "kernel_size": 3}
     assert torch.equal(dependence(tiny(shape, 3, 0, **arguments)), before)
-    masked = dependence(moved(PixelCNN(list(shape), 3, **arguments)))
+    masked = dependence(disturb(PixelCNN(list(shape), 3, **arguments)))
     assert not (masked & ~before).any()
     # The first pixel of the second row and the last one of the first.
     colours, _, width = shape
@@ -259,15 +229,6 @@ def opinionated(shape, levels) -> GatedPixelCNN:
         probabilities = torch.stack([model.log_prob(every_image(shape, levels), label=y).exp() for y in range(3)])
     assert (probabilities.amax(0) - probabilities.amin(0)).sum() > 0.5
     return model
-
-
-def chi_square(draws: Tensor, outcomes: Tensor, probabilities: Tensor) -> float:
-    """Pearson's statistic of draws (n, D) against the probabilities of outcomes (m, D)."""
-    index = (draws.flatten(1)[:, None] == outcomes.flatten(1)).all(2).int().argmax(1)
-    assert torch.equal(outcomes.flatten(1)[index], draws.flatten(1)), "a draw of probability zero"
-    counts = torch.bincount(index, minlength=len(outcomes)).double()
-    expected = len(draws) * probabilities.double()
-    return float(((counts - expected).square() / expected).sum())
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from definitions import disturb
 from tiny_runs import Stop, differences, fit, last, sealed
 from torch import Tensor
 from torch.autograd.functional import jacobian
@@ -27,22 +28,8 @@ def _sealed(monkeypatch):
         yield
 
 
-@pytest.fixture
-def double(monkeypatch):
-    """Everything that is computed in float32 is computed in float64."""
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-
-
-def shaken(module):
-    """Weights far from their initialization; none of them is zero."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.5 * torch.randn_like(parameter))
-    return module.eval()
-
-
 def tiny(shape=(1, 2, 3), hidden=11, masks=3, ordering_seed=1, **arguments) -> MADE:
-    return shaken(MADE(list(shape), hidden, masks=masks, ordering_seed=ordering_seed, **arguments))
+    return disturb(MADE(list(shape), hidden, masks=masks, ordering_seed=ordering_seed, **arguments), 0.5)
 
 
 def every_datum(shape) -> Tensor:
@@ -138,7 +125,7 @@ def test_a_wide_net_uses_all_that_it_may():
 
 
 def test_the_net_gives_several_outputs_a_dimension():
-    net = shaken(MADENet(random_orderings(2, 4, 0), 12, 2, outputs=3, direct=True))
+    net = disturb(MADENet(random_orderings(2, 4, 0), 12, 2, outputs=3, direct=True), 0.5)
     x = torch.randn(5, 4)
     assert net(x).shape == (5, 4, 3)
     assert torch.equal(net(x), net(x[None], torch.tensor([0]))[0])

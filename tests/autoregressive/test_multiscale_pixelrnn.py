@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+from definitions import chi_square, every_image
 from test_pixelrnn import before, disturb, some_images
 from tiny_runs import fit, sealed
 from torch import Tensor
@@ -31,20 +31,9 @@ def _sealed(monkeypatch):
         yield
 
 
-@pytest.fixture
-def double(monkeypatch):
-    """Everything that is computed in float32 is computed in float64."""
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-
-
 def tiny(shape=GREY, levels=5, scale=2, layer="row", channels=6, **arguments) -> MultiScalePixelRNN:
     sizes = {"layers": 2, "small_channels": 3, "small_layers": 1, **arguments}
     return disturb(MultiScalePixelRNN(list(shape), levels, scale, layer, channels, **sizes))
-
-
-def every_image(shape, levels: int) -> Tensor:
-    values = itertools.product(range(levels), repeat=math.prod(shape))
-    return torch.tensor(list(values), dtype=torch.uint8).view(-1, *shape)
 
 
 def on_grid(shape, scale: int) -> Tensor:
@@ -272,15 +261,6 @@ def test_the_small_image_is_drawn_first_and_kept(layer):
     assert not torch.equal(other, x)
     disturb(model.net.small)
     assert not torch.equal(model.small(model.sample(4, seed=0)), model.small(x))
-
-
-def chi_square(draws: Tensor, outcomes: Tensor, probabilities: Tensor) -> float:
-    """Pearson's statistic of draws (n, D) against the probabilities of outcomes (m, D)."""
-    index = (draws.flatten(1)[:, None] == outcomes.flatten(1)).all(2).int().argmax(1)
-    assert torch.equal(outcomes.flatten(1)[index], draws.flatten(1)), "a draw of probability zero"
-    counts = torch.bincount(index, minlength=len(outcomes)).double()
-    expected = len(draws) * probabilities.double()
-    return float(((counts - expected).square() / expected).sum())
 
 
 def opinionated(shape, levels) -> MultiScalePixelRNN:

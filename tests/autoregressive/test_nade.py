@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 
 import pytest
 import torch
+from definitions import chi_square, every_image, some_images
 from tiny_runs import Stop, differences, fit, last, sealed
 from torch import Tensor
 from torch.autograd.functional import jacobian
@@ -39,16 +39,6 @@ def tiny(shape=SHAPE, hidden=7, **arguments) -> NADE:
     return model.eval()
 
 
-def every_image(shape) -> Tensor:
-    """All 2 ** D images."""
-    values = itertools.product(range(2), repeat=math.prod(shape))
-    return torch.tensor(list(values), dtype=torch.uint8).view(-1, *shape)
-
-
-def some_images(model: NADE, n: int) -> Tensor:
-    return torch.randint(0, 2, (n, *model.spec.shape), dtype=torch.uint8)
-
-
 def by_the_paper(model: NADE, image: Tensor) -> Tensor:
     """log p of each pixel (D,), one after the other, by a loop over positions and hidden units' sums."""
     weight, c = model.net.input.weight.T, model.net.input.bias
@@ -60,14 +50,6 @@ def by_the_paper(model: NADE, image: Tensor) -> Tensor:
         log_p[i] = torch.log(torch.sigmoid(logit if x[i] else -logit))  # 1 - p would lose digits
         a = a + x[i] * weight[i]
     return log_p
-
-
-def chi_square(draws: Tensor, outcomes: Tensor, probabilities: Tensor) -> float:
-    """Pearson's statistic of draws (n, D) against the probabilities of outcomes (m, D)."""
-    index = (draws.flatten(1)[:, None] == outcomes.flatten(1)).all(2).int().argmax(1)
-    counts = torch.bincount(index, minlength=len(outcomes)).double()
-    expected = len(draws) * probabilities.double()
-    return float(((counts - expected).square() / expected).sum())
 
 
 # -- likelihood ----------------------------------------------------------------------------------------------

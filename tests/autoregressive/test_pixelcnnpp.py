@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 
 import pytest
 import torch
+from definitions import chi_square, disturb, every_image, order, some_images
 from tiny_runs import sealed
 from torch import Tensor
 from torch.autograd.functional import jacobian
@@ -26,36 +26,11 @@ def _sealed(monkeypatch):
         yield
 
 
-@pytest.fixture
-def double(monkeypatch):
-    """Everything that is computed in float32 is computed in float64."""
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-
-
 def tiny(shape=GREY, levels=5, head="softmax", **arguments) -> PixelCNNPP:
     """A model far from its initialization; masked weights are not zero."""
     usual = {"channels": 8, "blocks": 2, "heads": 2, "attention_every": 1, "mixtures": 3}
     model = PixelCNNPP(list(shape), levels, head=head, **{**usual, **arguments})
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return model.eval()
-
-
-def every_image(shape, levels) -> Tensor:
-    """All levels ** dims images."""
-    values = itertools.product(range(levels), repeat=math.prod(shape))
-    return torch.tensor(list(values), dtype=torch.uint8).view(-1, *shape)
-
-
-def some_images(model: PixelCNNPP, n: int) -> Tensor:
-    return torch.randint(0, model.spec.levels, (n, *model.spec.shape), dtype=torch.uint8)
-
-
-def order(shape) -> Tensor:
-    """(C, H, W): the place of each sub-pixel in the order of drawing."""
-    colours, height, width = shape
-    return torch.arange(math.prod(shape)).view(height, width, colours).permute(2, 0, 1)
+    return disturb(model)
 
 
 def dependence(model: PixelCNNPP) -> Tensor:
@@ -386,15 +361,6 @@ def test_sampling_does_not_drop(head):
     assert torch.equal(model.sample(3, seed=0), expected)
     x = some_images(model, 2)
     assert not torch.equal(model.log_prob(x), model.log_prob(x)), "training does"
-
-
-def chi_square(draws: Tensor, outcomes: Tensor, probabilities: Tensor) -> float:
-    """Pearson's statistic of draws (n, D) against the probabilities of outcomes (m, D)."""
-    index = (draws.flatten(1)[:, None] == outcomes.flatten(1)).all(2).int().argmax(1)
-    assert torch.equal(outcomes.flatten(1)[index], draws.flatten(1)), "a draw of probability zero"
-    counts = torch.bincount(index, minlength=len(outcomes)).double()
-    expected = len(draws) * probabilities.double()
-    return float(((counts - expected).square() / expected).sum())
 
 
 @pytest.mark.parametrize(

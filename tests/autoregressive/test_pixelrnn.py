@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from definitions import disturb, some_images
 from tiny_runs import sealed
 from torch import Tensor
 from torch.autograd.functional import jacobian
@@ -27,26 +28,8 @@ def _sealed(monkeypatch):
         yield
 
 
-@pytest.fixture
-def double(monkeypatch):
-    """Everything that is computed in float32 is computed in float64."""
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-
-
-def disturb(module):
-    """A module far from its initialization; masked weights are not zero."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return module.eval()
-
-
 def tiny(shape=GREY, levels=5, layer="row", channels=6, layers=2, **arguments) -> PixelRNN:
     return disturb(PixelRNN(list(shape), levels, layer, channels, layers, **arguments))
-
-
-def some_images(model: PixelRNN, n: int) -> Tensor:
-    return torch.randint(0, model.spec.levels, (n, *model.spec.shape), dtype=torch.uint8)
 
 
 def before(shape) -> Tensor:

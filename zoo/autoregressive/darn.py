@@ -208,8 +208,7 @@ class DARN(GenerativeModel):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__()
-        if len(shape) != 3 or min(shape) < 1:
-            raise DataError(f"shape must be (C, H, W) of positive sizes, not {list(shape)}.")
+        self.check_image_shape(shape)
         if levels != 2:
             raise DataError(f"levels must be 2, for DARN models binary images, not {levels}.")
         if latents < 1 or layers < 1:

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.autoregressive.raster import ACTIVATIONS, RasterModel, RasterNet, place_biases
+from zoo.autoregressive.raster import ACTIVATIONS, RasterModel, RasterNet, place_biases, reading
 from zoo.errors import DataError
 from zoo.nn.masked import CachedStep, LayerCache, MaskedConv2d, MaskedRMSNorm, residual_gain
 
@@ -201,7 +201,7 @@ class GatedPixelCNNNet(RasterNet):
 
     def _vertical_start(self, x: Tensor, step: CachedStep | None = None) -> Tensor:
         rows = slice(None) if step is None else slice(step.row, step.row + 1)
-        with self.reading(x):
+        with reading(x, self.embed):
             v = self.vertical_first(x, step)
         return v + (self.vertical_row_bias[:, rows, None] + self.vertical_column_bias[:, None, :])
 
@@ -210,7 +210,7 @@ class GatedPixelCNNNet(RasterNet):
         v, found = self._vertical_start(x, step), []
         for block, bias in zip(self.blocks, self._biases(label), strict=True):
             v, from_above = block.above(v, bias, step)
-            found.append(from_above[:, :, 0].unflatten(1, (self.colours, -1)).permute(3, 1, 0, 2).contiguous())
+            found.append(self.by_place(from_above))
         return found
 
     def _biases(self, label: Tensor | None) -> tuple[Tensor, ...]:
@@ -294,8 +294,7 @@ class GatedPixelCNN(RasterModel):
         self.check_network(channels, activation, embedding)
         if classes < 0:
             raise DataError(f"classes must be 0 or the number of labels, not {classes}.")
-        if blocks < 1 or kernel_size < 1 or kernel_size % 2 == 0:
-            raise DataError(f"blocks must be positive and kernel_size odd, not {blocks} and {kernel_size}.")
+        self.check_blocks(blocks, kernel_size)
         self.save_hyperparameters()
         self.net = GatedPixelCNNNet(
             self.spec.shape, levels, classes, channels, blocks, kernel_size, dropout, activation, embedding

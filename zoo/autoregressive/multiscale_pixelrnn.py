@@ -123,14 +123,10 @@ class ConditionalNet(PixelRNNNet):
             cache.condition = self.upsampling(self.encode(small))
         if cache.gates is None:
             row = cache.condition[:, :, step.row : step.row + 1]
-            cache.gates = [self._by_place(gates(row)) for gates in self.gates]
+            cache.gates = [self.by_place(gates(row)) for gates in self.gates]
         for layer, gates in zip(self.layers, cache.gates, strict=True):
             h = layer(h, step, gates[step.column, step.colour])
         return h
-
-    def _by_place(self, gates: Tensor) -> Tensor:
-        """Gates of a row (N, D * 4h, 1, W) to those of each column and colour (W, C, N, D * 4h / C)."""
-        return gates[:, :, 0].unflatten(1, (self.colours, -1)).permute(3, 1, 0, 2).contiguous()
 
     def new_cache(self, batch: int, width: int) -> _ConditionCache:
         """The memory of the small image beside that of the layers."""

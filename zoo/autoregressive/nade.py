@@ -63,8 +63,7 @@ class BinaryAutoregressive(GenerativeModel):
 
     def __init__(self, shape: list[int], levels: int) -> None:
         super().__init__()
-        if len(shape) != 3 or min(shape) < 1:
-            raise DataError(f"shape must be (C, H, W) of positive sizes, not {list(shape)}.")
+        self.check_image_shape(shape)
         if levels != 2:
             raise DataError(f"{type(self).__name__} models binary images: levels must be 2, not {levels}.")
         self.spec = DataSpec(tuple(shape), levels)

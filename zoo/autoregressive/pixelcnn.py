@@ -23,7 +23,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from zoo.autoregressive.raster import ACTIVATIONS, RasterModel, RasterNet
-from zoo.errors import DataError
 from zoo.nn.masked import CachedStep, MaskedConv2d, MaskedRMSNorm, residual_gain
 
 
@@ -117,7 +116,6 @@ class PixelCNN(RasterModel):
     ) -> None:
         super().__init__(shape, levels)
         self.check_network(channels, activation, embedding)
-        if blocks < 1 or kernel_size < 1 or kernel_size % 2 == 0:
-            raise DataError(f"blocks must be positive and kernel_size odd, not {blocks} and {kernel_size}.")
+        self.check_blocks(blocks, kernel_size)
         self.save_hyperparameters()
         self.net = PixelCNNNet(self.spec.shape, levels, channels, blocks, kernel_size, dropout, activation, embedding)

@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.autoregressive.raster import ACTIVATIONS, RasterModel, RasterNet, place_biases
+from zoo.autoregressive.raster import ACTIVATIONS, RasterModel, RasterNet, place_biases, reading
 from zoo.errors import DataError
 from zoo.nn.attention import CausalAttention
 from zoo.nn.levels import LevelFeatures
@@ -333,9 +333,7 @@ class PixelCNNPPNet(nn.Module):
 
     def parameters_of(self, encoded: Tensor, step: CachedStep | None = None) -> Tensor:
         """The body: encoded images (N, C * F, H, W) to the head's parameters (N, P, H, W); at a step, (N, P)."""
-        kind = encoded.device.type
-        # A scaled image stays in float32: a 16-bit value is no finer than a level. An embedding has fine features.
-        with torch.autocast(kind, enabled=self.head.embed is not None and torch.is_autocast_enabled(kind)):
+        with reading(encoded, self.head.embed):
             h = self.first(encoded, step)
             if self.previous is not None:
                 h = h + self.previous(self._shifted(encoded, step), step)
@@ -433,8 +431,7 @@ class PixelCNNPP(RasterModel):
         if channels < 1:
             raise DataError(f"channels must be positive, not {channels}.")
         self.check_network(self.spec.shape[0], activation, embedding)
-        if blocks < 1 or kernel_size < 1 or kernel_size % 2 == 0:
-            raise DataError(f"blocks must be positive and kernel_size odd, not {blocks} and {kernel_size}.")
+        self.check_blocks(blocks, kernel_size)
         if not 0 <= attention_every <= blocks:
             raise DataError(f"attention_every must be 0, for none, to {blocks}, the blocks, not {attention_every}.")
         if attention_every and (heads < 1 or channels % (4 * heads)):

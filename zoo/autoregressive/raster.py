@@ -32,6 +32,14 @@ def place_biases(channels: int, height: int, width: int) -> tuple[nn.Parameter, 
     return nn.Parameter(0.3 * torch.randn(channels, height)), nn.Parameter(0.3 * torch.randn(channels, width))
 
 
+def reading(x: Tensor, embed: LevelFeatures | None) -> torch.autocast:
+    """The precision of layers that read images encoded by `embed`."""
+    # A scaled image, the residual stream and the logits stay in float32: a 16-bit value is no finer than a level.
+    # An embedding has fine features of its own.
+    kind = x.device.type
+    return torch.autocast(kind, enabled=embed is not None and torch.is_autocast_enabled(kind))
+
+
 class RasterNet(nn.Module):
     """Images to the log-probability of each sub-pixel given those before it.
 
@@ -109,16 +117,9 @@ class RasterNet(nn.Module):
 
     def start(self, x: Tensor, step: CachedStep | None) -> Tensor:
         """The first layer and the biases of rows and columns."""
-        with self.reading(x):
+        with reading(x, self.embed):
             h = self.first(x, step)
         return h + self._position(step)
-
-    def reading(self, x: Tensor) -> torch.autocast:
-        """The precision of layers that read encoded images."""
-        # A scaled image, the residual stream and the logits stay in float32: a 16-bit value is no finer than a level.
-        # An embedding has fine features of its own.
-        kind = x.device.type
-        return torch.autocast(kind, enabled=self.embed is not None and torch.is_autocast_enabled(kind))
 
     def finish(self, h: Tensor, step: CachedStep | None) -> Tensor:
         """The last layers, from the stream to the logits."""
@@ -145,6 +146,10 @@ class RasterNet(nn.Module):
         group = slice(step.colour * size, (step.colour + 1) * size)
         return self.row_bias[group, step.row] + self.column_bias[group, step.column]
 
+    def by_place(self, row: Tensor) -> Tensor:
+        """Channels of a row (N, C * F, 1, W) as a cached step takes them, by column and colour: (W, C, N, F)."""
+        return row[:, :, 0].unflatten(1, (self.colours, -1)).permute(3, 1, 0, 2).contiguous()
+
     def begin(self, batch: int) -> CachedStep:
         """The memory for drawing `batch` images."""
         return CachedStep(batch, self.width)
@@ -167,8 +172,7 @@ class RasterModel(GenerativeModel):
 
     def __init__(self, shape: list[int], levels: int, classes: int = 0) -> None:
         super().__init__()
-        if len(shape) != 3 or min(shape) < 1:
-            raise DataError(f"shape must be (C, H, W) of positive sizes, not {list(shape)}.")
+        self.check_image_shape(shape)
         if not 2 <= levels <= 256:
             raise DataError(f"levels must be 2..256, not {levels}.")
         self.spec = DataSpec(tuple(shape), levels, classes)
@@ -182,6 +186,12 @@ class RasterModel(GenerativeModel):
             raise DataError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}.")
         if embedding and (embedding < 4 or levels == 2):
             raise DataError(f"embedding must be 0, or at least 4 for images of more than 2 levels, not {embedding}.")
+
+    @staticmethod
+    def check_blocks(blocks: int, kernel_size: int) -> None:
+        """Refuse a stack of convolutions without blocks, or with kernels that have no centre."""
+        if blocks < 1 or kernel_size < 1 or kernel_size % 2 == 0:
+            raise DataError(f"blocks must be positive and kernel_size odd, not {blocks} and {kernel_size}.")
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x), exact: images uint8 (N, C, H, W) to (N,) nats."""
