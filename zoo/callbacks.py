@@ -52,7 +52,8 @@ class Compile(Callback):
     The LightningModule itself is left alone (logging breaks the graph), and so is validation, whose shapes vary.
 
     Args:
-        mode: of torch.compile: "default", "max-autotune-no-cudagraphs", ...
+        mode: of torch.compile: "default"; "reduce-overhead", which replays CUDA graphs where a step launches thousands
+            of small kernels, as recurrent networks do; "max-autotune-no-cudagraphs", ...
     """
 
     def __init__(self, mode: str = "default") -> None:
