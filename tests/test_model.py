@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
-from tiny_runs import BATCH, VALIDATION, Patches, fit, patch_model, sealed
+from tiny_runs import BATCH, VALIDATION, Patches, fit, last, patch_model, sealed
 from torch import Tensor
 
-from zoo.data import DataSpec, Digits
-from zoo.errors import DataError
+from zoo.callbacks import Last
+from zoo.data import DataSpec, Digits, Table
+from zoo.errors import DataError, TrainingError
 from zoo.model import GenerativeModel
 
 
@@ -71,7 +74,7 @@ def test_a_model_says_what_it_can_do():
         neither.sample(3)
 
 
-@pytest.mark.parametrize(("levels", "metric"), [(2, "nats"), (256, "bits_per_dim"), (None, "bits_per_dim")])
+@pytest.mark.parametrize(("levels", "metric"), [(2, "nats"), (256, "bits_per_dim"), (None, "nats")])
 def test_units(levels, metric):
     model = Exact(levels)
     x = torch.zeros(3, 1, 4, 4, dtype=torch.uint8)
@@ -114,7 +117,8 @@ def test_validation_is_the_mean_over_the_split(tmp_path):
 
 def test_nan_shows_as_nan(tmp_path):
     model = patch_model()
-    model.log_prob = lambda x: model.net.row_bias.sum() * torch.full((len(x),), torch.nan)
+    value = {True: 1.0, False: torch.nan}
+    model.log_prob = lambda x: model.net.row_bias.sum() * torch.full((len(x),), value[model.training])
     _, trainer = fit(tmp_path, model=model, max_steps=10)
     assert math.isnan(trainer.callback_metrics["val_nats"])
 
@@ -132,6 +136,63 @@ def test_data_of_another_kind_is_refused(tmp_path, data, sentence):
         fit(tmp_path, data=data)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "checkpoints").exists()
+
+
+# -- what stops a run ----------------------------------------------------------------------------------------
+
+
+class Failing(Noisy):
+    """Its loss has no value at one step."""
+
+    def __init__(self, at: int, value: float) -> None:
+        super().__init__()
+        self.at, self.value = at, value
+
+    def elbo(self, x: Tensor, *, samples: int = 1, seed: int | None = None) -> Tensor:
+        """Any number for each datum, but at one step."""
+        bound = super().elbo(x)
+        return bound * self.value if self.training and self.global_step == self.at else bound
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_without_a_value_stops_the_run_and_harms_nothing(tmp_path, value):
+    model = Failing(3, value)
+    weights = []
+
+    class Keep(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            weights.append(pl_module.scale.detach().clone())
+
+    with pytest.raises(TrainingError, match=r"optimizer step 4 is not finite: lower the learning rate") as caught:
+        fit(tmp_path, Keep(), Last(every_n_steps=1), model=model, max_steps=10)
+    assert "\n" not in str(caught.value)
+    assert torch.equal(model.scale, weights[2])
+    state = last(tmp_path)
+    assert state["global_step"] == 3
+    assert torch.equal(state["state_dict"]["scale"], weights[2])
+
+
+def test_nothing_is_saved_before_its_loss_was_looked_at():
+    model = Noisy()
+    event = SimpleNamespace(query=lambda: False, synchronize=lambda: None)  # of a GPU that is not so far
+    model._losses.extend([(0, torch.tensor(True), event), (1, torch.tensor(False), event)])
+    with pytest.raises(TrainingError, match="step 2"):
+        model.on_save_checkpoint({})
+    model.on_save_checkpoint({})
+
+
+def test_nan_in_a_batch_is_refused(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    for split in ("train", "test"):
+        np.save(tmp_path / f"{split}.npy", rows)
+    data = Table("train.npy", "test.npy", levels=None, root=str(tmp_path), batch_size=8)
+    data.setup("fit")
+    data.train[0][:8, 1] = torch.nan  # at most four rows sit out an epoch
+    model = Noisy()
+    model.spec = DataSpec((3,), None)
+    with pytest.raises(DataError, match="a training batch holds NaN or infinite values"):
+        fit(tmp_path, data=data, model=model, max_epochs=1, max_steps=-1)
+    assert torch.isfinite(model.scale)
 
 
 # -- optimizer -----------------------------------------------------------------------------------------------

@@ -13,5 +13,9 @@ class CheckpointError(ZooError):
     """A checkpoint folder is missing, damaged, hostile or does not fit the model it names."""
 
 
+class TrainingError(ZooError):
+    """A run cannot go on: its loss is no finite number."""
+
+
 class HubError(ZooError):
     """The Hugging Face Hub refused, failed or could not be reached."""

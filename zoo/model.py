@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from zoo.data.spec import DataSpec
-from zoo.errors import CheckpointError, DataError
+from zoo.errors import CheckpointError, DataError, TrainingError
 from zoo.optim import Muon
 
 
@@ -39,6 +40,7 @@ class GenerativeModel(LightningModule):
         # Over items and not over batches: ranks and last batches may differ in size. NaN shows as NaN.
         self.val_mean = MeanMetric(nan_strategy="disable")
         self.test_mean = MeanMetric(nan_strategy="disable")
+        self._losses: deque[tuple[int, Tensor, torch.cuda.Event | None]] = deque()  # not yet looked at
 
     def sample(self, n: int, *, seed: int | None = None, **conditions: Any) -> Tensor:
         """Draw `n` data, (n, *spec.shape).
@@ -56,8 +58,10 @@ class GenerativeModel(LightningModule):
 
     @property
     def metric(self) -> str:
-        """The unit in which this model's likelihood is reported: "nats" for binary data, else "bits_per_dim"."""
-        return "nats" if self.spec.levels == 2 else "bits_per_dim"
+        """The unit in which this model's likelihood is reported: "nats" for binary and continuous data, else
+        "bits_per_dim".
+        """
+        return "nats" if self.spec.levels in (2, None) else "bits_per_dim"
 
     def bits_per_dim(self, x: Tensor, **conditions: Any) -> Tensor:
         """(N,) bits/dim, -log2 p(x) / D: exact or an upper bound, as `likelihood` says."""
@@ -167,6 +171,46 @@ class GenerativeModel(LightningModule):
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    # -- what stops a run -----------------------------------------------------------------------------------------
+
+    def on_before_batch_transfer(self, batch: tuple[Tensor, ...], dataloader_idx: int) -> tuple[Tensor, ...]:
+        """Refuse NaN in a training batch, while it is on the CPU, where looking at it waits for nothing."""
+        if self.training and batch[0].is_floating_point():
+            self.spec.check(batch[0], "a training batch", values=batch[0].device.type == "cpu")
+        return batch
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Stop where the loss is not finite: on a CPU before the weights are touched, on a GPU a step or two later.
+
+        Reading it at once would make each step wait for the GPU. Nothing is saved before it was looked at.
+        """
+        finite = torch.isfinite(loss.detach())
+        event = None
+        if finite.is_cuda:
+            finite = finite.to("cpu", non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        self._losses.append((self.trainer.global_step, finite, event))
+        while self._losses and (self._losses[0][2] is None or self._losses[0][2].query()):
+            self._look()
+        super().backward(loss, *args, **kwargs)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save no weights that a loss without a value may have harmed."""
+        while self._losses:
+            self._look()
+
+    def _look(self) -> None:
+        step, finite, event = self._losses.popleft()
+        if event is not None:
+            event.synchronize()
+        if not finite:
+            self._losses.clear()
+            raise TrainingError(
+                f"The loss of optimizer step {step + 1} is not finite: lower the learning rate or clip gradients "
+                f"(--trainer.gradient_clip_val 1), and start again or from the run's last checkpoint."
+            )
 
     # -- randomness -----------------------------------------------------------------------------------------------
     # The noise of a training batch (dropout, binarization, flips) is a function of the seed, the rank and the number of
