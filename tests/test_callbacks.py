@@ -17,9 +17,11 @@ from PIL import Image
 from tiny_runs import BATCH, Patches, Stop, differences, fit, last, patch_model, read, sealed
 from torch import Tensor
 
-from zoo import callbacks, pictures
+from zoo import callbacks, figures, pictures
 from zoo.autoregressive import PixelCNN
 from zoo.callbacks import EMA, Compile, Last, SampleGrid, TimeBudget
+from zoo.data import Points
+from zoo.flows import MAF
 
 
 @pytest.fixture(autouse=True)
@@ -217,6 +219,13 @@ def test_grids_at_some_validations_also_after_a_resume(tmp_path):
 def test_no_grid_in_the_sanity_check(tmp_path):
     fit(tmp_path, SampleGrid(), max_steps=5, num_sanity_val_steps=2)
     assert not (tmp_path / "samples").exists()
+
+
+def test_a_model_of_points_leaves_a_figure(tmp_path):
+    data = Points("moons", train=64, validation=16, test=16, batch_size=32)
+    model, _ = fit(tmp_path, SampleGrid(seed=3), model=MAF(shape=[2], layers=1, hidden=4), data=data, max_steps=2)
+    figures.draw(model, tmp_path / "expected.png", seed=3)
+    assert (tmp_path / "samples" / "step-0000002.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
 
 
 # -- Record --------------------------------------------------------------------------------------------------

@@ -14,10 +14,11 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 import zoo
-from zoo import card, cli, hub, pictures
+from zoo import card, cli, figures, hub, pictures
 from zoo.autoregressive import GatedPixelCNN, PixelCNN
 from zoo.data import DataSpec, Digits
 from zoo.errors import ZooError
+from zoo.flows import MAF
 
 CELL = 64 + pictures.GAP  # an 8x8 digit is drawn 8 times as large
 
@@ -349,6 +350,25 @@ def test_export_leaves_a_card_and_samples(run, training, own):
     assert training.calls == [("runs/mine", "pixelcnn-digits")]
     assert (own / "README.md").read_text(encoding="utf-8") == card.render(hub.read_config(own), own.name)
     assert cells(own / "samples.png").shape == (4, 4, 8, 8)
+
+
+def test_points_are_drawn_as_a_figure(run, training, tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MAF(shape=[2], layers=1, hidden=4)
+    data = {"class_path": "zoo.data.Points", "init_args": {"name": "moons"}}
+    folder = zoo.save(model, tmp_path / "maf-moons", data=data, dtype="float32")
+    expected = figures.draw(model, tmp_path / "expected.png", n=500, seed=3).read_bytes()
+    out = tmp_path / "drawn.png"
+    assert run("sample", folder, "-n", "500", "--seed", "3", "--out", out)[:2] == (0, f"{out}\n")
+    assert out.read_bytes() == expected
+    training.export_run = lambda run, name: folder
+    assert run("export", "runs/mine", "maf-moons")[0] == 0
+    figures.draw(model, tmp_path / "exported.png")
+    assert (folder / "samples.png").read_bytes() == (tmp_path / "exported.png").read_bytes()
+    assert "![samples](samples.png)" in (folder / "README.md").read_text(encoding="utf-8")
+    status, _, err = run("sample", folder, "--label", "1")
+    assert (status, err) == (1, f"zoo: {folder} is not conditioned on classes: leave out --label.\n")
 
 
 def test_push_and_pull_hand_on_what_was_said(run, monkeypatch, tmp_path):

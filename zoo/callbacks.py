@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from zoo import pictures
+from zoo import figures, pictures
 from zoo.building import class_path_of
 
 
@@ -132,8 +132,10 @@ class TimeBudget(Callback):
 class SampleGrid(Callback):
     """A picture of samples, under `samples/` in the run's folder and in TensorBoard where it is in use.
 
+    Of a model of points in the plane it is the figure that `zoo sample` draws, in the run's folder alone.
+
     Args:
-        n: number of samples; the same seed each time, so that pictures can be compared.
+        n: number of images; the same seed each time, so that pictures can be compared.
         every_n_validations: draw after every that many validations; 0 draws none.
         seed: of the samples.
     """
@@ -160,12 +162,16 @@ class SampleGrid(Callback):
 
     @rank_zero_only
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        with torch.autocast(pl_module.device.type, enabled=False):
-            images = pl_module.sample(self.n, seed=self.seed).cpu()
         folder = Path(trainer.default_root_dir, "samples")
         folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"step-{trainer.global_step:07d}.png"
+        if figures.makes_points(pl_module):
+            figures.draw(pl_module, path, seed=self.seed)
+            return
+        with torch.autocast(pl_module.device.type, enabled=False):
+            images = pl_module.sample(self.n, seed=self.seed).cpu()
         levels = pl_module.spec.levels
-        pictures.save(images, folder / f"step-{trainer.global_step:07d}.png", levels)
+        pictures.save(images, path, levels)
         for logger in trainer.loggers:
             if hasattr(logger.experiment, "add_image"):
                 logger.experiment.add_image("samples", pictures.grid(images, levels), trainer.global_step)

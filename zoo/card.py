@@ -25,7 +25,14 @@ BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 # meaningful. Of all four, less is better.
 METRICS = {"bits_per_dim": ("bits/dim", 3), "nats": ("nats", 2), "fid": ("FID", 2), "kid": ("KID", 4)}
 # What people and the Hub call the data sets whose class has another name.
-TITLES = {"FashionMNIST": "Fashion-MNIST", "CIFAR10": "CIFAR-10", "Digits": "digits", "Table": "the table"}
+TITLES = {
+    "BreastCancer": "breast cancer",
+    "FashionMNIST": "Fashion-MNIST",
+    "CIFAR10": "CIFAR-10",
+    "Digits": "digits",
+    "Points": "points",
+    "Table": "the table",
+}
 HUB_DATASETS = {
     "MNIST": "ylecun/mnist",
     "FashionMNIST": "zalando-datasets/fashion_mnist",
@@ -47,7 +54,7 @@ def render(config: Config, name: str | None = None) -> str:
         "load_name": load_name,
         "recipe": config.get("recipe") or "",
         "summary": _summary(config),
-        "picture": "![samples](samples.png)" if _makes_images(config) else "",
+        "picture": "![samples](samples.png)" if _makes_images(config) or _makes_points(config) else "",
         "numbers": _numbers(config),
         "comparison": _comparison(config),
         "training": _training(config),
@@ -404,6 +411,11 @@ def _makes_images(config: Config) -> bool:
     """Whether the model's data have the shape (C, H, W)."""
     shape = config["init_args"].get("shape")
     return isinstance(shape, list) and len(shape) == 3
+
+
+def _makes_points(config: Config) -> bool:
+    """Whether the model's data are points of the plane, of which `zoo export` draws a figure."""
+    return (config.get("data") or {}).get("class_path") == "zoo.data.Points"
 
 
 def _decimals(metric: str) -> int:

@@ -75,7 +75,7 @@ def list_checkpoints(*, json: bool = False, table: str | None = None) -> None:
 def sample(
     name: str,
     *,
-    n: int = 16,
+    n: int | None = None,
     label: int | None = None,
     seed: int | None = None,
     out: Path = Path("samples.png"),
@@ -84,25 +84,31 @@ def sample(
 ) -> None:
     """Draw samples from a checkpoint and write them as one picture.
 
+    The picture of a model of points in the plane also shows its density and, of a flow, how it bends a grid.
+
     Args:
         name: a name from `zoo list`, a folder, or a Hub repository NAMESPACE/NAME.
-        n: number of samples.
+        n: number of samples; by default 16 images, or 10,000 points.
         label: draw samples of this class, from a model that is conditioned on classes; by default of all classes.
         seed: the same seed draws the same samples; by default each run draws others.
         out: the PNG file to write.
         device: cpu, cuda or cuda:1.
         revision: branch, tag or commit of the Hub repository.
     """
-    from zoo import pictures
+    from zoo import figures, pictures
 
-    _positive("n", n)
+    if n is not None:
+        _positive("n", n)
     out = pictures.writable(out)
     model = _load(name, device, revision)
-    levels = _levels(model)
     if label is not None and not model.spec.classes:
         raise ZooError(f"{name} is not conditioned on classes: leave out --label.")
+    if figures.makes_points(model):
+        print(figures.draw(model, out, n=n or 10_000, seed=seed))
+        return
+    levels = _levels(model)
     conditions = {} if label is None else {"label": label}
-    print(pictures.save(model.sample(n, seed=seed, **conditions), out, levels))
+    print(pictures.save(model.sample(n or 16, seed=seed, **conditions), out, levels))
 
 
 def complete(
@@ -209,13 +215,16 @@ def export(run: Path, name: str) -> None:
         run: the run's folder, or one .ckpt file in it.
         name: FAMILY-DATASET in lower case, for example pixelcnn-digits.
     """
-    from zoo import card, hub, pictures, training
+    from zoo import card, figures, hub, pictures, training
 
     folder = training.export_run(run, name)
-    if not (folder / "samples.png").exists():
+    picture = folder / "samples.png"
+    if not picture.exists():
         model = hub.load(folder)
-        if len(model.spec.shape) == 3:
-            pictures.save(model.sample(16, seed=0), folder / "samples.png", _levels(model))
+        if figures.makes_points(model):
+            figures.draw(model, picture)
+        elif len(model.spec.shape) == 3:
+            pictures.save(model.sample(16, seed=0), picture, _levels(model))
     card.write(folder)
     print(folder)
 

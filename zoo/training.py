@@ -25,6 +25,7 @@ from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 
 import zoo.autoregressive
 import zoo.data
+import zoo.flows
 import zoo.mixtures  # noqa: F401  their classes may then be named without a path
 from zoo import building, hub
 from zoo.callbacks import EMA, Last, Record

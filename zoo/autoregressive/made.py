@@ -88,6 +88,8 @@ class MADENet(nn.Module):
         seed: of the degrees.
         direct: whether the outputs also read the input directly (section 3).
         dropout: probability of dropping a hidden activation while training.
+        context_dims: size of a context that the first hidden layer reads and, as no unit is before the first
+            dimension, the outputs too; 0 for none.
     """
 
     orderings: Tensor
@@ -103,6 +105,7 @@ class MADENet(nn.Module):
         seed: int = 0,
         direct: bool = False,
         dropout: float = 0.0,
+        context_dims: int = 0,
     ) -> None:
         super().__init__()
         masks, dims = orderings.shape
@@ -114,24 +117,33 @@ class MADENet(nn.Module):
             self.hidden.append(MaskedLinear(hidden, hidden, 2.0))
         self.head = MaskedLinear(hidden, dims * outputs, 0.1)
         self.direct = MaskedLinear(dims, dims * outputs, 0.0, bias=False) if direct else None
+        self.context = nn.Linear(context_dims, hidden, bias=False) if context_dims else None
+        self.context_head = nn.Linear(context_dims, dims * outputs, bias=False) if context_dims else None
+        if self.context_head is not None:
+            nn.init.zeros_(self.context_head.weight)
         self.register_buffer("orderings", orderings.clone())
         self.register_buffer("degrees", draw_degrees(dims, hidden, layers, masks, seed))
 
-    def forward(self, x: Tensor, sets: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, sets: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         """Floats (N, D) under the first set to (N, D, outputs); or (S, N, D), each under its set of `sets` (S,).
 
-        The result is float32 under autocast too.
+        A context is (N, context_dims). The result is float32 under autocast too.
         """
         if sets is None:
-            return self(x[None], torch.zeros(1, dtype=torch.int64, device=x.device))[0]
+            return self(x[None], torch.zeros(1, dtype=torch.int64, device=x.device), context)[0]
         *masks, head, direct = self.masks(sets)
         h = x
-        for layer, mask in zip(self.hidden, masks, strict=True):
-            h = F.dropout(F.relu(layer(h, mask)), self.p, self.training)
+        for i, (layer, mask) in enumerate(zip(self.hidden, masks, strict=True)):
+            h = layer(h, mask)
+            if i == 0 and self.context is not None:
+                h = h + self.context(context)
+            h = F.dropout(F.relu(h), self.p, self.training)
         with torch.autocast(x.device.type, enabled=False):
-            y = self.head(h.float(), head)
+            y = self.head(h.to(self.head.weight.dtype), head)
             if self.direct is not None:
-                y = y + self.direct(x.float(), direct)
+                y = y + self.direct(x.to(self.head.weight.dtype), direct)
+            if self.context_head is not None:
+                y = y + self.context_head(context.to(self.head.weight.dtype))
             return y.unflatten(-1, (self.dims, self.outputs))
 
     def masks(self, sets: Tensor) -> list[Tensor]:
@@ -165,16 +177,22 @@ class CachedPass:
         net: the network.
         sets: int64 (S,), the mask set of each group.
         n: images in a group.
+        context: (n, context_dims), where the network takes one.
     """
 
-    def __init__(self, net: MADENet, sets: Tensor, n: int) -> None:
+    def __init__(self, net: MADENet, sets: Tensor, n: int, context: Tensor | None = None) -> None:
         layers, hidden = net.degrees.shape[1:]
         self.outputs = torch.arange(net.outputs, device=sets.device)
         # Degrees do not all have equally many units: a row of zeros fills up, and its activation is a zero.
         pads = [(0, i > 0, 0, 1) for i in range(layers)]
         self.weights = [F.pad(layer.weight, pad) for layer, pad in zip(net.hidden, pads, strict=True)]
-        self.biases = [F.pad(layer.bias, (0, 1)) for layer in net.hidden]
-        self.head, self.head_bias = F.pad(net.head.weight, (0, 1)), net.head.bias
+        # Rows, one for each datum or one for all, and a column for each unit.
+        self.biases, self.head_bias = [layer.bias[None] for layer in net.hidden], net.head.bias[None]
+        if net.context is not None:
+            self.biases[0] = self.biases[0] + net.context(context)
+            self.head_bias = self.head_bias + net.context_head(context)
+        self.biases = [F.pad(bias, (0, 1)) for bias in self.biases]
+        self.head = F.pad(net.head.weight, (0, 1))
         self.direct = None if net.direct is None else net.direct.weight
         self.units = [_by_degree(net.degrees[sets, layer], net.dims) for layer in range(layers)]
         self.h = [self.head.new_zeros(len(sets), n, hidden + 1) for _ in range(layers)]
@@ -184,11 +202,11 @@ class CachedPass:
         below = x
         for weight, bias, units, h in zip(self.weights, self.biases, self.units, self.h, strict=True):
             unit = units[:, t]
-            new = F.relu(torch.baddbmm(bias[unit][:, None], below, weight[unit].mT))
+            new = F.relu(torch.baddbmm(bias[:, unit].transpose(0, 1), below, weight[unit].mT))
             h.scatter_(2, unit[:, None].expand_as(new), new)
             below = h
         row = dims[:, None] * len(self.outputs) + self.outputs
-        y = torch.baddbmm(self.head_bias[row][:, None], below, self.head[row].mT)
+        y = torch.baddbmm(self.head_bias[:, row].transpose(0, 1), below, self.head[row].mT)
         return y if self.direct is None else torch.baddbmm(y, x, self.direct[row].mT)
 
 

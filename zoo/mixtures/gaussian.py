@@ -9,9 +9,7 @@ With y a datum plus uniform noise (below), z its scaling to [-1, 1], and C C^T t
 
     e = C^-1 (z - mean),    p(z) = |det C^-1| sum_k w_k prod_d N(e_d; m_kd, s_kd^2)
 
-The levels of a datum are discrete and these densities are not. Noise uniform on [0, 1) makes them continuous, and the
-mean of log p(y) over it is a lower bound on the log-probability of the level (Theis et al. 2016, arXiv 1511.01844,
-section 3.1).
+The mean of log p(y) over the noise is a lower bound on the log-probability of the levels (`zoo.nn.dequantization`).
 """
 
 from __future__ import annotations
@@ -25,9 +23,10 @@ from torch import Tensor, nn
 from zoo.data.spec import DataSpec
 from zoo.errors import DataError
 from zoo.model import GenerativeModel
+from zoo.nn.dequantization import Dequantized
 
 
-class GaussianMixture(GenerativeModel):
+class GaussianMixture(Dequantized, GenerativeModel):
     """A mixture of Gaussians with semi-tied covariances; with one component, the Gaussian.
 
     The first epoch of training takes the mean and the covariance of all data, each later one is a step of EM; a
@@ -42,8 +41,6 @@ class GaussianMixture(GenerativeModel):
         >>> model = GaussianMixture(shape=[1, 8, 8], levels=17)
         >>> model.sample(4, seed=0)  # uint8 (4, 1, 8, 8)
     """
-
-    protocol = "uniform dequantization, one draw"
 
     def __init__(
         self,
@@ -69,15 +66,6 @@ class GaussianMixture(GenerativeModel):
         self.sums: dict[str, Tensor] = {}
 
     # -- density ------------------------------------------------------------------------------------------------
-
-    def elbo(self, x: Tensor, *, samples: int = 1, seed: int | None = None) -> Tensor:
-        """A lower bound on log p(x): log p(x + u) averaged over `samples` draws of uniform noise, (N,) nats."""
-        self.spec.check(x)
-        if samples < 1:
-            raise DataError(f"samples must be at least 1, not {samples}.")
-        generator = self.generator(seed)
-        noise = torch.rand(samples, *x.shape, generator=generator).to(x.device)
-        return torch.stack([self.log_density(x + u) for u in noise]).mean(0)
 
     def log_density(self, y: Tensor) -> Tensor:
         """log p(y) of continuous y in [0, levels), a unit a level: (N, *shape) to (N,) nats."""
@@ -117,8 +105,7 @@ class GaussianMixture(GenerativeModel):
         k = k.to(self.device)
         e = self.centre[k] + self.log_scale[k].exp() * noise
         z = self.mean + torch.linalg.solve_triangular(self._factor(), e.T, upper=False).T
-        x = ((z + 1) * (self.spec.levels / 2)).floor().clamp(0, self.spec.levels - 1)
-        return x.to(torch.uint8).view(n, *self.spec.shape)
+        return self.to_levels((z + 1) * (self.spec.levels / 2)).view(n, *self.spec.shape)
 
     # -- fitting ------------------------------------------------------------------------------------------------
 
@@ -148,7 +135,7 @@ class GaussianMixture(GenerativeModel):
         return {"count": z.new_tensor(len(z)), "first": z.sum(0), "second": z.T @ z}
 
     def _responsibilities(self, x: Tensor) -> dict[str, Tensor]:
-        e = self._innovations(x + torch.rand(x.shape, device=x.device))
+        e = self._innovations(self.noised(x))
         joint = self._joint(e)
         self.log("train_log_density", joint.logsumexp(1).mean(), on_step=False, on_epoch=True)
         r = joint.softmax(1)

@@ -1,0 +1,30 @@
+"""Diffeomorphisms with tractable log-determinants, and the exact densities and posteriors that they make."""
+
+from zoo.flows.continuous import ContinuousFlow
+from zoo.flows.core import Compose, Flow, Inverse, Logistic, Normal, Transform
+from zoo.flows.glow import Glow
+from zoo.flows.iaf import IAFTransform
+from zoo.flows.maf import MAF
+from zoo.flows.nice import NICE
+from zoo.flows.planar import EnergyFlow, Planar, Radial
+from zoo.flows.realnvp import RealNVP
+from zoo.flows.vae import FlowVAE
+
+__all__ = [
+    "MAF",
+    "NICE",
+    "Compose",
+    "ContinuousFlow",
+    "EnergyFlow",
+    "Flow",
+    "FlowVAE",
+    "Glow",
+    "IAFTransform",
+    "Inverse",
+    "Logistic",
+    "Normal",
+    "Planar",
+    "Radial",
+    "RealNVP",
+    "Transform",
+]

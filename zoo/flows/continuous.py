@@ -1,0 +1,248 @@
+"""Continuous flows: Chen, Rubanova, Bettencourt, Duvenaud, *Neural Ordinary Differential Equations*, 2018, arXiv
+1806.07366, and Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud, *FFJORD*, 2019, arXiv 1810.01367.
+
+Data flow to the base along dx/dt = f(x, t), t from 0 to 1, and their log-density along with them: the
+log-determinant of the flow is the integral of the trace of the Jacobian,
+
+    log |det dz/dx| = int_0^1 tr(df/dx) dt = int_0^1 sum_d e_d^T (df/dx) e_d dt    (1806.07366, theorem 1)
+                    = E int_0^1 epsilon^T (df/dx) epsilon dt,   E[epsilon epsilon^T] = I    (1810.01367, equation 8),
+
+so any network will do for f, and the way back is the same equation in the other direction. The exact trace takes D
+products with the Jacobian, the estimate one; training may use the estimate, `log_prob` never does.
+
+Departures: products with the Jacobian go forward through the network with the values, so that an estimate costs about
+two passes and needs no gradient of a gradient; gradients of the loss go back through the steps of the solver (Dormand
+and Prince's) instead of the adjoint equation, exact for what was computed; in evaluation the error of each datum is
+held below the tolerance, where the solver's usual norm is a mean over the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import DataError, ZooError
+from zoo.flows.core import Transform
+from zoo.flows.vectors import VectorFlow
+
+
+class Field(nn.Module):
+    """The velocity f(x, t), a tanh network whose layers are (W x + b) sigmoid(g(t, context)) + s(t, context).
+
+    These are the "concatsquash" layers of FFJORD. The last begins at zero, and so does the flow, as the identity.
+
+    Args:
+        dims: D.
+        hidden: units of a hidden layer.
+        layers: number of hidden layers.
+        context_dims: size of the context; 0 for none.
+    """
+
+    def __init__(self, dims: int, hidden: int, layers: int, context_dims: int = 0) -> None:
+        super().__init__()
+        sizes = [dims, *[hidden] * layers, dims]
+        self.linear = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        # The gate and the shift of each layer, functions of time and context.
+        self.time = nn.ModuleList(nn.Linear(1 + context_dims, 2 * b) for b in sizes[1:])
+        with torch.no_grad():
+            for parameter in (*self.linear[-1].parameters(), *self.time[-1].parameters()):
+                parameter.zero_()
+
+    def forward(self, x: Tensor, t: Tensor, context: Tensor | None, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """f (N, D) at x (N, D) and time t (), and its Jacobian times directions (P, N or 1, D), (P, N, D)."""
+        condition = t.reshape(1, 1).to(x.dtype)
+        if context is not None:
+            condition = torch.cat([condition.expand(len(x), 1), context], 1)
+        for i, (linear, time) in enumerate(zip(self.linear, self.time, strict=True)):
+            if i:
+                x = torch.tanh(x)
+                directions = directions * (1 - x.square())
+            gate, shift = time(condition).chunk(2, 1)
+            gate = torch.sigmoid(gate)
+            x = linear(x) * gate + shift
+            directions = (directions @ linear.weight.T) * gate
+        return x, directions.expand(-1, len(x), -1)
+
+
+class ContinuousTransform(Transform):
+    """The flow of a velocity field from time 0 to time 1; the log-determinant is exact but for the solver's error.
+
+    Args:
+        dims: D.
+        hidden: units of a hidden layer of the velocity.
+        layers: number of its hidden layers.
+        context_dims: size of the context; 0 for none.
+        tolerance: of the solver, absolute and relative, for each datum.
+
+    Raises:
+        ZooError: torchdiffeq is not installed.
+    """
+
+    def __init__(
+        self, dims: int, hidden: int = 64, layers: int = 3, context_dims: int = 0, tolerance: float = 1e-5
+    ) -> None:
+        super().__init__()
+        self.solver = _solver()
+        sizes = {"dims": (dims, 1), "hidden": (hidden, 1), "layers": (layers, 1), "context_dims": (context_dims, 0)}
+        for name, (value, least) in sizes.items():
+            if value < least:
+                raise DataError(f"{name} must be at least {least}, not {value}.")
+        _check_tolerance("tolerance", tolerance)
+        self.dims, self.context_dims, self.tolerance = dims, context_dims, tolerance
+        self.field = Field(dims, hidden, layers, context_dims)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (N, D) to z and the log-determinant, (N,) nats."""
+        return self._integrate(x, context, (0.0, 1.0), self._exact(x), self.tolerance, _worst)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """z (N, D) to x and the log-determinant, (N,) nats."""
+        return self._integrate(z, context, (1.0, 0.0), self._exact(z), self.tolerance, _worst)
+
+    def estimate(
+        self, x: Tensor, context: Tensor | None = None, *, hutchinson: bool, tolerance: float
+    ) -> tuple[Tensor, Tensor]:
+        """`forward` for training: with the tolerance for the mean of the batch, and optionally Hutchinson's trace.
+
+        The estimate takes one draw of signs for each datum, the same all along the way, so that the solver meets a
+        smooth function; it is unbiased.
+        """
+        directions = torch.randint(0, 2, (1, *x.shape), device=x.device).to(x.dtype) * 2 - 1
+        return self._integrate(x, context, (0.0, 1.0), directions if hutchinson else self._exact(x), tolerance, _mean)
+
+    def _exact(self, x: Tensor) -> Tensor:
+        return torch.eye(self.dims, dtype=x.dtype, device=x.device)[:, None]
+
+    def _integrate(
+        self,
+        x: Tensor,
+        context: Tensor | None,
+        times: tuple[float, float],
+        directions: Tensor,
+        tolerance: float,
+        norm: Any,
+    ) -> tuple[Tensor, Tensor]:
+        self._check(x, context)
+        context = None if context is None else context.to(x.dtype)
+
+        def velocity(t: Tensor, state: Tensor) -> Tensor:
+            f, products = self.field(state[:, :-1], t, context, directions)
+            trace = (products * directions).sum((0, 2))
+            return torch.cat([f, trace[:, None]], 1)
+
+        state = torch.cat([x, x.new_zeros(len(x), 1)], 1)
+        with torch.autocast(x.device.type, enabled=False):
+            ends = self.solver(
+                velocity,
+                state,
+                torch.tensor(times, dtype=x.dtype, device=x.device),
+                rtol=tolerance,
+                atol=tolerance,
+                method="dopri5",
+                options={"norm": norm},
+            )
+        return ends[-1][:, :-1], ends[-1][:, -1]
+
+    def _check(self, x: Tensor, context: Tensor | None) -> None:
+        if x.ndim != 2 or x.shape[1] != self.dims:
+            raise DataError(f"x has shape {tuple(x.shape)}; this transform takes (N, {self.dims}).")
+        if context is not None and not self.context_dims:
+            raise DataError("This transform takes no context: make it with context_dims.")
+        if self.context_dims and (context is None or context.shape != (len(x), self.context_dims)):
+            given = None if context is None else tuple(context.shape)
+            raise DataError(f"context has shape {given}; this transform takes ({len(x)}, {self.context_dims}).")
+
+
+def _worst(state: Tensor) -> Tensor:
+    """The largest root mean square of a datum's errors."""
+    return state.square().mean(-1).max().sqrt()
+
+
+def _mean(state: Tensor) -> Tensor:
+    """The root mean square of all errors, the usual norm of solvers."""
+    return state.square().mean().sqrt()
+
+
+def _check_tolerance(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise DataError(f"{name} must be positive, not {value}.")
+
+
+def _solver() -> Any:
+    """`torchdiffeq.odeint`, which is optional and needed here alone."""
+    try:
+        from torchdiffeq import odeint
+    except ImportError:
+        raise ZooError(
+            "Continuous flows need torchdiffeq, which is not installed: pip install generative-zoo[ode]."
+        ) from None
+    return odeint
+
+
+class ContinuousFlow(VectorFlow):
+    """A continuous flow for points and tables of continuous numbers; densities with the exact trace.
+
+    A batch is solved as one, so a log-density depends, within the tolerance, on what it was computed with.
+
+    Args:
+        shape: of one datum, [D].
+        hidden: units of a hidden layer of the velocity.
+        layers: number of its hidden layers.
+        flows: number of continuous flows after one another, each with a velocity of its own.
+        hutchinson: whether training estimates the trace with random signs, one product with the Jacobian for D.
+        train_tolerance: of the solver in training, absolute and relative, for the mean of a batch.
+        tolerance: of the solver elsewhere, absolute and relative, for each datum.
+        optimizer: "adamw" or "muon" (see `GenerativeModel.configure_optimizers`).
+        lr: its peak learning rate.
+        warmup: optimizer steps of linear warm-up.
+        weight_decay: of the weights, not of the biases.
+
+    Example:
+        >>> model = ContinuousFlow(shape=[2])
+        >>> x = model.sample(4, seed=0)     # float32 (4, 2)
+        >>> model.log_prob(x)               # (4,) nats
+
+    Raises:
+        ZooError: torchdiffeq is not installed.
+    """
+
+    def __init__(
+        self,
+        shape: list[int] = [2],  # noqa: B006  a plain JSON value, never changed
+        hidden: int = 64,
+        layers: int = 3,
+        flows: int = 1,
+        hutchinson: bool = False,
+        train_tolerance: float = 1e-3,
+        tolerance: float = 1e-5,
+        optimizer: str = "adamw",
+        lr: float = 2e-3,
+        warmup: int = 100,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(shape)
+        if flows < 1:
+            raise DataError(f"flows must be at least 1, not {flows}.")
+        _check_tolerance("train_tolerance", train_tolerance)
+        self.save_hyperparameters()
+        dims = self.spec.dims
+        transforms = [ContinuousTransform(dims, hidden, layers, tolerance=tolerance) for _ in range(flows)]
+        self.flow = self.make_flow(transforms)
+
+    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
+        """Mean of -log p(x), with the looser tolerance, and the estimated trace if that is asked for."""
+        x = batch[0]
+        self.spec.check(x, values=False)
+        hutchinson, tolerance = self.hparams.hutchinson, self.hparams.train_tolerance
+        standardize, *transforms = self.flow.transform.transforms
+        x, total = standardize(x)
+        for transform in transforms:
+            x, log_det = transform.estimate(x, hutchinson=hutchinson, tolerance=tolerance)
+            total = total + log_det
+        loss = -(self.flow.base.log_prob(x) + total).mean()
+        self.log("train_nats", loss, prog_bar=True)
+        return loss

@@ -1,0 +1,211 @@
+"""Diffeomorphisms, and the distributions that they make of simple ones.
+
+With z = T(x) and a density q on z, x has the density of the change of variables
+
+    log p(x) = log q(T(x)) + log |det dT/dx|,
+
+and a cascade T = T_K ... T_1 adds up the log-determinants of its parts. A `Transform` computes both directions, each
+with its own log-determinant, so that it serves two purposes. As a density (`Flow`), it takes data to the base, and its
+inverse draws. As a posterior or a proposal, it takes draws of the base forward: with z_K = T(z_0),
+
+    log q_K(z_K) = log q_0(z_0) - log |det dT/dz_0|    (Rezende & Mohamed 2015, arXiv 1505.05770, equation 13).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.errors import DataError
+
+
+class Transform(nn.Module):
+    """A diffeomorphism T of batches (N, ...), maybe another one for each `context` (N, ...) that it is given.
+
+    Both directions return their result and the log-determinant of their own Jacobian, (N,) nats: that of `inverse` at
+    T(x) is minus that of `forward` at x.
+    """
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x to T(x) and log |det dT/dx|, (N,)."""
+        raise NotImplementedError
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """z to the x with T(x) = z, and log |det dx/dz|, (N,)."""
+        raise NotImplementedError
+
+
+class Compose(Transform):
+    """The first transform, then the second, and so on.
+
+    Args:
+        transforms: in the order of `forward`; none make the identity.
+
+    Example:
+        >>> T = Compose([Inverse(T1), T2])
+        >>> z, log_det = T(x)
+    """
+
+    def __init__(self, transforms: Iterable[Transform]) -> None:
+        super().__init__()
+        self.transforms = nn.ModuleList(transforms)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x to T(x) and log |det dT/dx|, (N,)."""
+        total = x.new_zeros(len(x))
+        for transform in self.transforms:
+            x, log_det = transform(x, context)
+            total = total + log_det
+        return x, total
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """z to the x with T(x) = z, and log |det dx/dz|, (N,)."""
+        total = z.new_zeros(len(z))
+        for transform in reversed(self.transforms):
+            z, log_det = transform.inverse(z, context)
+            total = total + log_det
+        return z, total
+
+
+class Inverse(Transform):
+    """A transform turned around.
+
+    Args:
+        transform: whose `inverse` is the new `forward`.
+    """
+
+    def __init__(self, transform: Transform) -> None:
+        super().__init__()
+        self.transform = transform
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x to T(x) and log |det dT/dx|, (N,)."""
+        return self.transform.inverse(x, context)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """z to the x with T(x) = z, and log |det dx/dz|, (N,)."""
+        return self.transform(z, context)
+
+
+class Base(nn.Module):
+    """A simple distribution of independent components, whose density and quantiles are known.
+
+    Args:
+        shape: of one draw.
+    """
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        # Tells where draws belong; derived from nothing, so it is not saved.
+        self.register_buffer("place", torch.zeros(()), persistent=False)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """(N, *shape) to (N,) nats."""
+        return self.log_density(z).flatten(1).sum(1)
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """Of each component, in nats."""
+        raise NotImplementedError
+
+    def draw(self, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
+        """Independent draws on the CPU, where a seed means the same for every device."""
+        raise NotImplementedError
+
+    def sample(self, n: int, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
+        """`n` draws, (n, *shape), scaled by `temperature`."""
+        draws = self.draw((n, *self.shape), generator) * temperature
+        return draws.to(self.place)
+
+
+class Normal(Base):
+    """Standard normal components."""
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """Of each component, in nats."""
+        return -0.5 * (z.square() + math.log(2 * math.pi))
+
+    def draw(self, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
+        """Independent draws on the CPU."""
+        return torch.randn(shape, generator=generator)
+
+
+class Logistic(Base):
+    """Standard logistic components, the prior of NICE (Dinh et al. 2015, arXiv 1410.8516, section 3.4)."""
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """Of each component, in nats: log sigmoid(z) + log sigmoid(-z)."""
+        return F.logsigmoid(z) + F.logsigmoid(-z)
+
+    def draw(self, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
+        """Independent draws on the CPU."""
+        # In double precision a draw of exactly zero, which has no logit, does not come in practice; the clamp is sure.
+        uniform = torch.rand(shape, generator=generator, dtype=torch.float64).clamp(min=1e-18)
+        return torch.logit(uniform).float()
+
+
+class Flow(nn.Module):
+    """The distribution of T^-1(z), z drawn from a base.
+
+    Args:
+        base: the distribution of z.
+        transforms: T, in the order from data to base.
+
+    Example:
+        >>> flow = Flow(Normal([2]), [T1, T2])
+        >>> flow.log_prob(x)                    # (N,) nats
+        >>> flow.sample(4, seed=0)              # (4, 2)
+        >>> x, log_prob = flow.rsample(4)       # both differentiable, as a posterior or a proposal needs them
+    """
+
+    def __init__(self, base: Base, transforms: Iterable[Transform]) -> None:
+        super().__init__()
+        self.base, self.transform = base, Compose(transforms)
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """log p(x), exact: (N, ...) to (N,) nats."""
+        z, log_det = self.transform(x, context)
+        return self.base.log_prob(z) + log_det
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, *, seed: int | None = None, temperature: float = 1.0, context: Tensor | None = None
+    ) -> Tensor:
+        """Draw `n` data, one for each context where there are contexts (n, ...).
+
+        Args:
+            n: number of draws.
+            seed: the same seed gives the same draws, and leaves the global random state as it was.
+            temperature: factor on the draws of the base; below one, less varied and more likely data.
+            context: what the transforms are conditioned on.
+        """
+        generator = torch.Generator()
+        if seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(seed)
+        return self.rsample(n, generator=generator, temperature=temperature, context=context)[0]
+
+    def rsample(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        temperature: float = 1.0,
+        context: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """`n` draws and their log-density (n,), both differentiable in the parameters (and in the contexts).
+
+        With another `temperature` than one the log-density is still that of the flow.
+        """
+        if n < 1:
+            raise DataError(f"n must be at least 1, not {n}.")
+        if not temperature > 0:
+            raise DataError(f"temperature must be positive, not {temperature}.")
+        z = self.base.sample(n, generator, temperature)
+        x, log_det = self.transform.inverse(z, context)
+        return x, self.base.log_prob(z) - log_det

@@ -1,0 +1,115 @@
+"""What the flows of vectors share: the standardization of data, and the model around a flow."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from zoo.data.spec import DataSpec
+from zoo.errors import DataError
+from zoo.flows.core import Flow, Normal, Transform
+from zoo.model import GenerativeModel
+
+
+class Standardize(Transform):
+    """z = (x - mean) / scale, with the mean and the standard deviation of data, which are not learned.
+
+    Until `fit` it is the identity.
+
+    Args:
+        dims: D.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    fitted: Tensor
+
+    def __init__(self, dims: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dims))
+        self.register_buffer("scale", torch.ones(dims))
+        self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> None:
+        """Take mean and scale from data (N, D).
+
+        Raises:
+            DataError: a column is constant.
+        """
+        x = x.double().cpu()
+        mean = x.mean(0)
+        scale = (x - mean).square().mean(0).sqrt()
+        for column in (scale <= 1e-12 * (1 + mean.abs())).nonzero()[:1, 0].tolist():
+            raise DataError(f"Column {column + 1} of the training data is constant and has no density: leave it out.")
+        self.mean.copy_(mean)
+        self.scale.copy_(scale)
+        self.fitted.fill_(True)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (N, D) to z and the log-determinant, (N,) nats."""
+        return (x - self.mean) / self.scale, -self.scale.log().sum().expand(len(x))
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """z (N, D) to x and the log-determinant, (N,) nats."""
+        return self.mean + self.scale * z, self.scale.log().sum().expand(len(z))
+
+
+class VectorFlow(GenerativeModel):
+    """A flow of continuous vectors to normal ones, after their standardization; families set `flow`.
+
+    The standardization comes from the training split when the first training begins, and is kept with the weights.
+
+    Args:
+        shape: of one datum, (D,).
+    """
+
+    flow: Flow
+
+    def __init__(self, shape: list[int]) -> None:
+        super().__init__()
+        self.spec = DataSpec(tuple(shape), None)
+        if len(self.spec.shape) != 1:
+            raise DataError(f"shape must be [D], that of a vector, not {list(shape)}.")
+
+    def make_flow(self, transforms: list[Transform]) -> Flow:
+        """The flow of the standardization, then `transforms`, to standard normal vectors."""
+        dims = self.spec.dims
+        return Flow(Normal([dims]), [Standardize(dims), *transforms])
+
+    @property
+    def standardize(self) -> Standardize:
+        """The first transform of the flow."""
+        return self.flow.transform.transforms[0]
+
+    def setup(self, stage: str) -> None:
+        """Refuse data that the model was not made for; before the first training, standardize it."""
+        super().setup(stage)
+        if stage != "fit" or bool(self.standardize.fitted):
+            return
+        # The whole split and not a rank's part of it, so that all ranks have the same numbers.
+        split = getattr(self.trainer.datamodule, "train", None)
+        if not isinstance(split, tuple) or not isinstance(split[0], Tensor):
+            raise DataError(
+                f"{type(self).__name__} standardizes its data by the training split, which must be in memory: "
+                f"train with a data module that has it as its attribute train, such as zoo.data.Table."
+            )
+        self.spec.check(split[0], "the training split")
+        self.standardize.fit(split[0])
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x), exact: floats (N, D) to (N,) nats."""
+        # In training each step would wait for the GPU; there the values are the data module's.
+        self.spec.check(x, values=not self.training)
+        return self.flow.log_prob(x)
+
+    def sample(self, n: int, *, seed: int | None = None, temperature: float = 1.0) -> Tensor:
+        """Draw `n` data, float32 (n, D).
+
+        Args:
+            n: number of data.
+            seed: the same seed gives the same data, and leaves the global random state as it was.
+            temperature: factor on the draws of the base; below one, less varied and more likely data.
+        """
+        with self.drawing(cached=True):
+            return self.flow.sample(n, seed=seed, temperature=temperature)
