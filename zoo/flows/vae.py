@@ -143,7 +143,7 @@ class FlowVAENet(nn.Module):
     def infer(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Images to the mean and log-deviation (N, L) of the Gaussian, and the context (N, context) of the flow."""
         mean, log_scale, context = self.encoder(2.0 * x - 1.0).float().tensor_split([self.latents, 2 * self.latents], 1)
-        # A softplus without its tail: a deviation below e^-7 would be no use, and its logarithm no number.
+        # An exponential far outside this range is of no use, and may be no number.
         return mean, log_scale.clamp(-7.0, 7.0), context if context.shape[1] else None
 
     def log_weight(self, x: Tensor, noise: Tensor, mean: Tensor, log_scale: Tensor, context: Tensor | None) -> Tensor:
