@@ -9,11 +9,10 @@ The mean over images x of -log p(x): in nats for binary images, otherwise in bit
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import inspect
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from tqdm import tqdm
 from zoo import hub
 from zoo.building import check_arguments
 from zoo.errors import CheckpointError, DataError, ZooError
+from zoo.nn.precision import exact_arithmetic
 
 if TYPE_CHECKING:
     from zoo.model import GenerativeModel
@@ -101,7 +101,7 @@ def evaluate(
     was_training = model.training
     model.eval()
     try:
-        with _exact_arithmetic(model.device):
+        with torch.inference_mode(), exact_arithmetic(model.device):
             for batch in tqdm(loader, desc="evaluate", unit="batch", disable=None, leave=False):
                 x = batch[0]
                 limited = limit is not None and n + len(x) > limit
@@ -253,19 +253,3 @@ def _finite(log_prob: Tensor, start: int) -> Tensor:
             "the weights are damaged, or the model does not cover its data."
         )
     return log_prob
-
-
-@contextlib.contextmanager
-def _exact_arithmetic(device: torch.device) -> Iterator[None]:
-    """Inference in plain float32: no autocast, no TF32, the same kernels each time; settings are restored."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with (
-            torch.inference_mode(),
-            torch.autocast(device.type, enabled=False),
-            torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
-        ):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(precision)

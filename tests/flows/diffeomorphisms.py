@@ -8,6 +8,11 @@ from torch import Tensor
 from zoo.flows.core import Transform
 
 
+def points(n: int, dims: int) -> Tensor:
+    """Standard normal points, (n, dims) in float64."""
+    return torch.randn(n, dims, dtype=torch.float64)
+
+
 def jacobian_log_det(function: Transform, x: Tensor, context: Tensor | None = None) -> Tensor:
     """(N,) log |det| of the Jacobian of each datum, by autograd and LU."""
     found = []

@@ -9,9 +9,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from diffeomorphisms import check_diffeomorphism, randomize
-from tiny_runs import Stop, differences, fit, last, sealed
-from torch import Tensor
+from diffeomorphisms import check_diffeomorphism, points, randomize
+from tiny_runs import Stop, differences, fit, last
 from torch.autograd.functional import jacobian
 
 from zoo import hub
@@ -22,15 +21,9 @@ from zoo.flows.continuous import ContinuousFlow, ContinuousTransform, Field
 
 
 @pytest.fixture(autouse=True)
-def _sealed(request, monkeypatch):
+def _solver(request):
     if "absent" not in request.node.name:
         pytest.importorskip("torchdiffeq", reason="continuous flows need the extra ode")
-    with sealed(monkeypatch):
-        yield
-
-
-def points(n: int, dims: int) -> Tensor:
-    return torch.randn(n, dims, dtype=torch.float64)
 
 
 def disturbed(**arguments) -> ContinuousFlow:

@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 from diffeomorphisms import check_diffeomorphism, randomize
-from tiny_runs import FewDigits, Stop, differences, fit, last, sealed
+from tiny_runs import FewDigits, Stop, differences, fit, last
 from torch import Tensor
 
 from zoo import hub
@@ -16,12 +16,6 @@ from zoo.callbacks import EMA
 from zoo.errors import CheckpointError, ZooError
 from zoo.flows.glow import ActNorm, Glow, InvertibleConv
 from zoo.flows.images import AffineCoupling, FactorOut
-
-
-@pytest.fixture(autouse=True)
-def _sealed(monkeypatch):
-    with sealed(monkeypatch):
-        yield
 
 
 def tiny(shape=(1, 4, 4), levels: int = 17, **arguments) -> Glow:

@@ -6,25 +6,13 @@ import math
 
 import pytest
 import torch
-from diffeomorphisms import check_diffeomorphism, randomize
-from tiny_runs import sealed
-from torch import Tensor
+from diffeomorphisms import check_diffeomorphism, points, randomize
 from torch.autograd.functional import jacobian
 
 from zoo.errors import DataError
 from zoo.flows.core import Compose, Flow, Inverse, Normal
 from zoo.flows.iaf import IAFTransform
 from zoo.flows.maf import LIMIT
-
-
-@pytest.fixture(autouse=True)
-def _sealed(monkeypatch):
-    with sealed(monkeypatch):
-        yield
-
-
-def points(n: int, dims: int) -> Tensor:
-    return torch.randn(n, dims, dtype=torch.float64)
 
 
 def chain(dims: int, context_dims: int = 0, steps: int = 3) -> list[IAFTransform]:

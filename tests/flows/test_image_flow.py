@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from diffeomorphisms import check_diffeomorphism, randomize
-from tiny_runs import FewDigits, fit, sealed
+from tiny_runs import FewDigits, fit
 from torch import Tensor, nn
 
 from zoo import hub
@@ -31,12 +31,6 @@ from zoo.flows.nice import NICE, Scaling
 from zoo.flows.realnvp import RealNVP
 
 MODELS = [NICE, RealNVP, Glow]
-
-
-@pytest.fixture(autouse=True)
-def _sealed(monkeypatch):
-    with sealed(monkeypatch):
-        yield
 
 
 def images(n: int, shape=(1, 4, 4), levels: int = 17) -> Tensor:

@@ -8,10 +8,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from diffeomorphisms import check_diffeomorphism, randomize
+from diffeomorphisms import check_diffeomorphism, points, randomize
 from lightning.pytorch import Trainer
-from tiny_runs import Stop, differences, fit, last, sealed
-from torch import Tensor
+from tiny_runs import Stop, differences, fit, last
 from torch.autograd.functional import jacobian
 
 from zoo import hub
@@ -22,16 +21,6 @@ from zoo.errors import DataError
 from zoo.flows.maf import LIMIT, MAF, AutoregressiveTransform
 from zoo.flows.vectors import Standardize
 from zoo.nn.orderings import random_orderings
-
-
-@pytest.fixture(autouse=True)
-def _sealed(monkeypatch):
-    with sealed(monkeypatch):
-        yield
-
-
-def points(n: int, dims: int) -> Tensor:
-    return torch.randn(n, dims, dtype=torch.float64)
 
 
 def disturbed(**arguments) -> MAF:

@@ -7,17 +7,10 @@ import math
 import pytest
 import torch
 from diffeomorphisms import check_diffeomorphism, randomize
-from tiny_runs import sealed
 
 from zoo.errors import DataError
 from zoo.flows.images import AdditiveCoupling
 from zoo.flows.nice import NICE, Scaling
-
-
-@pytest.fixture(autouse=True)
-def _sealed(monkeypatch):
-    with sealed(monkeypatch):
-        yield
 
 
 def tiny(**arguments) -> NICE:

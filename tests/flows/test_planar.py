@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from diffeomorphisms import check_diffeomorphism, randomize
-from tiny_runs import Stop, differences, fit, last, sealed
+from tiny_runs import Stop, differences, fit, last
 from torch import Tensor
 
 from zoo import hub
@@ -16,13 +16,6 @@ from zoo.data.points import Points
 from zoo.errors import DataError
 from zoo.flows.core import Compose, Flow, Inverse, Normal
 from zoo.flows.planar import Affine, EnergyFlow, Planar, Radial, positive, solve_planar
-
-
-@pytest.fixture(autouse=True)
-def _sealed(monkeypatch):
-    with sealed(monkeypatch):
-        yield
-
 
 KINDS = [Planar, Radial]
 

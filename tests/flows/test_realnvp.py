@@ -5,17 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from diffeomorphisms import randomize
-from tiny_runs import sealed
 
 from zoo.errors import DataError
 from zoo.flows.images import AffineCoupling, FactorOut, Logit
 from zoo.flows.realnvp import RealNVP
-
-
-@pytest.fixture(autouse=True)
-def _sealed(monkeypatch):
-    with sealed(monkeypatch):
-        yield
 
 
 def test_checkerboards_then_rows_and_one_more_checkerboard_at_the_last_scale():

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from tiny_runs import fit, sealed
+from tiny_runs import fit
 from torch import Tensor
 
 import zoo
@@ -19,10 +19,8 @@ SMALL = {"channels": 2, "blocks": 1, "hidden": 6, "context": 3, "flow_hidden": 8
 
 
 @pytest.fixture(autouse=True)
-def _untouched(monkeypatch):
-    with sealed(monkeypatch):
-        torch.manual_seed(0)
-        yield
+def _seeded(_sealed):
+    torch.manual_seed(0)
 
 
 def tiny(posterior: str) -> FlowVAE:

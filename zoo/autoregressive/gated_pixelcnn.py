@@ -28,8 +28,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.autoregressive.raster import ACTIVATIONS, RasterModel, RasterNet, place_biases, reading
+from zoo.autoregressive.raster import RasterModel, RasterNet, place_biases, reading
 from zoo.errors import DataError
+from zoo.nn.activations import ACTIVATIONS
 from zoo.nn.masked import CachedStep, LayerCache, MaskedConv2d, MaskedRMSNorm, residual_gain
 
 # Of the layers that read a gate: tanh(a) sigmoid(b) has a root mean square of 0.34 for standard normal a and b. Half of

@@ -33,8 +33,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.autoregressive.pixelrnn import LAYERS, PixelRNNNet, check_layers
-from zoo.autoregressive.raster import ACTIVATIONS, RasterModel
+from zoo.autoregressive.raster import RasterModel
 from zoo.errors import DataError
+from zoo.nn.activations import ACTIVATIONS
 from zoo.nn.masked import CachedStep, LayerCache, MaskedRMSNorm, residual_gain
 
 

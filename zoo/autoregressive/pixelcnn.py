@@ -22,7 +22,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from zoo.autoregressive.raster import ACTIVATIONS, RasterModel, RasterNet
+from zoo.autoregressive.raster import RasterModel, RasterNet
+from zoo.nn.activations import ACTIVATIONS
 from zoo.nn.masked import CachedStep, MaskedConv2d, MaskedRMSNorm, residual_gain
 
 

@@ -31,8 +31,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.autoregressive.raster import ACTIVATIONS, RasterModel, RasterNet, place_biases, reading
+from zoo.autoregressive.raster import RasterModel, RasterNet, place_biases, reading
 from zoo.errors import DataError
+from zoo.nn.activations import ACTIVATIONS
 from zoo.nn.attention import CausalAttention
 from zoo.nn.levels import LevelFeatures
 from zoo.nn.masked import CachedStep, MaskedConv2d, MaskedRMSNorm, residual_gain

@@ -17,10 +17,9 @@ from tqdm.auto import tqdm
 from zoo.data.spec import DataSpec
 from zoo.errors import DataError
 from zoo.model import GenerativeModel
+from zoo.nn.activations import ACTIVATIONS
 from zoo.nn.levels import LevelFeatures
 from zoo.nn.masked import CachedStep, MaskedConv2d, MaskedRMSNorm
-
-ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
 
 
 def place_biases(channels: int, height: int, width: int) -> tuple[nn.Parameter, nn.Parameter]:

@@ -26,8 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import DataError, ZooError
-from zoo.flows.core import Transform
-from zoo.flows.vectors import VectorFlow
+from zoo.flows.vectors import VectorFlow, VectorTransform
 
 
 class Field(nn.Module):
@@ -68,7 +67,7 @@ class Field(nn.Module):
         return x, directions.expand(-1, len(x), -1)
 
 
-class ContinuousTransform(Transform):
+class ContinuousTransform(VectorTransform):
     """The flow of a velocity field from time 0 to time 1; the log-determinant is exact but for the solver's error.
 
     Args:
@@ -85,14 +84,10 @@ class ContinuousTransform(Transform):
     def __init__(
         self, dims: int, hidden: int = 64, layers: int = 3, context_dims: int = 0, tolerance: float = 1e-5
     ) -> None:
-        super().__init__()
+        super().__init__(dims, context_dims, hidden=hidden, layers=layers)
         self.solver = _solver()
-        sizes = {"dims": (dims, 1), "hidden": (hidden, 1), "layers": (layers, 1), "context_dims": (context_dims, 0)}
-        for name, (value, least) in sizes.items():
-            if value < least:
-                raise DataError(f"{name} must be at least {least}, not {value}.")
         _check_tolerance("tolerance", tolerance)
-        self.dims, self.context_dims, self.tolerance = dims, context_dims, tolerance
+        self.tolerance = tolerance
         self.field = Field(dims, hidden, layers, context_dims)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -126,7 +121,7 @@ class ContinuousTransform(Transform):
         tolerance: float,
         norm: Any,
     ) -> tuple[Tensor, Tensor]:
-        self._check(x, context)
+        self.check(x, context)
         context = None if context is None else context.to(x.dtype)
 
         def velocity(t: Tensor, state: Tensor) -> Tensor:
@@ -146,15 +141,6 @@ class ContinuousTransform(Transform):
                 options={"norm": norm},
             )
         return ends[-1][:, :-1], ends[-1][:, -1]
-
-    def _check(self, x: Tensor, context: Tensor | None) -> None:
-        if x.ndim != 2 or x.shape[1] != self.dims:
-            raise DataError(f"x has shape {tuple(x.shape)}; this transform takes (N, {self.dims}).")
-        if context is not None and not self.context_dims:
-            raise DataError("This transform takes no context: make it with context_dims.")
-        if self.context_dims and (context is None or context.shape != (len(x), self.context_dims)):
-            given = None if context is None else tuple(context.shape)
-            raise DataError(f"context has shape {given}; this transform takes ({len(x)}, {self.context_dims}).")
 
 
 def _worst(state: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import DataError
+from zoo.model import GenerativeModel
 
 
 class Transform(nn.Module):
@@ -183,11 +184,7 @@ class Flow(nn.Module):
             temperature: factor on the draws of the base; below one, less varied and more likely data.
             context: what the transforms are conditioned on.
         """
-        generator = torch.Generator()
-        if seed is None:
-            generator.seed()
-        else:
-            generator.manual_seed(seed)
+        generator = GenerativeModel.generator(seed)
         return self.rsample(n, generator=generator, temperature=temperature, context=context)[0]
 
     def rsample(
@@ -202,8 +199,7 @@ class Flow(nn.Module):
 
         With another `temperature` than one the log-density is still that of the flow.
         """
-        if n < 1:
-            raise DataError(f"n must be at least 1, not {n}.")
+        GenerativeModel.check_count(n)
         if not temperature > 0:
             raise DataError(f"temperature must be positive, not {temperature}.")
         z = self.base.sample(n, generator, temperature)

@@ -9,9 +9,8 @@ the network runs at half the resolution on half the channels, where a masked ima
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +20,10 @@ from zoo.data.spec import DataSpec
 from zoo.errors import DataError
 from zoo.flows.core import Base, Flow, Transform
 from zoo.model import GenerativeModel
+from zoo.nn.activations import ACTIVATIONS
 from zoo.nn.dequantization import Dequantized
 from zoo.nn.masked import residual_gain
-
-ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
+from zoo.nn.precision import exact_arithmetic
 
 # The first two groups are kept and the last two moved. `Squeeze` puts the pixels of a block in the order (0, 0),
 # (1, 1), (0, 1), (1, 0): a diagonal, then the other.
@@ -344,7 +343,8 @@ class ImageFlow(Dequantized, GenerativeModel):
     def encode(self, x: Tensor) -> Tensor:
         """The latents of images, each value in the centre of its level: uint8 (N, C, H, W) to (N, D)."""
         self.spec.check(x)
-        with self._precise():
+        # What was rounded on the way forward would not come back.
+        with self.drawing(cached=False), exact_arithmetic(self.device):
             return self.net.transform(x + 0.5)[0]
 
     @torch.no_grad()
@@ -353,7 +353,7 @@ class ImageFlow(Dequantized, GenerativeModel):
         if not isinstance(z, Tensor) or not z.is_floating_point() or z.shape[1:] != (self.spec.dims,):
             given = f"{z.dtype} {tuple(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
             raise DataError(f"z must be latents, floating point (N, {self.spec.dims}), not {given}.")
-        with self._precise():
+        with self.drawing(cached=False), exact_arithmetic(self.device):
             return self.to_levels(self.net.transform.inverse(z)[0])
 
     @torch.no_grad()
@@ -366,20 +366,5 @@ class ImageFlow(Dequantized, GenerativeModel):
             temperature: factor on the latents; below one, less varied and more likely images.
         """
         self.check_count(n)
-        with self._precise():
+        with self.drawing(cached=False), exact_arithmetic(self.device):
             return self.to_levels(self.net.sample(n, seed=seed, temperature=temperature))
-
-    @contextlib.contextmanager
-    def _precise(self) -> Iterator[None]:
-        """Evaluation in plain float32: what was rounded on the way forward would not come back."""
-        precision = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            with (
-                self.drawing(cached=False),
-                torch.autocast(self.device.type, enabled=False),
-                torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
-            ):
-                yield
-        finally:
-            torch.set_float32_matmul_precision(precision)

@@ -24,15 +24,14 @@ from torch import Tensor
 
 from zoo.autoregressive.made import CachedPass, MADENet
 from zoo.errors import DataError
-from zoo.flows.core import Transform
-from zoo.flows.vectors import VectorFlow
+from zoo.flows.vectors import VectorFlow, VectorTransform
 from zoo.nn.orderings import random_orderings
 
 LIMIT = 5.0
 """The most that a layer's log-scale can be."""
 
 
-class AutoregressiveTransform(Transform):
+class AutoregressiveTransform(VectorTransform):
     """y_d = x_d exp(l_d) + t_d, where l_d and t_d are functions of the x before d: one pass of a MADE, by equation 4.
 
     The inverse goes one dimension after the other. Without gradients it computes each unit of the network once; with
@@ -58,17 +57,12 @@ class AutoregressiveTransform(Transform):
         dropout: float = 0.0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        sizes = {"dims": (dims, 1), "hidden": (hidden, 1), "layers": (layers, 1), "context_dims": (context_dims, 0)}
-        for name, (value, least) in sizes.items():
-            if value < least:
-                raise DataError(f"{name} must be at least {least}, not {value}.")
+        super().__init__(dims, context_dims, hidden=hidden, layers=layers)
         if not 0 <= dropout < 1:
             raise DataError(f"dropout must be in [0, 1), not {dropout}.")
         orderings = torch.arange(dims)[None] if ordering is None else ordering[None]
         if orderings.shape[1:] != (dims,):
             raise DataError(f"ordering must be a permutation of 0..{dims - 1}, not of shape {tuple(ordering.shape)}.")
-        self.dims, self.context_dims = dims, context_dims
         self.net = MADENet(
             orderings, hidden, layers, 2, seed=seed, direct=True, dropout=dropout, context_dims=context_dims
         )
@@ -112,17 +106,9 @@ class AutoregressiveTransform(Transform):
         return x, -self.affine(self.net(x, context=context))[1].sum(1)
 
     def _checked(self, x: Tensor, context: Tensor | None) -> Tensor | None:
-        """The context in the network's precision; refuses shapes that do not fit."""
-        if x.ndim != 2 or x.shape[1] != self.dims:
-            raise DataError(f"x has shape {tuple(x.shape)}; this transform takes (N, {self.dims}).")
-        if not self.context_dims:
-            if context is not None:
-                raise DataError("This transform takes no context: make it with context_dims.")
-            return None
-        if context is None or context.shape != (len(x), self.context_dims):
-            given = None if context is None else tuple(context.shape)
-            raise DataError(f"context has shape {given}; this transform takes ({len(x)}, {self.context_dims}).")
-        return context.to(x.dtype)
+        """The context in the precision of x; refuses shapes that do not fit."""
+        self.check(x, context)
+        return None if context is None else context.to(x.dtype)
 
 
 class MAF(VectorFlow):

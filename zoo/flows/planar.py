@@ -32,6 +32,7 @@ from zoo.data.points import Energy
 from zoo.data.spec import DataSpec
 from zoo.errors import DataError
 from zoo.flows.core import Flow, Inverse, Normal, Transform
+from zoo.flows.vectors import VectorTransform
 from zoo.model import GenerativeModel
 
 FLOOR = 1e-3
@@ -43,7 +44,7 @@ def positive(x: Tensor) -> Tensor:
     return FLOOR + F.softplus(x + math.log(math.expm1(1 - FLOOR)))
 
 
-class Layers(Transform):
+class Layers(VectorTransform):
     """K layers of one kind, whose parameters are learned or, amortized, come from a context by one linear layer.
 
     Args:
@@ -54,11 +55,8 @@ class Layers(Transform):
     """
 
     def __init__(self, dims: int, layers: int, context_dims: int, numbers: int) -> None:
-        super().__init__()
-        for name, value, least in (("dims", dims, 1), ("layers", layers, 1), ("context_dims", context_dims, 0)):
-            if value < least:
-                raise DataError(f"{name} must be at least {least}, not {value}.")
-        self.dims, self.layers, self.context_dims = dims, layers, context_dims
+        super().__init__(dims, context_dims, layers=layers)
+        self.layers = layers
         self.raw = nn.Parameter(torch.zeros(layers, numbers))
         self.amortized = nn.Linear(context_dims, layers * numbers, bias=False) if context_dims else None
         if self.amortized is not None:
@@ -66,15 +64,9 @@ class Layers(Transform):
 
     def parameters_of(self, x: Tensor, context: Tensor | None) -> Tensor:
         """Numbers of all layers, (K, 1, P) or, with a context (N, C), (K, N, P); checks the shapes of both."""
-        if x.ndim != 2 or x.shape[1] != self.dims:
-            raise DataError(f"x has shape {tuple(x.shape)}; this transform takes (N, {self.dims}).")
+        self.check(x, context)
         if self.amortized is None:
-            if context is not None:
-                raise DataError("This transform takes no context: make it with context_dims.")
             return self.raw[:, None]
-        if context is None or context.shape != (len(x), self.context_dims):
-            given = None if context is None else tuple(context.shape)
-            raise DataError(f"context has shape {given}; this transform takes ({len(x)}, {self.context_dims}).")
         with torch.autocast(x.device.type, enabled=False):
             own = self.amortized(context.to(self.raw.dtype))
         return self.raw[:, None] + own.unflatten(1, self.raw.shape).transpose(0, 1)

@@ -1,4 +1,4 @@
-"""What the flows of vectors share: the standardization of data, and the model around a flow."""
+"""What the flows of vectors share: the checks of sizes, the standardization of data, and the model around a flow."""
 
 from __future__ import annotations
 
@@ -9,6 +9,35 @@ from zoo.data.spec import DataSpec
 from zoo.errors import DataError
 from zoo.flows.core import Flow, Normal, Transform
 from zoo.model import GenerativeModel
+
+
+class VectorTransform(Transform):
+    """A transform of vectors (N, D), maybe with contexts (N, context_dims).
+
+    Args:
+        dims: D.
+        context_dims: size of the context; 0 for none.
+        counts: other sizes, which must be positive.
+    """
+
+    def __init__(self, dims: int, context_dims: int, **counts: int) -> None:
+        super().__init__()
+        least = {"dims": 1, **dict.fromkeys(counts, 1), "context_dims": 0}
+        for name, value in {"dims": dims, **counts, "context_dims": context_dims}.items():
+            if value < least[name]:
+                raise DataError(f"{name} must be at least {least[name]}, not {value}.")
+        self.dims, self.context_dims = dims, context_dims
+
+    def check(self, x: Tensor, context: Tensor | None) -> None:
+        """Refuse vectors and contexts of other shapes."""
+        if x.ndim != 2 or x.shape[1] != self.dims:
+            raise DataError(f"x has shape {tuple(x.shape)}; this transform takes (N, {self.dims}).")
+        if not self.context_dims:
+            if context is not None:
+                raise DataError("This transform takes no context: make it with context_dims.")
+        elif context is None or context.shape != (len(x), self.context_dims):
+            given = None if context is None else tuple(context.shape)
+            raise DataError(f"context has shape {given}; this transform takes ({len(x)}, {self.context_dims}).")
 
 
 class Standardize(Transform):

@@ -176,6 +176,7 @@ class GaussianMixture(Dequantized, GenerativeModel):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the sums of an epoch under way, so that a resumed run fits what the uninterrupted one does."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["sums"] = self.sums
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
