@@ -149,6 +149,73 @@ def test_a_bound_is_shown_as_one():
     assert "| bits/dim | ≤ 3.061 ± 0.006 | bound |" in text
 
 
+def test_draws_and_their_spread_are_stated():
+    drawn = {**RESULT, "kind": "bound", "protocol": "256 levels; 8 draws", "samples": 8, "spread": 0.000123}
+    text = card.render(changed(results=[drawn]))
+    assert "| 256 levels; 8 draws; standard deviation over draws 0.00012 |" in text
+    (read,) = ModelCard(text).data.eval_results
+    assert read.metric_args["spread"] == 0.000123
+
+
+LOST = {**RESULT, "metric": "not_reconstructed", "kind": "count", "value": 0, "standard_error": None}
+
+
+def test_a_count_is_stated_with_what_it_is_out_of():
+    config = changed(results=[RESULT, LOST], reference=None)
+    text = card.render(config)
+    assert "| not reconstructed | 0 of 10,000 images | count | CIFAR-10 | test | 10,000 |" in text
+    assert "1,234 of 10,000 images" in card.render(changed(results=[{**LOST, "value": 1234}]))
+    assert card.headline(config) == RESULT
+    assert ModelCard(text).data.eval_results[1].metric_value == 0
+
+
+KL = {**RESULT, "metric": "kl", "kind": "quadrature", "value": 0.0123, "standard_error": None, "split": None, "n": 64}
+POINTS = {"class_path": "zoo.data.Points", "init_args": {"name": "energy1"}}
+TARGET = {"metric": "kl", "value": 0.02, "source": "the paper has figures alone", "target": True}
+
+
+def test_a_number_of_the_model_alone_has_no_split():
+    nats = {**RESULT, "metric": "nats", "dataset": "Points"}
+    config = changed(results=[nats, {**KL, "dataset": "Points"}], data=POINTS, reference=TARGET)
+    text = card.render(config)
+    assert r"| nats of KL(q \|\| p) | 0.0123 | quadrature | points | - | 64 |" in text
+    first, second = ModelCard(text).data.eval_results
+    assert (first.dataset_split, second.dataset_split) == ("test", None)
+    assert (second.metric_type, second.metric_value) == ("kl", 0.0123)
+    assert card.headline(config)["metric"] == "kl"
+
+
+@pytest.mark.parametrize(
+    ("reference", "cell", "sentence"),
+    [
+        (
+            TARGET,
+            "target 0.02",
+            "The target is 0.02 nats of KL(q || p) (the paper has figures alone). Better by 0.0077",
+        ),
+        ({**TARGET, "value": 0.01}, "target 0.01", "The target is 0.01 nats of KL(q || p)"),
+        ({**TARGET, "target": False}, "0.02", "The paper's number is 0.02 nats of KL(q || p)"),
+        (None, "-", "The paper gives no number for this data set."),
+    ],
+)
+def test_a_target_is_no_number_of_a_paper(reference, cell, sentence):
+    config = changed(results=[KL], data=POINTS, reference=reference)
+    assert sentence in card.render(config)
+    header, row = card.table({"planar-energy1": config})
+    assert row[header.index("paper's")] == cell
+    missed = " (missed by 0.0023)" if cell == "target 0.01" else ""
+    assert f"| 0.0123 | {cell}{missed} |" in card.results_table({"planar-energy1": config})
+    header, row = card.likelihoods({"planar-energy1": config}, "points")
+    assert row[header.index("paper's")] == cell
+
+
+def test_a_reference_in_another_metric_is_not_set_beside_a_result():
+    config = changed(results=[RESULT], reference=TARGET)
+    header, row = card.table({"pixelcnn-cifar10": config})
+    assert (row[header.index("ours")], row[header.index("paper's")]) == ("3.061 ± 0.006", "-")
+    assert "It has not been measured here yet." in card.render(config)
+
+
 def test_no_number_in_the_paper():
     assert "The paper gives no number for this data set." in card.render(changed(reference=None))
 
@@ -159,6 +226,8 @@ def test_headline_prefers_the_papers_metric_and_exact_over_bound():
     assert card.headline(changed(results=[fid, bound])) == bound
     tighter = {**bound, "value": bound["value"] - 0.1, "samples": 100}
     assert card.headline(changed(results=[bound, tighter])) == tighter
+    lucky = {**tighter, "value": tighter["value"] - 0.001, "samples": 1}
+    assert card.headline(changed(results=[lucky, tighter])) == tighter
     reference = {**CONFIG["reference"], "metric": "fid"}
     assert card.headline(changed(results=[RESULT, fid], reference=reference)) == fid
     assert card.headline(changed(results=[])) is None

@@ -233,7 +233,8 @@ class Record(Callback):
 
     Args:
         recipe: name of the recipe, None where there is none.
-        reference: {"metric", "value", "source"}: the number that others report.
+        reference: {"metric", "value", "source"}: the number that others report; with "target": true, one to reach
+            where they report none.
     """
 
     def __init__(self, recipe: str | None = None, reference: dict[str, Any] | None = None) -> None:

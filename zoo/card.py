@@ -22,8 +22,15 @@ TABLES = ("checkpoints", "cifar10", "mnist")
 BEGIN, END = "<!-- {}:begin -->", "<!-- {}:end -->"
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 # How a metric is written, and with how many decimals: those that its standard error over 10,000 images leaves
-# meaningful. Of all four, less is better.
-METRICS = {"bits_per_dim": ("bits/dim", 3), "nats": ("nats", 2), "fid": ("FID", 2), "kid": ("KID", 4)}
+# meaningful. Of all, less is better.
+METRICS = {
+    "bits_per_dim": ("bits/dim", 3),
+    "nats": ("nats", 2),
+    "kl": ("nats of KL(q || p)", 4),
+    "not_reconstructed": ("not reconstructed", 0),
+    "fid": ("FID", 2),
+    "kid": ("KID", 4),
+}
 # What people and the Hub call the data sets whose class has another name.
 TITLES = {
     "BreastCancer": "breast cancer",
@@ -107,11 +114,24 @@ def resolution(metric: str) -> float:
 
 
 def measured(result: Mapping[str, Any]) -> str:
-    """Write a result's value with its standard error, and a bound as the bound it is: `≤ 3.02 ± 0.01`."""
+    """Write a result's value with its standard error, and a bound as the bound it is: `≤ 3.02 ± 0.01`.
+
+    A count is written with what it is out of: `0 of 10,000 images`.
+    """
+    if result.get("kind") == "count":
+        return f"{result['value']:,} of {result['n']:,} images"
     text = number(result["value"], result["metric"])
     if result.get("standard_error") is not None:
         text += f" ± {number(result['standard_error'], result['metric'])}"
     return f"≤ {text}" if result.get("kind") == "bound" else text
+
+
+def spread(result: Mapping[str, Any]) -> str:
+    """What a result says of its draws: `standard deviation over draws 0.00012`; empty where there is one alone."""
+    if result.get("spread") is None:
+        return ""
+    # Two significant digits: it is far below the standard error over images, in whose decimals it would be 0.000.
+    return f"standard deviation over draws {result['spread']:.2g}"
 
 
 def unit(metric: str) -> str:
@@ -120,13 +140,17 @@ def unit(metric: str) -> str:
 
 
 def headline(config: Config) -> Mapping[str, Any] | None:
-    """The result that stands for a checkpoint: of a whole split, in the reference's metric, exact or the best bound."""
+    """The result that stands for a checkpoint: of a whole split, in the reference's metric, exact or the best bound.
+
+    That is the one of most samples: the lowest of several noisy ones would be the luckiest.
+    """
     metric = (config.get("reference") or {}).get("metric")
     kinds = {"exact": 0, "bound": 1}
     whole = [result for result in config.get("results") or () if not result.get("limit")]
 
-    def order(result: Mapping[str, Any]) -> tuple[bool, int, float]:
-        return result["metric"] != metric, kinds.get(result.get("kind"), 2), result["value"]
+    def order(result: Mapping[str, Any]) -> tuple[bool, int, int, float]:
+        kind = kinds.get(result.get("kind"), 2)
+        return result["metric"] != metric, kind, -result.get("samples", 1), result["value"]
 
     return min(whole, key=order, default=None)
 
@@ -150,8 +174,8 @@ def table(configs: Mapping[str, Config]) -> list[tuple[str, ...]]:
     """Rows (name, family, data, metric, ours, paper's, size) of some checkpoints, a header row first."""
     rows: list[tuple[str, ...]] = [("name", "family", "data", "metric", "ours", "paper's", "size")]
     for name, config in configs.items():
-        result, reference = headline(config), config.get("reference")
-        metric = (result or reference or {}).get("metric")
+        result = headline(config)
+        metric = (result or config.get("reference") or {}).get("metric")
         kind = result.get("kind") if result else None
         rows.append(
             (
@@ -160,7 +184,7 @@ def table(configs: Mapping[str, Config]) -> list[tuple[str, ...]]:
                 dataset_title(_data_class(config)) if config.get("data") else "-",
                 ", ".join(filter(None, [metric and unit(metric), kind])) or "-",
                 measured(result) if result else "-",
-                f"{reference['value']:g}" if reference else "-",
+                _reference(config, metric),
                 size(config),
             )
         )
@@ -181,10 +205,10 @@ def likelihoods(configs: Mapping[str, Config], dataset: str) -> list[tuple[str, 
     for name, config in configs.items():
         result, reference = headline(config), config.get("reference")
         if result and config.get("data"):
-            paper = reference["value"] if reference and reference["metric"] == result["metric"] else None
-            row = (name, "-" if paper is None else f"{paper:g}", measured(result), unit(result["metric"]))
-            of_data = by_dataset.setdefault(_key(dataset_title(_data_class(config))), [])
-            of_data.append((-math.inf if paper is None else paper, (*row, str(result.get("kind") or "-"))))
+            metric = result["metric"]
+            paper = reference["value"] if reference and reference["metric"] == metric else -math.inf
+            row = (name, _reference(config, metric), measured(result), unit(metric), str(result.get("kind") or "-"))
+            by_dataset.setdefault(_key(dataset_title(_data_class(config))), []).append((paper, row))
     if _key(dataset) not in by_dataset:
         known = ", ".join(sorted(by_dataset)) or "none"
         raise ZooError(f"No checkpoint has a number on {_line(dataset)!r}; there are numbers on: {known}.")
@@ -291,7 +315,9 @@ def _front_matter(config: Config, name: str) -> str:
             metric_type=result["metric"],
             metric_name=unit(result["metric"]),
             metric_value=result["value"],
-            metric_args={key: result[key] for key in ("kind", "standard_error", "n", "protocol") if key in result},
+            metric_args={
+                key: result[key] for key in ("kind", "standard_error", "n", "protocol", "spread") if key in result
+            },
         )
         for result in config.get("results") or ()
         if not result.get("limit")  # a quick check on a few images is not for leaderboards
@@ -326,9 +352,9 @@ def _numbers(config: Config) -> str:
             measured(result),
             result.get("kind", "-"),
             dataset_title(result["dataset"]),
-            result["split"] + (" (part)" if result.get("limit") else ""),
+            (result["split"] or "-") + (" (part)" if result.get("limit") else ""),
             f"{result['n']:,}",
-            result.get("protocol") or "-",
+            "; ".join(filter(None, (result.get("protocol"), spread(result)))) or "-",
         ]
         for result in config.get("results") or ()
     ]
@@ -337,14 +363,14 @@ def _numbers(config: Config) -> str:
 
 
 def _comparison(config: Config) -> str:
-    """How the results stand to the paper's number, a miss as a miss; empty where nothing is measured."""
+    """How the results stand to the paper's number or to a target, a miss as a miss; empty where nothing is measured."""
     results, reference = config.get("results") or (), config.get("reference")
     if not results:
         return ""
     if not reference:
         return "The paper gives no number for this data set."
-    metric = reference["metric"]
-    sentences = [f"The paper's number is {reference['value']:g} {unit(metric)} ({_line(reference['source'])})."]
+    metric, what = reference["metric"], "The target" if reference.get("target") else "The paper's number"
+    sentences = [f"{what} is {reference['value']:g} {unit(metric)} ({_line(reference['source'])})."]
     compared = [result for result in results if result["metric"] == metric and not result.get("limit")]
     for result in compared:
         verdict = difference(result, reference).capitalize()
@@ -416,6 +442,14 @@ def _makes_images(config: Config) -> bool:
 def _makes_points(config: Config) -> bool:
     """Whether the model's data are points of the plane, of which `zoo export` draws a figure."""
     return (config.get("data") or {}).get("class_path") == "zoo.data.Points"
+
+
+def _reference(config: Config, metric: str | None) -> str:
+    """The paper's number in a metric, a number that is none as the `target 0.02` it is, or `-`."""
+    reference = config.get("reference")
+    if not reference or reference["metric"] != metric:
+        return "-"
+    return f"{'target ' if reference.get('target') else ''}{reference['value']:g}"
 
 
 def _decimals(metric: str) -> int:

@@ -207,6 +207,8 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
             ("source", text, "a string"),
         ):
             need(fits(reference.get(key)), f"reference.{key}", wanted, reference.get(key))
+        target = reference.get("target", False)
+        need(isinstance(target, bool), "reference.target", "true or false", target)
 
     weights = config["weights"]
     need(isinstance(weights, dict), "weights", "an object", weights)
@@ -224,11 +226,14 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
     for i, result in enumerate(results):
         field = f"results[{i}]"
         need(isinstance(result, dict), field, "an object", result)
-        for key in ("metric", "kind", "split", "dataset", "protocol"):
+        for key in ("metric", "kind", "dataset", "protocol"):
             need(text(result.get(key)), f"{field}.{key}", "a string", result.get(key))
+        need("split" in result, field, "a result with a split, which may be null", result)
+        need(result["split"] is None or text(result["split"]), f"{field}.split", "a string or null", result["split"])
         need(number(result.get("value")), f"{field}.value", "a number", result.get("value"))
-        error = result.get("standard_error")
-        need(error is None or number(error), f"{field}.standard_error", "a number or null", error)
+        for key in ("standard_error", "spread"):
+            error = result.get(key)
+            need(error is None or number(error), f"{field}.{key}", "a number or null", error)
         n = result.get("n")
         need(integer(n) and n > 0, f"{field}.n", "a positive count", n)
         samples = result.get("samples", 1)

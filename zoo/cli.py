@@ -189,7 +189,8 @@ def evaluate(
         device: cpu, cuda or cuda:1; by default the GPU where there is one.
         root: folder of the data sets; by default ZOO_DATA or the user cache.
         revision: branch, tag or commit of the Hub repository.
-        samples: of a bound, draws for each image; more make it tighter. By default those behind the card's numbers.
+        samples: of a bound, draws for each image; more make it tighter, or of dequantization noise less noisy. By
+            default those behind the card's numbers.
         write: put the numbers into the folder's config.json and on its card.
     """
     from zoo import card, evaluation, hub
@@ -414,9 +415,11 @@ def _report(name: str, result: dict[str, Any], config: dict[str, Any]) -> str:
     metric = result["metric"]
     data = card.dataset_title(result["dataset"])
     part = f"first {result['n']:,} images of the" if result["limit"] else f"{result['n']:,} images, whole"
+    seen = f"{part} {result['split']} split" if result["split"] else f"n = {result['n']:,}"
+    said = "; ".join(filter(None, (result["protocol"], card.spread(result))))
     lines = [
         f"{name}: {card.measured(result)} {card.unit(metric)}, {result['kind']}",
-        f"  data   {data}, {part} {result['split']} split; {result['protocol']}",
+        f"  data   {data}, {seen}; {said}",
     ]
     same = ("metric", "kind", "split", "dataset", "protocol")
     for old in config.get("results") or ():
@@ -425,7 +428,8 @@ def _report(name: str, result: dict[str, Any], config: dict[str, Any]) -> str:
     reference = config.get("reference")
     if reference and reference["metric"] == metric:
         verdict = "" if result["limit"] else f": {card.difference(result, reference)}"
-        lines.append(f"  paper  {reference['value']:g}{verdict} ({reference['source']})")
+        what = "target" if reference.get("target") else "paper "
+        lines.append(f"  {what} {reference['value']:g}{verdict} ({reference['source']})")
     return "\n".join(lines)
 
 

@@ -186,7 +186,7 @@ def save(
         data: class_path and init_args of the data module, without paths.
         recipe: name of the recipe that trained it.
         training: hardware, minutes, steps and the like, for the card.
-        reference: the paper's number: metric, value and source.
+        reference: the paper's number: metric, value and source; with target: true, one that no paper gives.
         results: measured numbers, for the card.
         notes: free sentences, for the card.
 

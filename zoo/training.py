@@ -80,7 +80,7 @@ class ZooCLI(LightningCLI):
             "--reference",
             type=dict | None,
             default=None,
-            help="The number others report: metric, value, source.",
+            help="The number others report: metric, value, source; with target: true, one to reach.",
         )
         # Only where no other data is named: the arguments of a default class would pass to the class that replaces it.
         if not self.names_data:
