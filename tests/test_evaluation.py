@@ -13,7 +13,8 @@ from zoo.autoregressive import DARN, PixelCNN
 from zoo.data import DataSpec, Digits
 from zoo.errors import CheckpointError, DataError, ZooError
 from zoo.evaluation import evaluate
-from zoo.model import GenerativeModel
+from zoo.mixtures import GaussianMixture
+from zoo.model import GenerativeModel, Measurement
 
 DIGITS = {"class_path": "zoo.data.Digits", "init_args": {}}
 
@@ -167,6 +168,99 @@ def test_a_bound_of_more_samples_says_so_and_a_checkpoint_repeats_its_own(tmp_pa
         evaluate(model, data=Images(), samples=0)
     with pytest.raises(ZooError, match="has an exact likelihood, which takes no samples"):
         evaluate(Coin(), data=Images(), samples=2)
+
+
+def test_the_spread_is_that_of_the_mean_over_the_data_from_draw_to_draw(tmp_path, monkeypatch):
+    data = Images()
+    data.images = torch.randint(0, 17, data.images.shape, dtype=torch.uint8)
+    monkeypatch.setattr(Images, "spec", DataSpec((1, 2, 2), 17))
+    model = GaussianMixture(shape=[1, 2, 2], levels=17)
+    (one,), (many,) = evaluate(model, data=data, seed=3), evaluate(model, data=data, seed=3, samples=8)
+
+    x, losses = data.images, torch.zeros(8, 250, dtype=torch.float64)
+    for first in (0, 100, 200):  # the noise of a batch follows from the number of images before it
+        noise = torch.rand(8, *x[first : first + 100].shape, generator=torch.Generator().manual_seed(3 + first))
+        for k, u in enumerate(noise):
+            with torch.no_grad():
+                losses[k, first : first + 100] = -model.log_density(x[first : first + 100] + u).double()
+    losses /= 4 * math.log(2)
+    means = losses.mean(1)
+    assert many == {
+        "metric": "bits_per_dim",
+        "kind": "bound",
+        "value": pytest.approx(means.mean().item(), rel=1e-6),
+        "standard_error": pytest.approx(losses.mean(0).std().item() / math.sqrt(250), rel=1e-6),
+        "n": 250,
+        "split": "test",
+        "dataset": "Images",
+        "protocol": "two levels; uniform dequantization, 8 draws",
+        "limit": False,
+        "samples": 8,
+        "spread": pytest.approx(means.std().item(), rel=1e-4),
+    }
+    assert many["spread"] > 1e-4, "the draws must differ for this to test anything"
+    assert one["value"] == pytest.approx(means[0].item(), rel=1e-6)
+    assert ("samples" in one, "spread" in one) == (False, False)
+    assert one["protocol"] == "two levels; uniform dequantization, one draw"
+
+    again = evaluate(model, data=data, seed=4, samples=8)
+    assert evaluation.merge([one, many], again) == [one, *again]
+    folder = hub.save(model, tmp_path / "gaussian-images", dtype="float32", results=[one, many])
+    assert evaluate(folder, data=data, seed=3) == [one, many]
+
+
+class Total(Measurement):
+    """The sum of all values, in one pass."""
+
+    def __init__(self):
+        self.batches = []
+
+    def update(self, x):
+        self.batches.append(x)
+
+    def compute(self):
+        value = int(torch.cat(self.batches).sum())
+        return {"metric": "total", "kind": "sum", "value": value, "protocol": "of all values"}
+
+
+class Parameters(Measurement):
+    """A number that needs no data."""
+
+    def compute(self):
+        return {"metric": "parameters", "kind": "exact", "value": 9, "protocol": "", "split": None, "n": 1}
+
+
+def test_a_model_says_what_else_is_measured():
+    class Summed(Coin):
+        def measurements(self):
+            return [Total(), Parameters()]
+
+    data = Images()
+    data.images += torch.arange(250, dtype=torch.uint8)[:, None, None, None] % 2
+    (alone,) = evaluate(Coin(), data=data, limit=150)
+    likelihood, total, parameters = evaluate(Summed(), data=data, limit=150)
+    assert likelihood == alone
+    assert total == {
+        **{key: alone[key] for key in ("n", "split", "dataset", "limit")},
+        "metric": "total",
+        "kind": "sum",
+        "value": 4 * 75,
+        "standard_error": None,
+        "protocol": "two levels; of all values",
+    }
+    assert (parameters["split"], parameters["n"], parameters["protocol"]) == (None, 1, "")
+    assert list(total) == list(alone), "one order in every config.json"
+
+
+def test_a_model_may_be_measured_without_a_likelihood():
+    class Sampler(GenerativeModel):
+        spec = Images.spec
+
+        def measurements(self):
+            return [Total()]
+
+    (total,) = evaluate(Sampler(), data=Images())
+    assert (total["metric"], total["n"]) == ("total", 250)
 
 
 def test_arithmetic_is_plain_float32_and_settings_come_back():

@@ -1,10 +1,12 @@
-"""A checkpoint -> its numbers: the negative log-likelihood of held-out data, with its standard error.
+"""A checkpoint -> its numbers: the negative log-likelihood of held-out data, with its standard error, and what else the
+model says is to be measured of it, all in one pass over the data.
 
     zoo.evaluate("pixelcnn-mnist")                # the whole test split: the numbers on the card
     zoo.evaluate("pixelcnn-mnist", limit=500)     # a quick check on its first 500 images
 
 The mean over images x of -log p(x): in nats for binary images, otherwise in bits per dimension, which are
--log p(x) / (D ln 2). Everything is computed in float32, without autocast or TF32.
+-log p(x) / (D ln 2). Everything is computed in float32, without autocast or TF32. The other numbers are those of
+`GenerativeModel.measurements`.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import inspect
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning import LightningDataModule
@@ -24,13 +26,13 @@ from tqdm import tqdm
 from zoo import hub
 from zoo.building import check_arguments
 from zoo.errors import CheckpointError, DataError, ZooError
+from zoo.model import GenerativeModel, Measurement
 from zoo.nn.precision import exact_arithmetic
-
-if TYPE_CHECKING:
-    from zoo.model import GenerativeModel
 
 # Name of a split -> the stage that sets it up, and the method that gives its loader.
 SPLITS = {"test": ("test", "test_dataloader"), "validation": ("validate", "val_dataloader")}
+# What every result says, in this order.
+FIELDS = ("metric", "kind", "value", "standard_error", "n", "split", "dataset", "protocol", "limit")
 # These belong to the machine, not to the checkpoint: a config.json that sets one is refused.
 LOCAL_ARGUMENTS = ("root", "batch_size", "eval_batch_size", "download")
 
@@ -47,7 +49,7 @@ def evaluate(
     seed: int = 0,
     samples: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Measure how likely a model finds held-out data.
+    """Measure how likely a model finds held-out data, and the other numbers that tell what it is worth.
 
     Args:
         name: what `zoo.load` takes (a name, a folder, "namespace/name"), or a model.
@@ -59,17 +61,21 @@ def evaluate(
         root: folder of the data sets; by default ZOO_DATA or the user cache.
         split: "test" or "validation".
         seed: of the draws behind a bound; exact numbers have none.
-        samples: draws for each image behind a bound, more for a tighter one; by default those behind each of the
-            checkpoint's own results, else one.
+        samples: draws for each image behind a bound, for a tighter one, or of dequantization noise for one that is
+            less noisy; by default those behind each of the checkpoint's own results, else one.
 
     Returns:
         The results in the form that config.json holds: metric ("bits_per_dim" or "nats"), kind ("exact" from
         `log_prob` or "bound" from `elbo`), value (the mean), standard_error (std / sqrt(n); None for one
         image), n, split, dataset, protocol, and limit, which is true when only a part of the split was used; of
-        a bound with more than one sample also samples.
+        a bound with more than one sample also samples and, of dequantization, spread: the standard deviation over
+        draws of the mean over the images. After the likelihood come the model's other measurements in the same form, as
+        {"metric": "not_reconstructed", "kind": "count", ...} of flows of images; a number that uses no data, as
+        {"metric": "kl", "kind": "quadrature", ...} of a flow fitted to an energy, has the split None.
 
     Raises:
-        ZooError: when the model has no likelihood, the data do not fit it, or a likelihood is not finite.
+        ZooError: when there is nothing to measure, the data do not fit the model, a likelihood is not finite, or a
+            measurement fails.
     """
     if limit is not None and limit < 1:
         raise ZooError(f"limit must be at least 1 image, not {limit}.")
@@ -87,16 +93,14 @@ def evaluate(
     if isinstance(data, Mapping):
         data = datamodule(data, root=root, batch_size=batch_size)
     _check_fit(model, data)
-    kind = model.likelihood
-    if kind is None:
-        raise ZooError(f"{type(model).__name__} has neither log_prob nor elbo: it has no likelihood to evaluate.")
-
-    if kind == "exact" and samples is not None:
+    if model.likelihood == "exact" and samples is not None:
         raise ZooError(f"{type(model).__name__} has an exact likelihood, which takes no samples: leave them out.")
-    counts = [samples] if samples else _own_samples(config) if kind == "bound" else [1]
+    counts = {None: [], "exact": [1], "bound": [samples] if samples else _own_samples(config)}[model.likelihood]
+    measurements = [*(Likelihood(model, count, seed) for count in counts), *model.measurements()]
+    if not measurements:
+        raise ZooError(f"{type(model).__name__} has neither log_prob nor elbo, and there is nothing else to evaluate.")
 
     loader = held_out(data, split)
-    values: dict[int, list[Tensor]] = {count: [] for count in counts}
     n, limited = 0, False
     was_training = model.training
     model.eval()
@@ -108,39 +112,74 @@ def evaluate(
                 x = x[: limit - n] if limited else x
                 if len(x):
                     x = x.to(model.device)
-                    for count in counts:
-                        exact = kind == "exact"
-                        log_prob = model.log_prob(x) if exact else model.elbo(x, samples=count, seed=seed + n)
-                        values[count].append(_finite(log_prob, n))
+                    for measurement in measurements:
+                        measurement.update(x)
                 n += len(x)
                 if limited:
                     break
+            if not n:
+                raise DataError(f"The {split} split of {type(data).__name__} is empty.")
+            found = [measurement.compute() for measurement in measurements]
     finally:
         model.train(was_training)
-    if not n:
-        raise DataError(f"The {split} split of {type(data).__name__} is empty.")
 
-    results = []
-    for count, found in values.items():
-        nats = -torch.cat(found)
-        losses = nats if model.metric == "nats" else nats / (model.spec.dims * math.log(2))
-        taken = {"samples": count} if count > 1 else {}
-        protocol = (data.protocol, model.protocol, f"{count:,} samples an image" if taken else "")
-        results.append(
-            {
-                "metric": model.metric,
-                "kind": kind,
-                "value": losses.mean().item(),
-                "standard_error": losses.std().item() / math.sqrt(n) if n > 1 else None,
-                "n": n,
-                "split": split,
-                "dataset": type(data).__name__,
-                "protocol": "; ".join(filter(None, protocol)),
-                "limit": limited,
-                **taken,
-            }
-        )
+    seen = {"n": n, "split": split, "dataset": type(data).__name__, "limit": limited}
+    results = [{**dict.fromkeys(FIELDS), **seen, **result} for result in found]
+    for result in results:
+        used = data.protocol if result["split"] else ""
+        result["protocol"] = "; ".join(filter(None, (used, result["protocol"])))
     return results
+
+
+class Likelihood(Measurement):
+    """The mean of -log p(x), exact or an upper bound, in the unit that the model's `metric` names.
+
+    Args:
+        model: with `log_prob` or `elbo`.
+        samples: draws for each datum behind a bound.
+        seed: of these draws; each batch adds the number of data before it.
+    """
+
+    def __init__(self, model: GenerativeModel, samples: int = 1, seed: int = 0) -> None:
+        self.model, self.samples, self.seed = model, samples, seed
+        # Only where a bound of many samples is the mean of bounds of one do the draws have a spread.
+        self.averages = model.likelihood == "bound" and hasattr(model, "elbo_draws")
+        self.n = 0
+        self.found: list[Tensor] = []
+
+    def update(self, x: Tensor) -> None:
+        """Log-likelihoods of a batch; a `ZooError` where one is not finite."""
+        if self.model.likelihood == "exact":
+            log_prob = self.model.log_prob(x)[None]
+        else:
+            given = {"samples": self.samples, "seed": self.seed + self.n}
+            log_prob = self.model.elbo_draws(x, **given) if self.averages else self.model.elbo(x, **given)[None]
+        self.found.append(_finite(log_prob, self.n))
+        self.n += len(x)
+
+    def compute(self) -> dict[str, Any]:
+        """Mean, standard error over data and, of several draws of dequantization noise, their spread."""
+        model, count = self.model, self.samples
+        losses = -torch.cat(self.found, 1)  # (draws, n)
+        if model.metric != "nats":
+            losses = losses / (model.spec.dims * math.log(2))
+        each = losses.mean(0)
+        if self.averages:
+            protocol = f"{model.protocol}, " + (f"{count:,} draws" if count > 1 else "one draw")
+        else:
+            protocol = "; ".join(filter(None, (model.protocol, f"{count:,} samples an image" if count > 1 else "")))
+        result = {
+            "metric": model.metric,
+            "kind": model.likelihood,
+            "value": each.mean().item(),
+            "standard_error": each.std().item() / math.sqrt(self.n) if self.n > 1 else None,
+            "protocol": protocol,
+        }
+        if count > 1:
+            result["samples"] = count
+        if len(losses) > 1:
+            result["spread"] = losses.mean(1).std().item()
+        return result
 
 
 def _own_samples(config: Mapping[str, Any] | None) -> list[int]:
@@ -243,13 +282,13 @@ def _check_fit(model: GenerativeModel, data: LightningDataModule) -> None:
 
 
 def _finite(log_prob: Tensor, start: int) -> Tensor:
-    """log p as float64 on the CPU; a NaN must not hide in a mean."""
+    """log p, (draws, N), as float64 on the CPU; a NaN must not hide in a mean."""
     log_prob = log_prob.double().cpu()
     bad = (~torch.isfinite(log_prob)).nonzero()
     if len(bad):
-        index = int(bad[0])
+        draw, index = bad[0].tolist()
         raise ZooError(
-            f"The log-likelihood of image {start + index} is {log_prob[index].item()}: "
+            f"The log-likelihood of image {start + index} is {log_prob[draw, index].item()}: "
             "the weights are damaged, or the model does not cover its data."
         )
     return log_prob

@@ -19,6 +19,21 @@ from zoo.errors import CheckpointError, DataError, TrainingError
 from zoo.optim import Muon
 
 
+class Measurement:
+    """A number of a model that `zoo.evaluate` takes: it sees the data once, batch by batch, and has a result then."""
+
+    def update(self, x: Tensor) -> None:
+        """See the next batch of data, (N, *shape) on the model's device."""
+
+    def compute(self) -> dict[str, Any]:
+        """The result, for config.json: metric, kind, value and protocol, and whatever else is to be kept.
+
+        What is left out of n, split, dataset and limit is that of the data that were seen. A number of the model alone
+        has the split None.
+        """
+        raise NotImplementedError
+
+
 class GenerativeModel(LightningModule):
     """A distribution over data that can be sampled, and for most families evaluated.
 
@@ -64,7 +79,10 @@ class GenerativeModel(LightningModule):
         return "nats" if self.spec.levels in (2, None) else "bits_per_dim"
 
     def bits_per_dim(self, x: Tensor, **conditions: Any) -> Tensor:
-        """(N,) bits/dim, -log2 p(x) / D: exact or an upper bound, as `likelihood` says."""
+        """(N,) bits/dim, -log2 p(x) / D: exact or an upper bound, as `likelihood` says.
+
+        Of a bound the conditions are those of `elbo`: `samples=8, seed=0` for more draws than one, always the same.
+        """
         return self.negative_log_likelihood(x, **conditions) / (self.spec.dims * math.log(2))
 
     def negative_log_likelihood(self, x: Tensor, **conditions: Any) -> Tensor:
@@ -72,6 +90,10 @@ class GenerativeModel(LightningModule):
         if self.likelihood is None:
             raise TypeError(f"{type(self).__name__} has no likelihood.")
         return -(self.log_prob if self.likelihood == "exact" else self.elbo)(x, **conditions)
+
+    def measurements(self) -> list[Measurement]:
+        """What `zoo.evaluate` measures of this model beside its likelihood; new ones in each call."""
+        return []
 
     # -- training -------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -43,8 +45,11 @@ def test_the_noise_is_the_seeds():
     assert not torch.equal(model.elbo(X), model.elbo(X)), "without a seed each call draws anew"
     assert torch.equal(state, torch.get_rng_state())
     noise = torch.rand(2, 2, 2, generator=torch.Generator().manual_seed(3))
-    expected = torch.stack([model.log_density(X + u) for u in noise]).mean(0)
-    assert torch.equal(model.elbo(X, samples=2, seed=3), expected)
+    expected = torch.stack([model.log_density(X + u) for u in noise])
+    assert torch.equal(model.elbo_draws(X, samples=2, seed=3), expected)
+    assert torch.equal(model.elbo(X, samples=2, seed=3), expected.mean(0))
+    bits = -expected.mean(0) / (2 * math.log(2))
+    torch.testing.assert_close(model.bits_per_dim(X, samples=2, seed=3), bits)
 
 
 def test_noise_in_training_is_the_global_generators():
@@ -66,7 +71,7 @@ def test_values_go_back_to_the_level_they_lie_in():
 
 def test_it_is_a_bound_and_says_how_it_is_taken():
     model = Triangle()
-    assert (model.likelihood, model.protocol) == ("bound", "uniform dequantization, one draw")
+    assert (model.likelihood, model.protocol) == ("bound", "uniform dequantization")
     with pytest.raises(DataError, match="samples must be at least 1, not 0"):
         model.elbo(X, samples=0)
     with pytest.raises(DataError, match=r"values 0\.\.3; this model takes 0\.\.2"):
