@@ -12,7 +12,9 @@ from tiny_runs import FewDigits, fit
 from torch import Tensor, nn
 
 from zoo import hub
+from zoo.data import Digits
 from zoo.errors import DataError
+from zoo.evaluation import evaluate, merge
 from zoo.flows.core import Compose, Flow, Normal
 from zoo.flows.glow import Glow, InvertibleConv
 from zoo.flows.images import (
@@ -263,6 +265,38 @@ def test_every_value_comes_back(cls, shape):
     assert (z.dtype, z.shape) == (torch.float32, (20, math.prod(shape)))
     assert torch.equal(model.decode(z), x)
     assert model.training
+
+
+@pytest.mark.parametrize("cls", MODELS)
+def test_evaluate_counts_the_images_that_do_not_come_back(cls, monkeypatch):
+    model, data = tiny(cls, (1, 8, 8)), Digits()
+    bound, lost = evaluate(model, data=data, limit=150)
+    assert (bound["metric"], bound["kind"], bound["n"]) == ("bits_per_dim", "bound", 150)
+    assert {key: value for key, value in lost.items() if key != "protocol"} == {
+        "metric": "not_reconstructed",
+        "kind": "count",
+        "value": 0,
+        "standard_error": None,
+        "n": 150,
+        "split": "test",
+        "dataset": "Digits",
+        "limit": True,
+    }
+    assert lost["protocol"].startswith(f"{data.protocol}; image to latents and back")
+
+    decode = model.decode
+    monkeypatch.setattr(model, "decode", lambda z: broken(decode(z)))
+    wrong = int((data.test[0][:150] != broken(data.test[0][:150])).flatten(1).any(1).sum())
+    assert 0 < wrong < 150
+    assert evaluate(model, data=data, limit=150)[1] == {**lost, "value": wrong}
+    assert merge([bound, lost], evaluate(model, data=data, limit=150)) == [bound, {**lost, "value": wrong}]
+
+
+def broken(x: Tensor) -> Tensor:
+    """One pixel of some of the images is set to zero."""
+    x = x.clone()
+    x[:, 0, 3, 3] *= x[:, 0, 3, 3] < 8
+    return x
 
 
 @pytest.mark.parametrize("cls", MODELS)

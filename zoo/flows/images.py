@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from zoo.data.spec import DataSpec
 from zoo.errors import DataError
 from zoo.flows.core import Base, Flow, Transform
-from zoo.model import GenerativeModel
+from zoo.model import GenerativeModel, Measurement
 from zoo.nn.activations import ACTIVATIONS
 from zoo.nn.dequantization import Dequantized
 from zoo.nn.masked import residual_gain
@@ -356,6 +357,10 @@ class ImageFlow(Dequantized, GenerativeModel):
         with self.drawing(cached=False), exact_arithmetic(self.device):
             return self.to_levels(self.net.transform.inverse(z)[0])
 
+    def measurements(self) -> list[Measurement]:
+        """The images that do not come back from their latents."""
+        return [Reconstruction(self)]
+
     @torch.no_grad()
     def sample(self, n: int, *, seed: int | None = None, temperature: float = 1.0) -> Tensor:
         """Draw `n` images, uint8 (n, C, H, W).
@@ -368,3 +373,24 @@ class ImageFlow(Dequantized, GenerativeModel):
         self.check_count(n)
         with self.drawing(cached=False), exact_arithmetic(self.device):
             return self.to_levels(self.net.sample(n, seed=seed, temperature=temperature))
+
+
+class Reconstruction(Measurement):
+    """How many images do not come back from their latents in every value, of which an inverse in theory leaves none.
+
+    Args:
+        model: a flow of images.
+    """
+
+    def __init__(self, model: ImageFlow) -> None:
+        self.model, self.lost = model, 0
+
+    def update(self, x: Tensor) -> None:
+        """Images uint8 (N, C, H, W), there and back."""
+        back = self.model.decode(self.model.encode(x))
+        self.lost += int((back != x).flatten(1).any(1).sum())
+
+    def compute(self) -> dict[str, Any]:
+        """A count, 0 for a flow that is invertible in float32."""
+        protocol = "image to latents and back in float32, compared in every value"
+        return {"metric": "not_reconstructed", "kind": "count", "value": self.lost, "protocol": protocol}
