@@ -18,7 +18,7 @@ from zoo import card, cli, figures, hub, pictures
 from zoo.autoregressive import GatedPixelCNN, PixelCNN
 from zoo.data import DataSpec, Digits
 from zoo.errors import ZooError
-from zoo.flows import MAF
+from zoo.flows import MAF, NICE, EnergyFlow
 
 CELL = 64 + pictures.GAP  # an 8x8 digit is drawn 8 times as large
 
@@ -281,6 +281,37 @@ def test_evaluate_write_puts_the_number_on_the_card(run, own):
     hub.write_config(own, {**config, "results": [{**result, "value": result["value"] + 0.01}]})
     assert ": NOT confirmed" in run("evaluate", own, "--write", "--device", "cpu")[1]
     assert hub.read_config(own)["results"] == [result], "written twice, it is there once"
+
+
+def test_evaluate_reports_draws_counts_and_targets(run, tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        image, plane = NICE(shape=[1, 8, 8], levels=17, channels=4, blocks=1), EnergyFlow("energy2", layers=1)
+    data = {"class_path": "zoo.data.Digits", "init_args": {}}
+    digits = zoo.save(image, tmp_path / "nice-digits", dtype="float32", data=data)
+    status, out, _ = run("evaluate", digits, "--samples", 3, "--write", "--device", "cpu")
+    assert status == 0
+    bound, lost = zoo.evaluate(digits, samples=3, device="cpu")
+    assert f"standard deviation over draws {bound['spread']:.2g}\n" in out
+    assert f"{digits}: 0 of 360 images not reconstructed, count\n  data   digits, 360 images, whole test split" in out
+    text = (digits / "README.md").read_text(encoding="utf-8")
+    assert "| not reconstructed | 0 of 360 images | count |" in text
+    assert hub.read_config(digits)["results"] == [bound, lost]
+    assert run("evaluate", digits, "--device", "cpu")[1].count(": confirmed") == 2
+
+    data = {"class_path": "zoo.data.Points", "init_args": {"name": "energy2", "test": 20}}
+    reference = {"metric": "kl", "value": 0.02, "target": True, "source": "no paper"}
+    points = zoo.save(plane, tmp_path / "planar-energy2", dtype="float32", data=data, reference=reference)
+    status, out, _ = run("evaluate", points, "--write", "--device", "cpu")
+    assert status == 0
+    _, kl = zoo.evaluate(points, device="cpu")
+    assert f"{points}: {kl['value']:.4f} nats of KL(q || p), quadrature\n" in out
+    assert f"  data   points, n = {kl['n']:,}; energy2, normalized" in out
+    assert "  target 0.02: missed by" in out
+    assert hub.read_config(points)["results"][1] == kl
+    assert "The target is 0.02 nats of KL(q || p) (no paper). Missed by" in (points / "README.md").read_text()
+    assert run("evaluate", points, "--write", "--device", "cpu")[1].count(": confirmed") == 2
+    assert len(hub.read_config(points)["results"]) == 2
 
 
 def test_evaluate_write_refuses_a_part_and_what_is_not_yours(run, own, monkeypatch):

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from zoo import hub
 from zoo.data.points import Points
-from zoo.errors import DataError
+from zoo.errors import DataError, ZooError
+from zoo.evaluation import evaluate, merge
+from zoo.flows import planar
 from zoo.flows.core import Compose, Flow, Inverse, Normal
 from zoo.flows.planar import Affine, EnergyFlow, Planar, Radial, positive, solve_planar
 
@@ -194,13 +196,13 @@ def test_draws_come_with_the_density_that_the_inverse_finds(flow):
 
 def gaussian(model: EnergyFlow, mean: Tensor, covariance: Tensor) -> EnergyFlow:
     """A model whose energy is a Gaussian's, and whose planar layers do nothing: all is known in closed form."""
-    density = torch.distributions.MultivariateNormal(mean, covariance)
+    density = torch.distributions.MultivariateNormal(mean.double(), covariance.double())
 
     class Quadratic:
         name = "energy1"
 
         def __call__(self, z):
-            return -density.log_prob(z) - 3.0
+            return -density.log_prob(z.double()).to(z.dtype) - 3.0
 
         def log_normalizer(self):
             return 3.0
@@ -223,6 +225,9 @@ def test_the_divergence_of_two_gaussians_is_the_closed_form():
     assert 0 < error < 0.05 * expected
     assert abs(found - expected) < 4 * error
     assert (found, error) == model.divergence(40_000, seed=1)
+    found, nodes = model.divergence_by_quadrature()
+    assert found == pytest.approx(expected, abs=1e-5)
+    assert nodes == 256**2 or nodes == 512**2, "16 or 32 nodes a unit of length are enough for a Gaussian"
 
 
 def test_the_divergence_is_zero_where_the_two_are_one():
@@ -231,6 +236,63 @@ def test_the_divergence_is_zero_where_the_two_are_one():
     found, error = model.divergence(1000)
     assert abs(found) < 1e-5
     assert error < 1e-6
+    assert abs(model.divergence_by_quadrature()[0]) < 1e-9
+
+
+@pytest.mark.parametrize("flow", ["planar", "radial"])
+@pytest.mark.parametrize("energy", ["energy1", "energy4"])
+def test_quadrature_and_draws_agree(energy, flow, monkeypatch):
+    """Of q by its inverse on a grid, and by the forward flow on draws: two ways to one number."""
+    model = disturbed(energy=energy, flow=flow)
+    parameters = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    # Radial layers have a cusp; three digits are enough here, and need fewer nodes.
+    monkeypatch.setattr(planar, "SETTLED", 1e-3)
+    monkeypatch.setattr(planar, "MASS", 1e-3)
+    found, _ = model.divergence_by_quadrature()
+    mean, error = model.divergence(100_000)
+    assert found > 0.5, "the two should differ"
+    assert abs(found - mean) < 4 * error + 1e-3
+    assert all(torch.equal(parameters[name], parameter) for name, parameter in model.named_parameters())
+
+
+def test_a_flow_that_quadrature_cannot_measure_is_refused(monkeypatch):
+    model = EnergyFlow(layers=1)
+    affine = model.flow.transform.transforms[1].transform
+    with torch.no_grad():
+        affine.shift.fill_(7.0)
+    with pytest.raises(ZooError, match=r"The mass of q on \[-8, 8\]\^2 differs from 1 by 0\.\d, .*divergence\(\)"):
+        model.divergence_by_quadrature()
+    monkeypatch.setattr(planar, "RESOLUTIONS", (1, 2))
+    with torch.no_grad():
+        affine.shift.zero_()
+        affine.log_scale.fill_(-2.0)
+    with pytest.raises(ZooError, match=r"q is too sharp .* does not settle with 2 nodes a unit of length"):
+        model.divergence_by_quadrature()
+
+
+def test_evaluate_reports_the_divergence_beside_the_cross_entropy(tmp_path):
+    model, data = EnergyFlow("energy2", layers=1), Points("energy2", train=1, validation=1, test=50)
+    cross, kl = evaluate(model, data=data, limit=20)
+    assert (cross["metric"], cross["kind"], cross["n"], cross["limit"]) == ("nats", "exact", 20, True)
+    value, nodes = model.divergence_by_quadrature()
+    protocol = kl.pop("protocol")
+    assert kl == {
+        "metric": "kl",
+        "kind": "quadrature",
+        "value": value,
+        "standard_error": None,
+        "n": nodes,
+        "split": None,
+        "dataset": "Points",
+        "limit": False,
+    }
+    for stated in ("energy2", "[-8, 8]^2", "refined until", "1e-05 nats", "within 1e-06"):
+        assert stated in protocol
+    results = evaluate(model, data=data)
+    newer = [{**result, "value": result["value"] + 1} for result in results]
+    assert merge(results, newer) == newer
+    folder = hub.save(model, tmp_path / "planar-energy2", dtype="float32", data=data.config, results=results)
+    assert evaluate(folder) == hub.read_config(folder)["results"] == results
 
 
 @pytest.mark.parametrize("flow", ["planar", "radial"])

@@ -289,16 +289,16 @@ def _u4(z: Tensor) -> Tensor:
     return -torch.logaddexp(-_well(above, 0.4), -_well(above + w3, 0.35))
 
 
-def quadrature(resolution: int = 16) -> tuple[Tensor, Tensor]:
+def quadrature(resolution: int = 16, beyond: float = 10 * WALL) -> tuple[Tensor, Tensor]:
     """Points (M, 2) and weights (M,), float64, for integrals: sum(weights * exp(-energy(points))) is Z.
 
     In each direction there are three Gauss-Legendre rules of `resolution` nodes a unit of length: one for the square,
-    at whose edges the energies are not smooth, and one for the strip on either side, ten standard deviations wide.
+    at whose edges the energies are not smooth, and one for the strip on either side, as wide as `beyond`.
     """
     if resolution < 1:
         raise DataError(f"resolution must be at least 1 node a unit of length, not {resolution}.")
     nodes, weights = [], []
-    for left, right in ((-EDGE - 10 * WALL, -EDGE), (-EDGE, EDGE), (EDGE, EDGE + 10 * WALL)):
+    for left, right in ((-EDGE - beyond, -EDGE), (-EDGE, EDGE), (EDGE, EDGE + beyond)):
         node, weight = np.polynomial.legendre.leggauss(math.ceil(resolution * (right - left)))
         nodes.append((left + right + (right - left) * node) / 2)
         weights.append((right - left) * weight / 2)
