@@ -15,7 +15,7 @@ from tiny_runs import Stop, differences, fit, last, sealed
 from torch import Tensor
 from torch.autograd.functional import jacobian
 
-from zoo.autoregressive.made import MADE, CachedPass, MADENet, draw_degrees
+from zoo.autoregressive.made import MADE, CachedPass, MADENet, OrderedPass, draw_degrees
 from zoo.callbacks import EMA
 from zoo.data.table import Table
 from zoo.errors import CheckpointError, DataError
@@ -186,13 +186,13 @@ def test_an_ordering_is_a_renaming_of_the_dimensions():
     model = tiny((5,), masks=1, direct=True)
     raster, place = copy.deepcopy(model), model.net.orderings[0]
     drawn = place.argsort()
+    state = {name.removeprefix("net."): value for name, value in model.state_dict().items()}
+    state["orderings"] = torch.arange(5)[None]
+    state["hidden.0.weight"] = state["hidden.0.weight"][:, drawn]
+    state["head.weight"], state["head.bias"] = state["head.weight"][drawn], state["head.bias"][drawn]
+    state["direct.weight"] = state["direct.weight"][drawn][:, drawn]
+    raster.net.load_state_dict(state)
     with torch.no_grad():
-        net = raster.net
-        net.orderings[0] = torch.arange(5)
-        net.hidden[0].weight.copy_(net.hidden[0].weight[:, drawn])
-        net.head.weight.copy_(net.head.weight[drawn])
-        net.head.bias.copy_(net.head.bias[drawn])
-        net.direct.weight.copy_(net.direct.weight[drawn][:, drawn])
         x = every_datum((5,))
         torch.testing.assert_close(raster.log_prob(x[:, drawn]), model.log_prob(x))
 
@@ -289,11 +289,26 @@ def test_samples_follow_the_distribution(arguments):
     assert chi_square(p.roll(1)) > 24.32, "the test can tell"
 
 
+@pytest.mark.parametrize(
+    ("dims", "hidden", "direct", "context_dims"), [(1, 3, True, 0), (2, 5, False, 2), (7, 4, True, 3)]
+)
+def test_an_ordered_step_gives_the_outputs_of_the_whole(double, dims, hidden, direct, context_dims):
+    """Also where a degree has no unit, as with fewer units than dimensions."""
+    net = MADENet(random_orderings(1, dims, 2), hidden, 2, outputs=2, direct=direct, context_dims=context_dims)
+    disturb(net, 0.7).double()
+    x, context = torch.randn(5, dims).double(), torch.randn(5, context_dims).double() if context_dims else None
+    with torch.no_grad():
+        whole, steps = net(x, context=context)[:, net.drawn], OrderedPass(net, 5, context)
+        for t in range(dims):
+            torch.testing.assert_close(steps.step(t, x.T[net.drawn][:t]), whole[:, t].T, rtol=0, atol=1e-12)
+
+
 # -- weights and arguments -----------------------------------------------------------------------------------
 
 
-def test_buffers_survive_saving_into_a_model_of_another_seed():
-    model, other = tiny(ordering_seed=1, direct=True), tiny(ordering_seed=2, direct=True)
+@pytest.mark.parametrize("masks", [1, 3])
+def test_buffers_survive_saving_into_a_model_of_another_seed(masks):
+    model, other = (tiny(masks=masks, ordering_seed=seed, direct=True) for seed in (1, 2))
     x = every_datum((1, 2, 3))
     assert not torch.equal(other.net.orderings, model.net.orderings)
     other.log_prob(x)  # no masks may stay behind

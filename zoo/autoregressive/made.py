@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ from zoo.nn.orderings import check_orderings, random_orderings
 
 
 class MaskedLinear(nn.Module):
-    """x (W * M)^T + b, the mask M given at each call.
+    """x (W * M)^T + b, the mask M given at each call or kept as `mask`.
 
     Args:
         inputs, outputs: sizes.
@@ -45,13 +45,18 @@ class MaskedLinear(nn.Module):
         bias: whether there is a b.
     """
 
+    mask: Tensor | None
+
     def __init__(self, inputs: int, outputs: int, gain: float = 1.0, bias: bool = True) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs) * (gain / math.sqrt(inputs)))
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.register_buffer("mask", None, persistent=False)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(S, N, inputs) and masks (S, outputs, inputs) to (S, N, outputs)."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(..., inputs) to (..., outputs) or, with masks (S, outputs, inputs), (S, N, inputs) to (S, N, outputs)."""
+        if mask is None:
+            return F.linear(x, self.weight * self.mask, self.bias)
         y = x @ (self.weight * mask).mT
         return y if self.bias is None else y + self.bias
 
@@ -77,8 +82,9 @@ class MADENet(nn.Module):
     """Vectors to `outputs` numbers for each dimension, which depend only on the dimensions before it.
 
     `orderings[k, d]` is the place of dimension d in ordering k. A hidden unit of degree m sees the first m dimensions;
-    the outputs at place p read units of degree at most p. Both are buffers that are saved; the masks follow from them
-    at each call, so they are right whatever was loaded.
+    the outputs at place p read units of degree at most p. Both are buffers that are saved, and the masks follow from
+    them: those of a single set are kept, and made again when others are loaded; of several sets they are made at each
+    call, for all together are K times as large as the weights.
 
     Args:
         orderings: int64 (K, D), K permutations of 0..D-1.
@@ -94,6 +100,8 @@ class MADENet(nn.Module):
 
     orderings: Tensor
     degrees: Tensor
+    drawn: Tensor | None
+    units: Tensor | None
 
     def __init__(
         self,
@@ -123,21 +131,29 @@ class MADENet(nn.Module):
             nn.init.zeros_(self.context_head.weight)
         self.register_buffer("orderings", orderings.clone())
         self.register_buffer("degrees", draw_degrees(dims, hidden, layers, masks, seed))
+        # Of a single set: the dimension at each place, and of each layer the units by degree and how many have each.
+        self.register_buffer("drawn", None, persistent=False)
+        self.register_buffer("units", None, persistent=False)
+        self.counts: list[list[int]] = []
+        self._prepare()
 
     def forward(self, x: Tensor, sets: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         """Floats (N, D) under the first set to (N, D, outputs); or (S, N, D), each under its set of `sets` (S,).
 
         A context is (N, context_dims). The result is float32 under autocast too.
         """
-        if sets is None:
+        single = len(self.orderings) == 1
+        if sets is None and not single:
             return self(x[None], torch.zeros(1, dtype=torch.int64, device=x.device), context)[0]
-        *masks, head, direct = self.masks(sets)
+        *masks, head, direct = [None] * (len(self.hidden) + 2) if single else self.masks(sets)
         h = x
         for i, (layer, mask) in enumerate(zip(self.hidden, masks, strict=True)):
             h = layer(h, mask)
             if i == 0 and self.context is not None:
                 h = h + self.context(context)
-            h = F.dropout(F.relu(h), self.p, self.training)
+            h = F.relu(h)
+            if self.p:
+                h = F.dropout(h, self.p, self.training)
         with torch.autocast(x.device.type, enabled=False):
             y = self.head(h.to(self.head.weight.dtype), head)
             if self.direct is not None:
@@ -158,6 +174,17 @@ class MADENet(nn.Module):
             out[:, :, None] > place[:, None],
         ]
 
+    def _prepare(self) -> None:
+        """Keep what follows from the orderings and the degrees of a single set."""
+        if len(self.orderings) > 1:
+            return
+        masks = self.masks(torch.zeros(1, dtype=torch.int64, device=self.orderings.device))
+        for layer, mask in zip((*self.hidden, self.head, self.direct), masks, strict=True):
+            if layer is not None:
+                layer.mask = mask[0].to(layer.weight)  # numbers, which multiply faster than booleans
+        self.drawn, self.units = self.orderings[0].argsort(), self.degrees[0].argsort()
+        self.counts = [degrees.bincount(minlength=self.dims).tolist() for degrees in self.degrees[0]]
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         orderings, degrees = (state_dict.get(prefix + name) for name in ("orderings", "degrees"))
         if orderings is not None:
@@ -166,6 +193,7 @@ class MADENet(nn.Module):
         if degrees is not None and degrees.numel() and not (1 <= int(degrees.min()) <= int(degrees.max()) <= last):
             raise CheckpointError(f"the weights' {prefix}degrees must be from 1 to {last}.")
         super()._load_from_state_dict(state_dict, prefix, *rest)
+        self._prepare()
 
 
 class CachedPass:
@@ -177,22 +205,16 @@ class CachedPass:
         net: the network.
         sets: int64 (S,), the mask set of each group.
         n: images in a group.
-        context: (n, context_dims), where the network takes one.
     """
 
-    def __init__(self, net: MADENet, sets: Tensor, n: int, context: Tensor | None = None) -> None:
+    def __init__(self, net: MADENet, sets: Tensor, n: int) -> None:
         layers, hidden = net.degrees.shape[1:]
         self.outputs = torch.arange(net.outputs, device=sets.device)
         # Degrees do not all have equally many units: a row of zeros fills up, and its activation is a zero.
         pads = [(0, i > 0, 0, 1) for i in range(layers)]
         self.weights = [F.pad(layer.weight, pad) for layer, pad in zip(net.hidden, pads, strict=True)]
-        # Rows, one for each datum or one for all, and a column for each unit.
-        self.biases, self.head_bias = [layer.bias[None] for layer in net.hidden], net.head.bias[None]
-        if net.context is not None:
-            self.biases[0] = self.biases[0] + net.context(context)
-            self.head_bias = self.head_bias + net.context_head(context)
-        self.biases = [F.pad(bias, (0, 1)) for bias in self.biases]
-        self.head = F.pad(net.head.weight, (0, 1))
+        self.biases = [F.pad(layer.bias, (0, 1)) for layer in net.hidden]
+        self.head, self.head_bias = F.pad(net.head.weight, (0, 1)), net.head.bias
         self.direct = None if net.direct is None else net.direct.weight
         self.units = [_by_degree(net.degrees[sets, layer], net.dims) for layer in range(layers)]
         self.h = [self.head.new_zeros(len(sets), n, hidden + 1) for _ in range(layers)]
@@ -202,12 +224,58 @@ class CachedPass:
         below = x
         for weight, bias, units, h in zip(self.weights, self.biases, self.units, self.h, strict=True):
             unit = units[:, t]
-            new = F.relu(torch.baddbmm(bias[:, unit].transpose(0, 1), below, weight[unit].mT))
+            new = F.relu(torch.baddbmm(bias[unit][:, None], below, weight[unit].mT))
             h.scatter_(2, unit[:, None].expand_as(new), new)
             below = h
         row = dims[:, None] * len(self.outputs) + self.outputs
-        y = torch.baddbmm(self.head_bias[:, row].transpose(0, 1), below, self.head[row].mT)
+        y = torch.baddbmm(self.head_bias[row][:, None], below, self.head[row].mT)
         return y if self.direct is None else torch.baddbmm(y, x, self.direct[row].mT)
+
+
+class OrderedPass:
+    """One pass of a `MADENet` of a single mask set, spread over the D steps of drawing: each unit once, no gradients.
+
+    With dimensions in the order of their places and units in that of their degrees, what a step computes and what that
+    sees are slices, and a step needs no mask.
+
+    Args:
+        net: the network.
+        n: number of data.
+        context: (n, context_dims), where the network takes one.
+    """
+
+    def __init__(self, net: MADENet, n: int, context: Tensor | None = None) -> None:
+        drawn, places = net.drawn, (net.dims, net.outputs)
+        # Columns, one for each datum or one for all, and a row for each unit.
+        biases, head_bias = [layer.bias[:, None] for layer in net.hidden], net.head.bias[:, None]
+        if net.context is not None:
+            biases[0] = biases[0] + net.context(context).T
+            head_bias = head_bias + net.context_head(context).T
+        below, self.layers = drawn, []
+        for layer, bias, units, counts in zip(net.hidden, biases, net.units, net.counts, strict=True):
+            weight = layer.weight.index_select(0, units).index_select(1, below)
+            h = weight.new_empty(len(units), n)
+            parts = [rows.split_with_sizes(counts) for rows in (weight, bias.index_select(0, units), h)]
+            self.layers.append((list(accumulate(counts)), h, *parts))
+            below = units
+        self.head = net.head.weight.unflatten(0, places).index_select(0, drawn).index_select(2, below)
+        self.head_bias = head_bias.unflatten(0, places).index_select(0, drawn)
+        self.direct = None
+        if net.direct is not None:
+            self.direct = net.direct.weight.unflatten(0, places).index_select(0, drawn).index_select(2, drawn)
+
+    def step(self, t: int, x: Tensor) -> Tensor:
+        """Outputs (outputs, n) at place t; x (t, n) are the values at the places before it."""
+        if not t:
+            return self.head_bias[0].expand(-1, x.shape[1])
+        below, seen = x, t
+        for ends, h, weights, biases, units in self.layers:
+            if ends[t] > ends[t - 1]:
+                torch.addmm(biases[t], weights[t][:, :seen], below, out=units[t]).relu_()
+            seen = ends[t]
+            below = h[:seen]
+        y = torch.addmm(self.head_bias[t], self.head[t][:, :seen], below)
+        return y if self.direct is None else y.addmm_(self.direct[t][:, :t], x)
 
 
 def _by_degree(degrees: Tensor, dims: int) -> Tensor:

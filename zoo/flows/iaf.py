@@ -55,8 +55,14 @@ class IAFTransform(AutoregressiveTransform):
         with torch.no_grad():
             self.net.head.bias.view(dims, 2)[:, 1] = gate
 
-    def affine(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The network's outputs (..., 2), m and s, to the shift and the log-scale of equation 14."""
-        m, s = outputs.unbind(-1)
-        s = LIMIT * torch.tanh(s / LIMIT)
-        return torch.sigmoid(-s) * m, F.logsigmoid(s)
+    def elementwise(self, x: Tensor, outputs: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
+        """Each z to its z' and log sigmoid(s) (equation 14), given the network's outputs, m and s along `dim`."""
+        m, s = outputs.unbind(dim)
+        s = LIMIT * torch.tanh(s * (1 / LIMIT))
+        return torch.lerp(m, x, torch.sigmoid(s)), F.logsigmoid(s)
+
+    def elementwise_inverse(self, y: Tensor, outputs: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
+        """Each z' to its z and log sigmoid(s), given the network's outputs."""
+        m, s = outputs.unbind(dim)
+        s = LIMIT * torch.tanh(s * (1 / LIMIT))
+        return torch.addcmul(m, y - m, 1 + (-s).exp()), F.logsigmoid(s)

@@ -19,10 +19,13 @@ Departures:
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from zoo.autoregressive.made import CachedPass, MADENet
+from zoo.autoregressive.made import MADENet, OrderedPass
 from zoo.errors import DataError
 from zoo.flows.vectors import VectorFlow, VectorTransform
 from zoo.nn.orderings import random_orderings
@@ -34,8 +37,8 @@ LIMIT = 5.0
 class AutoregressiveTransform(VectorTransform):
     """y_d = x_d exp(l_d) + t_d, where l_d and t_d are functions of the x before d: one pass of a MADE, by equation 4.
 
-    The inverse goes one dimension after the other. Without gradients it computes each unit of the network once; with
-    them it runs the network D times, and is differentiable as `forward` is.
+    The inverse goes one dimension after the other and computes each unit of the network once. It is differentiable
+    once, its gradients taking D products with the Jacobian.
 
     Args:
         dims: D.
@@ -67,48 +70,87 @@ class AutoregressiveTransform(VectorTransform):
             orderings, hidden, layers, 2, seed=seed, direct=True, dropout=dropout, context_dims=context_dims
         )
 
-    def affine(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The network's outputs (..., 2), mu and alpha, to the shift t and the log-scale l of equation 4."""
-        mu, alpha = outputs.unbind(-1)
-        alpha = LIMIT * torch.tanh(alpha / LIMIT)
-        return -mu * (-alpha).exp(), -alpha
+    def elementwise(self, x: Tensor, outputs: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
+        """Each x to its y and l (equation 4), given the network's outputs, mu and alpha along `dim`."""
+        mu, alpha = outputs.unbind(dim)
+        log_scale = LIMIT * torch.tanh(alpha * (-1 / LIMIT))
+        return (x - mu) * log_scale.exp(), log_scale
+
+    def elementwise_inverse(self, y: Tensor, outputs: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
+        """Each y to its x (equation 3) and l, given the network's outputs."""
+        mu, alpha = outputs.unbind(dim)
+        alpha = LIMIT * torch.tanh(alpha * (1 / LIMIT))
+        return torch.addcmul(mu, y, alpha.exp()), -alpha
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x (N, D) to y and the log-determinant, (N,) nats."""
         context = self._checked(x, context)
-        shift, log_scale = self.affine(self.net(x, context=context))
-        return x * log_scale.exp() + shift, log_scale.sum(1)
+        y, log_scale = self.elementwise(x, self.net(x, context=context))
+        return y, log_scale.sum(1)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """y (N, D) to x and the log-determinant, (N,) nats."""
         context = self._checked(z, context)
         if torch.is_grad_enabled():
-            return self._inverse_by_passes(z, context)
-        with torch.autocast(z.device.type, enabled=False):
-            return self._inverse_by_units(z, context)
+            return _Inverse.apply(self, z, context, *self.parameters())
+        return self._inverse(z, context)
 
-    def _inverse_by_units(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        x, log_det = torch.zeros_like(y), y.new_zeros(len(y))
-        sets = torch.zeros(1, dtype=torch.int64, device=y.device)
-        steps = CachedPass(self.net, sets, len(y), context)
-        for t, d in enumerate(self.net.orderings[0].argsort().split(1)):
-            shift, log_scale = self.affine(steps.step(t, x[None], d)[0])
-            x[:, d] = (y[:, d] - shift[:, None]) * (-log_scale[:, None]).exp()
-            log_det = log_det - log_scale
-        return x, log_det
-
-    def _inverse_by_passes(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        x = torch.zeros_like(y)
-        for t in range(self.dims):
-            shift, log_scale = self.affine(self.net(x, context=context))
-            # Those before t stay what they are, and those after it are not read yet.
-            x = torch.where(self.net.orderings[0] == t, (y - shift) * (-log_scale).exp(), x)
-        return x, -self.affine(self.net(x, context=context))[1].sum(1)
+    def _inverse(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`inverse` without gradients."""
+        y = y.T[self.net.drawn]
+        x, log_scales = torch.empty_like(y), torch.empty_like(y)
+        with torch.autocast(y.device.type, enabled=False):
+            steps = OrderedPass(self.net, y.shape[1], context)
+            for t in range(self.dims):
+                x[t], log_scales[t] = self.elementwise_inverse(y[t], steps.step(t, x[:t]), 0)
+        return x[self.net.orderings[0]].T, -log_scales.sum(0)
 
     def _checked(self, x: Tensor, context: Tensor | None) -> Tensor | None:
         """The context in the precision of x; refuses shapes that do not fit."""
         self.check(x, context)
         return None if context is None else context.to(x.dtype)
+
+
+class _Inverse(torch.autograd.Function):
+    """The inverse of an `AutoregressiveTransform`, and its gradients as those of the implicit function y = T(x).
+
+    Where J is the Jacobian of T, a gradient g of x is one of v of y, J^T v = g, and one of -v of T(x), for what else T
+    depends on. J is a triangle in the order of the dimensions, so v is found from the last to the first.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, transform: AutoregressiveTransform, y: Tensor, context: Tensor | None, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        x, log_det = transform._inverse(y, context)
+        ctx.transform = transform
+        ctx.save_for_backward(x, context, *parameters)
+        return x, log_det
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, grad_log_det: Tensor) -> tuple[Tensor | None, ...]:
+        transform, net, (x, context, *parameters) = ctx.transform, ctx.transform.net, ctx.saved_tensors
+        training, net.training = net.training, False  # `_inverse` drops no activation either
+        with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+            x = x.detach().requires_grad_()
+            context = None if context is None else context.detach().requires_grad_()
+            y, log_scale = transform.elementwise(x, net(x, context=context))
+        net.training = training
+
+        def products(inputs: list[Tensor]) -> tuple[Tensor, ...]:
+            # The log-determinant of the inverse is minus the sum of all log-scales.
+            return torch.autograd.grad([y, log_scale], inputs, [-v, -grad_log_det[:, None].expand_as(v)], True)
+
+        v, scale = torch.zeros_like(x), log_scale.detach().exp()
+        last, *others = net.drawn.flip(0).split(1)
+        v[:, last] = grad[:, last] / scale[:, last]
+        for d in others:
+            v[:, d] = (grad + products([x])[0])[:, d] / scale[:, d]
+        needed = ctx.needs_input_grad[2:]
+        inputs = [i for i, need in zip((context, *parameters), needed, strict=True) if need]
+        found = iter(products(inputs) if inputs else ())
+        return None, v, *[next(found) if need else None for need in needed]
 
 
 class MAF(VectorFlow):
