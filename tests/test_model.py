@@ -98,6 +98,19 @@ def test_a_generator_is_private():
 # -- validation ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_drawing_is_in_evaluation_mode_and_leaves_each_module_as_it_was(training):
+    model = Noisy().train(training)
+    model.part = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Dropout().eval()).eval()
+    model.part[0].train()
+    before, threads = [module.training for module in model.modules()], torch.get_num_threads()
+    with model.drawing(cached=True):
+        assert not any(module.training for module in model.modules())
+        assert torch.get_num_threads() == 1
+    assert [module.training for module in model.modules()] == before
+    assert torch.get_num_threads() == threads
+
+
 def test_validation_is_the_mean_over_the_split(tmp_path):
     data = Patches()
     model, trainer = fit(tmp_path, data=data, max_steps=10)

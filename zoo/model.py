@@ -267,14 +267,17 @@ class GenerativeModel(LightningModule):
         Such steps are small operations, some hundred thousand: a second thread gains little, and where the cores are
         busy it costs ten times as much as the work.
         """
-        training, threads = self.training, torch.get_num_threads()
-        self.eval()
+        # One walk through the modules, not the two of `eval` and `train`, which take as long as drawing points does.
+        training, threads = [module for module in self.modules() if module.training], torch.get_num_threads()
+        for module in training:
+            module.training = False
         if cached and self.device.type == "cpu":
             torch.set_num_threads(1)
         try:
             yield
         finally:
-            self.train(training)
+            for module in training:
+                module.training = True
             torch.set_num_threads(threads)
 
     @staticmethod
