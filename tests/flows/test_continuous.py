@@ -103,6 +103,16 @@ def test_one_wild_datum_does_not_hide_in_a_large_batch():
     torch.testing.assert_close(together[1][-1:], exact[1], atol=1e-2, rtol=0)
 
 
+@pytest.mark.parametrize("context_dims", [0, 3])
+def test_a_draw_is_the_inverse_without_its_trace(context_dims, monkeypatch):
+    transform = randomize(ContinuousTransform(3, 8, 2, context_dims, tolerance=1e-9), 0.8)
+    z, context = points(4, 3), points(4, context_dims) if context_dims else None
+    with torch.no_grad():
+        expected, _ = transform.inverse(z, context)
+        monkeypatch.delattr(ContinuousTransform, "_exact")
+        torch.testing.assert_close(transform.draw(z, context), expected, atol=1e-7, rtol=0)
+
+
 def test_it_begins_as_the_identity_and_learns_from_there():
     transform = ContinuousTransform(2, 8, 2)
     x = torch.randn(5, 2)

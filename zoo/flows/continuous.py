@@ -51,20 +51,22 @@ class Field(nn.Module):
             for parameter in (*self.linear[-1].parameters(), *self.time[-1].parameters()):
                 parameter.zero_()
 
-    def forward(self, x: Tensor, t: Tensor, context: Tensor | None, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """f (N, D) at x (N, D) and time t (), and its Jacobian times directions (P, N or 1, D), (P, N, D)."""
+    def forward(
+        self, x: Tensor, t: Tensor, context: Tensor | None, directions: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """f (N, D) at x (N, D) and time t (), and its Jacobian times directions (P, N or 1, D), if any, (P, N, D)."""
         condition = t.reshape(1, 1).to(x.dtype)
         if context is not None:
             condition = torch.cat([condition.expand(len(x), 1), context], 1)
         for i, (linear, time) in enumerate(zip(self.linear, self.time, strict=True)):
             if i:
                 x = torch.tanh(x)
-                directions = directions * (1 - x.square())
+                directions = None if directions is None else directions * (1 - x.square())
             gate, shift = time(condition).chunk(2, 1)
             gate = torch.sigmoid(gate)
             x = linear(x) * gate + shift
-            directions = (directions @ linear.weight.T) * gate
-        return x, directions.expand(-1, len(x), -1)
+            directions = None if directions is None else (directions @ linear.weight.T) * gate
+        return x, None if directions is None else directions.expand(-1, len(x), -1)
 
 
 class ContinuousTransform(VectorTransform):
@@ -92,11 +94,15 @@ class ContinuousTransform(VectorTransform):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x (N, D) to z and the log-determinant, (N,) nats."""
-        return self._integrate(x, context, (0.0, 1.0), self._exact(x), self.tolerance, _worst)
+        return _parts(self._integrate(x, context, (0.0, 1.0), self._exact(x), self.tolerance, _worst))
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """z (N, D) to x and the log-determinant, (N,) nats."""
-        return self._integrate(z, context, (1.0, 0.0), self._exact(z), self.tolerance, _worst)
+        return _parts(self._integrate(z, context, (1.0, 0.0), self._exact(z), self.tolerance, _worst))
+
+    def draw(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """z (N, D) to x, without the trace, which takes D products with the Jacobian."""
+        return self._integrate(z, context, (1.0, 0.0), None, self.tolerance, _worst)
 
     def estimate(
         self, x: Tensor, context: Tensor | None = None, *, hutchinson: bool, tolerance: float
@@ -107,7 +113,8 @@ class ContinuousTransform(VectorTransform):
         smooth function; it is unbiased.
         """
         directions = torch.randint(0, 2, (1, *x.shape), device=x.device).to(x.dtype) * 2 - 1
-        return self._integrate(x, context, (0.0, 1.0), directions if hutchinson else self._exact(x), tolerance, _mean)
+        directions = directions if hutchinson else self._exact(x)
+        return _parts(self._integrate(x, context, (0.0, 1.0), directions, tolerance, _mean))
 
     def _exact(self, x: Tensor) -> Tensor:
         return torch.eye(self.dims, dtype=x.dtype, device=x.device)[:, None]
@@ -117,30 +124,40 @@ class ContinuousTransform(VectorTransform):
         x: Tensor,
         context: Tensor | None,
         times: tuple[float, float],
-        directions: Tensor,
+        directions: Tensor | None,
         tolerance: float,
         norm: Any,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Tensor:
+        """x at the end of the way, (N, D) or, with directions for the trace, the log-determinant beside it."""
         self.check(x, context)
         context = None if context is None else context.to(x.dtype)
 
         def velocity(t: Tensor, state: Tensor) -> Tensor:
+            if directions is None:
+                return self.field(state, t, context, None)[0]
             f, products = self.field(state[:, :-1], t, context, directions)
             trace = (products * directions).sum((0, 2))
             return torch.cat([f, trace[:, None]], 1)
 
-        state = torch.cat([x, x.new_zeros(len(x), 1)], 1)
+        state = x if directions is None else torch.cat([x, x.new_zeros(len(x), 1)], 1)
+        times = torch.tensor(times, dtype=x.dtype, device=x.device)
         with torch.autocast(x.device.type, enabled=False):
-            ends = self.solver(
+            return self.solver(
                 velocity,
                 state,
-                torch.tensor(times, dtype=x.dtype, device=x.device),
+                times,
                 rtol=tolerance,
                 atol=tolerance,
                 method="dopri5",
-                options={"norm": norm},
-            )
-        return ends[-1][:, :-1], ends[-1][:, -1]
+                # The last step ends at the end: by default it goes beyond, and an interpolation, whose error is not
+                # that which the tolerance holds, comes back.
+                options={"norm": norm, "step_t": times[1:]},
+            )[-1]
+
+
+def _parts(state: Tensor) -> tuple[Tensor, Tensor]:
+    """Values (N, D) and log-determinants (N,)."""
+    return state[:, :-1], state[:, -1]
 
 
 def _worst(state: Tensor) -> Tensor:

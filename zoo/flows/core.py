@@ -39,6 +39,10 @@ class Transform(nn.Module):
         """z to the x with T(x) = z, and log |det dx/dz|, (N,)."""
         raise NotImplementedError
 
+    def draw(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """z to the x with T(x) = z alone; overridden where the log-determinant is what costs."""
+        return self.inverse(z, context)[0]
+
 
 class Compose(Transform):
     """The first transform, then the second, and so on.
@@ -70,6 +74,12 @@ class Compose(Transform):
             z, log_det = transform.inverse(z, context)
             total = total + log_det
         return z, total
+
+    def draw(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """z to the x with T(x) = z."""
+        for transform in reversed(self.transforms):
+            z = transform.draw(z, context)
+        return z
 
 
 class Inverse(Transform):
@@ -184,8 +194,8 @@ class Flow(nn.Module):
             temperature: factor on the draws of the base; below one, less varied and more likely data.
             context: what the transforms are conditioned on.
         """
-        generator = GenerativeModel.generator(seed)
-        return self.rsample(n, generator=generator, temperature=temperature, context=context)[0]
+        z = self._base_draws(n, GenerativeModel.generator(seed), temperature)
+        return self.transform.draw(z, context)
 
     def rsample(
         self,
@@ -199,9 +209,12 @@ class Flow(nn.Module):
 
         With another `temperature` than one the log-density is still that of the flow.
         """
+        z = self._base_draws(n, generator, temperature)
+        x, log_det = self.transform.inverse(z, context)
+        return x, self.base.log_prob(z) - log_det
+
+    def _base_draws(self, n: int, generator: torch.Generator | None, temperature: float) -> Tensor:
         GenerativeModel.check_count(n)
         if not temperature > 0:
             raise DataError(f"temperature must be positive, not {temperature}.")
-        z = self.base.sample(n, generator, temperature)
-        x, log_det = self.transform.inverse(z, context)
-        return x, self.base.log_prob(z) - log_det
+        return self.base.sample(n, generator, temperature)
