@@ -215,3 +215,66 @@ def test_training(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys
     assert result["flops_per_image"] == benchmark.flops(PixelCNN(channels=4, blocks=1))
     assert result["share_of_bf16_peak"] is None
     assert table.endswith(" -")
+
+
+@pytest.mark.parametrize("benchmark", ["flows"], indirect=True)
+def test_flows_are_compared_in_rounds(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch):
+    clock, calls = iter(range(10**6)), []
+    monkeypatch.setattr(benchmark.time, "process_time", lambda: now[0] + 1e-9 * next(clock))
+    now = [0.0]
+
+    def work(name: str, seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            calls.append(name)
+            now[0] += seconds * (1 + len(calls) % 3)  # a machine that others use
+
+        return run
+
+    found = benchmark.compare({"slow": work("slow", 3.0), "fast": work("fast", 1.0)}, rounds=30, seconds=0.1)
+    assert calls.count("slow") == calls.count("fast") == 30 + 3, "one to warm up, two to know how long it takes"
+    assert found["slow"][1] == 1
+    assert found["slow"][0] == pytest.approx(6, rel=0.6)
+    assert 0.1 < found["fast"][1] <= 1
+
+
+@pytest.mark.parametrize("benchmark", ["flows"], indirect=True)
+def test_a_step_of_flows_leaves_the_weights(benchmark: ModuleType):
+    model = benchmark.zoo_maf(3, direct=False)
+    before, x = [parameter.clone() for parameter in model.parameters()], torch.randn(5, 3)
+    work = benchmark.step(model, lambda: -model.log_prob(x).mean())
+    work()
+    work()
+    assert all(map(torch.equal, model.parameters(), before))
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    more = benchmark.parameters(benchmark.zoo_maf(3, direct=True)) - benchmark.parameters(model)
+    assert more == benchmark.LAYERS * 2 * 3**2
+    forward, inverse = benchmark.inverse(3, 5)[0]["density"].values()
+    assert forward()[0].shape == inverse()[0].shape == (5, 3)
+
+
+@pytest.mark.parametrize("benchmark", ["flows"], indirect=True)
+def test_flows_say_what_to_install(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "zuko", None)
+    monkeypatch.setattr(sys, "argv", ["flows.py"])
+    with pytest.raises(SystemExit, match="pip install zuko normflows"):
+        benchmark.main()
+
+
+@pytest.mark.parametrize("benchmark", ["flows"], indirect=True)
+def test_flows(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys):
+    for library in ("zuko", "normflows"):
+        pytest.importorskip(library, reason="the benchmark of flows alone needs it")
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(sys, "argv", ["flows.py", "--batch", "4", "--rounds", "1", "--seconds", "0"])
+    try:
+        benchmark.main()
+    finally:
+        torch.set_num_threads(threads)
+    results = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
+    assert {row["name"] for row in results} == set(benchmark.NAMES)
+    assert {row["contender"] for row in results} >= {"zoo", "zoo, direct", "zuko", "normflows", "inverse"}
+    assert all(row["milliseconds"] > 0 and row["ratio"] > 0 for row in results)
+    monkeypatch.setattr(sys, "argv", ["flows.py", "glow"])
+    with pytest.raises(SystemExit):
+        benchmark.main()
+    assert "glow is none of maf-2" in capsys.readouterr().err
