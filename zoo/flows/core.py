@@ -8,7 +8,7 @@ and a cascade T = T_K ... T_1 adds up the log-determinants of its parts. A `Tran
 with its own log-determinant, so that it serves two purposes. As a density (`Flow`), it takes data to the base, and its
 inverse draws. As a posterior or a proposal, it takes draws of the base forward: with z_K = T(z_0),
 
-    log q_K(z_K) = log q_0(z_0) - log |det dT/dz_0|    (Rezende & Mohamed 2015, arXiv 1505.05770, equation 13).
+    log q_K(z_K) = log q_0(z_0) - log |det dT/dz_0|    (Rezende & Mohamed 2015, arXiv 1505.05770).
 """
 
 from __future__ import annotations

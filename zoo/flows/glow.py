@@ -5,7 +5,7 @@ what RealNVP's fixed permutations of channels only shuffle, and an affine coupli
 after each but the last half of the channels leave for the base, by a learned prior given those that stay.
 
 From the paper: the step and the multi-scale architecture (figure 2); actnorm, started from the data; the 1x1
-convolution by its LU decomposition (section 3.2, equations 10 and 11); coupling networks that start at zero; learned
+convolution by its LU decomposition (section 3.2); coupling networks that start at zero; learned
 priors, as in the authors' code: of what leaves, an affine coupling given what stays, and of the last scale a mean and
 a deviation for each channel, so that the base is standard normal; a temperature for drawing. Departures:
 
@@ -75,7 +75,7 @@ class ActNorm(Transform):
 
 
 class InvertibleConv(Transform):
-    """A 1x1 convolution z = W x at each pixel, W = P L (U + diag(sign exp(s))) (section 3.2, equation 10).
+    """A 1x1 convolution z = W x at each pixel, W = P L (U + diag(sign exp(s))) (section 3.2).
 
     P is a fixed permutation, L has ones on its diagonal and U zeros, and log |det W| is the sum of s. It starts as a
     random rotation.

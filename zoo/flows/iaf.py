@@ -4,13 +4,13 @@ Autoregressive Flow*, 2016, arXiv 1606.04934.
 An autoregressive network reads the noise and not the data, so that draws of a posterior come in one pass, with their
 density. One step gates each dimension of z between itself and a proposal m, as an LSTM does,
 
-    z'_d = sigmoid(s_d) z_d + (1 - sigmoid(s_d)) m_d,    log |det dz'/dz| = sum_d log sigmoid(s_d)    (equation 14),
+    z'_d = sigmoid(s_d) z_d + (1 - sigmoid(s_d)) m_d,   log |det dz'/dz| = sum_d log sigmoid(s_d)   (equations 13, 14),
 
 where m_d and s_d are functions of the z before d and of the context. The gate keeps a chain of steps stable: no
 dimension grows by more than its proposal. The density of a given z' takes the inverse, one dimension after the other.
 
 Departures: the network is a MADE with ReLU units, whose first hidden layer and outputs read the context, where the
-paper's models of images have convolutions and ELU; the order is reversed from one step to the next by the masks, and z
+paper has ELU, and for CIFAR-10 convolutions; the order is reversed from one step to the next by the masks, and z
 stays as it is; s is limited softly to (-5, 5), for a gate that closes has no inverse in finite numbers.
 """
 

@@ -6,7 +6,7 @@ normal numbers z by x_d = z_d exp(alpha_d) + mu_d (equation 3), and finds them a
     z_d = (x_d - mu_d) exp(-alpha_d),    log |det dz/dx| = -sum_d alpha_d        (equations 4 and 5),
 
 for all dimensions at once where mu and alpha are the outputs of one MADE (`zoo.autoregressive.made`). Several, each
-modelling the z of the one before in another ordering, make a density that no single ordering could (section 3.1).
+modelling the z of the one before in another ordering, make a density that no single ordering could.
 Drawing takes one step for each dimension of each layer, in which the units of a MADE are computed once.
 
 Departures:

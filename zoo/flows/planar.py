@@ -2,11 +2,11 @@
 
 Each layer bends space along a plane or around a point, and knows its own log-determinant in O(D):
 
-    planar    f(z) = z + u tanh(w^T z + b)            log |1 + tanh'(w^T z + b) w^T u|        (equations 10 to 13)
+    planar    f(z) = z + u tanh(w^T z + b)            log |1 + tanh'(w^T z + b) w^T u|        (equations 10 to 12)
     radial    f(z) = z + beta (z - z0) / (alpha + r)  (D - 1) log(1 + beta h) + log(1 + beta h + beta h' r)    (14)
 
 with r = |z - z0| and h = 1 / (alpha + r). A cascade of them takes draws of a Gaussian to draws of a posterior, whose
-parameters an inference network gives (section 4), or to those of a density that is known up to a factor (section 6.1):
+parameters an inference network gives, or to those of a density that is known up to a factor (section 6.1):
 `EnergyFlow` is fitted to such an energy by minimizing KL(q || p).
 
 Departures:
@@ -17,7 +17,8 @@ Departures:
 - the inverse, of which the paper does without, is here as well: of a planar layer by Newton's method, of a radial one
   in closed form;
 - `EnergyFlow` begins with an affine layer, which is learned with the others; it is trained by AdamW with a cosine
-  schedule instead of RMSprop, and the inverse temperature rises over a part of the run, 10,000 steps in the paper.
+  schedule instead of RMSprop, and the inverse temperature, min(1, 0.01 + t / 10000) at step t of the paper, rises over
+  a part of the run.
 """
 
 from __future__ import annotations
@@ -253,7 +254,7 @@ class EnergyFlow(GenerativeModel):
         energy: energy1, energy2, energy3 or energy4 of `zoo.data.Energy`.
         flow: "planar" or "radial".
         layers: number of layers.
-        annealing: part of the run in which the inverse temperature of section 6 rises from 0.01 to 1.
+        annealing: part of the run in which the inverse temperature rises from 0.01 to 1.
         lr: peak learning rate.
         warmup: optimizer steps of linear warm-up.
         weight_decay: of the weights.
@@ -346,7 +347,7 @@ class EnergyFlow(GenerativeModel):
         return [Divergence(self)]
 
     def _excess(self, z: Tensor, log_prob: Tensor, temperature: float = 1.0) -> Tensor:
-        """log q(z) - log p(z), with the energy times an inverse temperature (section 6)."""
+        """log q(z) - log p(z), with the energy times an inverse temperature."""
         return log_prob + temperature * self.energy(z) + self.energy.log_normalizer()
 
     # -- training -------------------------------------------------------------------------------------------------
@@ -359,7 +360,7 @@ class EnergyFlow(GenerativeModel):
             raise DataError(f"The data are those of {name}, the model is to fit {self.energy.name}: name the same.")
 
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
-        """The annealed free energy of section 6, at last KL(q || p), with as many draws as the batch has points."""
+        """The annealed free energy, at last KL(q || p), with as many draws as the batch has points."""
         progress = self.trainer.global_step / self.trainer.estimated_stepping_batches
         annealing = self.hparams.annealing
         temperature = min(1.0, 0.01 + progress / annealing) if annealing else 1.0
