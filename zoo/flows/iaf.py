@@ -10,8 +10,8 @@ where m_d and s_d are functions of the z before d and of the context. The gate k
 dimension grows by more than its proposal. The density of a given z' takes the inverse, one dimension after the other.
 
 Departures: the network is a MADE with ReLU units, whose first hidden layer and outputs read the context, where the
-paper has ELU, and for CIFAR-10 convolutions; the order is reversed from one step to the next by the masks, and z
-stays as it is; s is limited softly to (-5, 5), for a gate that closes has no inverse in finite numbers.
+paper has ELU, and for CIFAR-10 convolutions; the order is reversed from one step to the next by the masks, and z stays
+as it is; s is limited softly to (-5, 5), for a gate that closes has no inverse in finite numbers.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.flows.maf import LIMIT, AutoregressiveTransform
+from zoo.nn.activations import soft_limit
 
 
 class IAFTransform(AutoregressiveTransform):
@@ -58,11 +59,11 @@ class IAFTransform(AutoregressiveTransform):
     def elementwise(self, x: Tensor, outputs: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
         """Each z to its z' and log sigmoid(s) (equation 14), given the network's outputs, m and s along `dim`."""
         m, s = outputs.unbind(dim)
-        s = LIMIT * torch.tanh(s * (1 / LIMIT))
+        s = soft_limit(s, LIMIT)
         return torch.lerp(m, x, torch.sigmoid(s)), F.logsigmoid(s)
 
     def elementwise_inverse(self, y: Tensor, outputs: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
         """Each z' to its z and log sigmoid(s), given the network's outputs."""
         m, s = outputs.unbind(dim)
-        s = LIMIT * torch.tanh(s * (1 / LIMIT))
+        s = soft_limit(s, LIMIT)
         return torch.addcmul(m, y - m, 1 + (-s).exp()), F.logsigmoid(s)

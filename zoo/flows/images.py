@@ -21,7 +21,7 @@ from zoo.data.spec import DataSpec
 from zoo.errors import DataError
 from zoo.flows.core import Base, Flow, Transform
 from zoo.model import GenerativeModel, Measurement
-from zoo.nn.activations import ACTIVATIONS
+from zoo.nn.activations import ACTIVATIONS, soft_limit
 from zoo.nn.dequantization import Dequantized
 from zoo.nn.masked import residual_gain
 from zoo.nn.precision import exact_arithmetic
@@ -224,7 +224,7 @@ class AffineCoupling(Coupling):
 
     def _numbers(self, kept: Tensor) -> tuple[Tensor, Tensor]:
         raw, shift = self.net(kept).chunk(2, 1)
-        return self.BOUND * torch.tanh(raw / self.BOUND), shift
+        return soft_limit(raw, self.BOUND), shift
 
 
 class ResidualNet(nn.Module):

@@ -6,8 +6,8 @@ normal numbers z by x_d = z_d exp(alpha_d) + mu_d (equation 3), and finds them a
     z_d = (x_d - mu_d) exp(-alpha_d),    log |det dz/dx| = -sum_d alpha_d        (equations 4 and 5),
 
 for all dimensions at once where mu and alpha are the outputs of one MADE (`zoo.autoregressive.made`). Several, each
-modelling the z of the one before in another ordering, make a density that no single ordering could.
-Drawing takes one step for each dimension of each layer, in which the units of a MADE are computed once.
+modelling the z of the one before in another ordering, make a density that no single ordering could. Drawing
+takes one step for each dimension of each layer, in which the units of a MADE are computed once.
 
 Departures:
 
@@ -28,6 +28,7 @@ from torch.autograd.function import once_differentiable
 from zoo.autoregressive.made import MADENet, OrderedPass
 from zoo.errors import DataError
 from zoo.flows.vectors import VectorFlow, VectorTransform
+from zoo.nn.activations import soft_limit
 from zoo.nn.orderings import random_orderings
 
 LIMIT = 5.0
@@ -73,13 +74,13 @@ class AutoregressiveTransform(VectorTransform):
     def elementwise(self, x: Tensor, outputs: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
         """Each x to its y and l (equation 4), given the network's outputs, mu and alpha along `dim`."""
         mu, alpha = outputs.unbind(dim)
-        log_scale = LIMIT * torch.tanh(alpha * (-1 / LIMIT))
+        log_scale = -soft_limit(alpha, LIMIT)
         return (x - mu) * log_scale.exp(), log_scale
 
     def elementwise_inverse(self, y: Tensor, outputs: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
         """Each y to its x (equation 3) and l, given the network's outputs."""
         mu, alpha = outputs.unbind(dim)
-        alpha = LIMIT * torch.tanh(alpha * (1 / LIMIT))
+        alpha = soft_limit(alpha, LIMIT)
         return torch.addcmul(mu, y, alpha.exp()), -alpha
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -37,6 +37,7 @@ from zoo.errors import DataError, ZooError
 from zoo.flows.core import Flow, Inverse, Normal, Transform
 from zoo.flows.vectors import VectorTransform
 from zoo.model import GenerativeModel, Measurement
+from zoo.nn.activations import soft_limit
 
 FLOOR = 1e-3
 """The least slope 1 + w^T u of a planar layer, and the least (alpha + beta) / alpha of a radial one."""
@@ -175,7 +176,7 @@ class Radial(Layers):
         """z0 (K, N or 1, D), alpha > 0 and alpha + beta > 0 (K, N or 1, 1), of invertible layers (appendix A.2)."""
         centre, alpha, beta = self.parameters_of(x, context).split([self.dims, 1, 1], -1)
         # A radius of e^-10 or e^10 is as good as none, and its exponential is finite.
-        alpha = (10 * torch.tanh(alpha / 10)).exp()
+        alpha = soft_limit(alpha, 10.0).exp()
         return centre, alpha, alpha * positive(beta)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
