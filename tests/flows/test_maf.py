@@ -67,6 +67,17 @@ def test_the_inverse_has_the_gradients_of_its_passes(kind, dims, context_dims):
         torch.testing.assert_close(own, expected)
 
 
+@pytest.mark.parametrize("context_dims", [0, 3])
+def test_the_inverse_is_one_with_gradients_and_without_and_differentiable(context_dims):
+    transform = randomize(AutoregressiveTransform(4, 16, 2, random_orderings(1, 4, 1)[0], context_dims), 0.7)
+    y, context = points(3, 4), points(3, context_dims) if context_dims else None
+    with torch.no_grad():
+        without = transform.inverse(y, context)
+    torch.testing.assert_close(transform.inverse(y, context), without)
+    inputs = [value.requires_grad_() for value in (y, context) if value is not None]
+    assert torch.autograd.gradcheck(transform.inverse, inputs, atol=1e-6)
+
+
 def test_gradients_reach_what_needs_them():
     transform = randomize(AutoregressiveTransform(3, 8, context_dims=2), 0.7)
     y, context = points(4, 3), points(4, 2)
