@@ -102,26 +102,21 @@ def evaluate(
 
     loader = held_out(data, split)
     n, limited = 0, False
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), exact_arithmetic(model.device):
-            for batch in tqdm(loader, desc="evaluate", unit="batch", disable=None, leave=False):
-                x = batch[0]
-                limited = limit is not None and n + len(x) > limit
-                x = x[: limit - n] if limited else x
-                if len(x):
-                    x = x.to(model.device)
-                    for measurement in measurements:
-                        measurement.update(x)
-                n += len(x)
-                if limited:
-                    break
-            if not n:
-                raise DataError(f"The {split} split of {type(data).__name__} is empty.")
-            found = [measurement.compute() for measurement in measurements]
-    finally:
-        model.train(was_training)
+    with model.drawing(cached=False), torch.inference_mode(), exact_arithmetic(model.device):
+        for batch in tqdm(loader, desc="evaluate", unit="batch", disable=None, leave=False):
+            x = batch[0]
+            limited = limit is not None and n + len(x) > limit
+            x = x[: limit - n] if limited else x
+            if len(x):
+                x = x.to(model.device)
+                for measurement in measurements:
+                    measurement.update(x)
+            n += len(x)
+            if limited:
+                break
+        if not n:
+            raise DataError(f"The {split} split of {type(data).__name__} is empty.")
+        found = [measurement.compute() for measurement in measurements]
 
     seen = {"n": n, "split": split, "dataset": type(data).__name__, "limit": limited}
     results = [{**dict.fromkeys(FIELDS), **seen, **result} for result in found]
