@@ -5,9 +5,9 @@ what RealNVP's fixed permutations of channels only shuffle, and an affine coupli
 after each but the last half of the channels leave for the base, by a learned prior given those that stay.
 
 From the paper: the step and the multi-scale architecture (figure 2); actnorm, started from the data; the 1x1
-convolution by its LU decomposition (section 3.2); coupling networks that start at zero; learned
-priors, as in the authors' code: of what leaves, an affine coupling given what stays, and of the last scale a mean and
-a deviation for each channel, so that the base is standard normal; a temperature for drawing. Departures:
+convolution by its LU decomposition (section 3.2); coupling networks that start at zero; learned priors, as in the
+authors' code: of what leaves, an affine coupling given what stays, and of the last scale a mean and a deviation for
+each channel, so that the base is standard normal; a temperature for drawing. Departures:
 
 - coupling networks are residual networks of several blocks (`zoo.flows.images.ResidualNet`), where the paper has three
   layers of 512 channels: fewer steps do, and their networks are deeper;

@@ -4,8 +4,8 @@ Autoregressive Flow*, 2016, arXiv 1606.04934 (IAF steps).
 
 The model is p(x) = int p(x|z) N(z; 0, I) dz with a network for the Bernoulli means of p(x|z). A second network gives
 for each image a diagonal Gaussian and a context; a flow conditioned on the context carries draws of that Gaussian to
-draws of q(z|x), with their density. Both are trained together by the bound
-E_q[log p(x, z) - log q(z|x)]: the closer q can come to the true posterior, the less the bound costs.
+draws of q(z|x), with their density. Both are trained together by the bound E_q[log p(x, z) - log q(z|x)]: the closer q
+can come to the true posterior, the less the bound costs.
 
 Departures:
 
