@@ -12,7 +12,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from zoo.errors import DataError
-from zoo.flows.core import Compose, Flow, Inverse, Logistic, Normal, Transform
+from zoo.flows.core import Compose, Flow, Inverse, Logistic, Mixture, Normal, Transform
 
 
 class Affine(Transform):
@@ -162,3 +162,72 @@ def test_bad_counts_and_temperatures_are_refused(arguments):
     name = "temperature" if "temperature" in arguments else "n"
     with pytest.raises(DataError, match=f"{name} must be"):
         flow.sample(arguments.pop("n"), **arguments)
+
+
+# -- a base of several Gaussians -------------------------------------------------------------------------------------
+
+
+def mixture(components: int = 3, dims: int = 2) -> Mixture:
+    base = Mixture([dims], components)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in base.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator))
+    return base
+
+
+@pytest.mark.parametrize(("components", "dims"), [(1, 1), (3, 2), (5, 4)])
+def test_a_mixture_has_its_density(components, dims):
+    base = mixture(components, dims).double()
+    factors, _ = base._factors()
+    covariances = (factors.mT @ factors).inverse()
+    known = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(logits=base.logits),
+        torch.distributions.MultivariateNormal(base.means, covariances),
+    )
+    z = points(6, dims)
+    torch.testing.assert_close(base.log_prob(z), known.log_prob(z))
+
+
+def test_draws_of_a_mixture_follow_its_density():
+    base = mixture(3, 1)
+    z = base.sample(4000, torch.Generator().manual_seed(0))
+    assert (z.dtype, tuple(z.shape)) == (torch.float32, (4000, 1))
+    scale = 1 / base._factors()[0][:, 0, 0].detach().numpy()
+    weights, means = base.logits.softmax(0).detach().numpy(), base.means[:, 0].detach().numpy()
+    cdf = lambda value: stats.norm.cdf((value[:, None] - means) / scale) @ weights  # noqa: E731
+    assert stats.kstest(z[:, 0].detach().numpy(), cdf).pvalue > 1e-3
+
+
+def test_the_temperature_draws_a_mixture_to_the_means_of_its_components():
+    base = mixture(3, 2)
+    warm, cold = (base.sample(50, torch.Generator().manual_seed(0), temperature) for temperature in (1.0, 0.25))
+    gaps = (warm[:, None] - base.means).square().sum(2), 16 * (cold[:, None] - base.means).square().sum(2)
+    # Each draw is four times as far from the mean of its own component, whichever that is.
+    assert ((gaps[0] - gaps[1]).abs() / gaps[0]).amin(1).max() < 1e-4
+
+
+def test_a_mixture_learns_two_clusters_that_a_normal_base_bridges():
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    x = torch.randn(2000, 1, generator=generator) * 0.05 + torch.randint(0, 2, (2000, 1), generator=generator) * 2 - 1
+    base = Mixture([1], 2)
+    optimizer = torch.optim.Adam(base.parameters(), lr=0.05)
+    for _ in range(300):
+        optimizer.zero_grad()
+        (-base.log_prob(x).mean()).backward()
+        optimizer.step()
+    truth = math.log(2) + 0.5 * math.log(2 * math.pi * math.e * 0.05**2)
+    assert -base.log_prob(x).mean().item() == pytest.approx(truth, abs=0.05)
+
+
+def test_a_far_component_does_not_overflow():
+    base = mixture(2, 2)
+    with torch.no_grad():
+        base.log_precision.fill_(1e4)
+    z = torch.full((1, 2), 50.0, requires_grad=True)
+    log_prob = base.log_prob(z)
+    log_prob.sum().backward()
+    assert torch.isfinite(log_prob).all()
+    assert torch.isfinite(z.grad).all()
+    assert torch.isfinite(base.sample(4)).all()

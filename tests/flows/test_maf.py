@@ -205,7 +205,7 @@ def test_a_column_without_a_density_is_refused():
 # -- the model -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments", [{}, {"ordering_seed": 3}, {"layers": 1, "hidden_layers": 1}])
+@pytest.mark.parametrize("arguments", [{}, {"ordering_seed": 3}, {"layers": 1, "hidden_layers": 1}, {"components": 3}])
 def test_a_density_integrates_to_one(arguments):
     model = disturbed(**arguments).double()
     # In standardized coordinates, of which sinh(line) is fine around the origin and reaches far.
@@ -225,9 +225,10 @@ def test_orderings_are_reversed_or_drawn():
     assert torch.equal(torch.stack(drawn), random_orderings(3, 4, 5))
 
 
-def test_samples_follow_the_density():
-    """Their mean log-density is minus the entropy, here from the other direction: the base and the log-determinant."""
-    model = disturbed()
+@pytest.mark.parametrize("components", [1, 3])
+def test_samples_follow_the_density(components):
+    """They are the draws of the base, carried by the transform whose log-determinant the density has."""
+    model = disturbed(components=components)
     x = model.sample(4000, seed=0)
     z, _ = model.flow.transform(x)
     torch.testing.assert_close(z, model.flow.base.sample(4000, torch.Generator().manual_seed(0)), atol=1e-3, rtol=0)
@@ -292,7 +293,7 @@ def test_further_training_keeps_the_standardization(tmp_path):
 
 
 def test_a_saved_model_is_loaded(tmp_path):
-    model = disturbed(ordering_seed=2)
+    model = disturbed(ordering_seed=2, components=3)
     again = hub.load(hub.save(model, tmp_path / "maf-test", dtype="float32"))
     x = model.sample(8, seed=0)
     assert torch.equal(again.sample(8, seed=0), x)
@@ -324,6 +325,7 @@ def test_bad_data_are_refused(x, sentence):
         ({"shape": []}, "shape must be of positive sizes"),
         ({"shape": [1, 2]}, r"shape must be \[D\]"),
         ({"layers": 0}, "layers must be at least 1"),
+        ({"components": 0}, "components must be at least 1"),
         ({"hidden": 0}, "hidden must be at least 1"),
         ({"hidden_layers": 0}, "layers must be at least 1"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\)"),

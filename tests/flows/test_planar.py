@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffeomorphisms import check_diffeomorphism, randomize
 from tiny_runs import Stop, differences, fit, last
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo import hub
 from zoo.data.points import Points
@@ -17,7 +17,7 @@ from zoo.errors import DataError, ZooError
 from zoo.evaluation import evaluate, merge
 from zoo.flows import planar
 from zoo.flows.core import Compose, Flow, Inverse, Normal
-from zoo.flows.planar import Affine, EnergyFlow, Planar, Radial, positive, solve_planar
+from zoo.flows.planar import Affine, EnergyFlow, NaturalGradient, Planar, Radial, positive, solve_planar
 
 KINDS = [Planar, Radial]
 
@@ -297,7 +297,7 @@ def test_evaluate_reports_the_divergence_beside_the_cross_entropy(tmp_path):
 
 @pytest.mark.parametrize("flow", ["planar", "radial"])
 def test_it_learns_an_energy(tmp_path, flow):
-    model = EnergyFlow("energy1", flow, layers=8, annealing=0.3, lr=0.03, warmup=10)
+    model = EnergyFlow("energy1", flow, layers=8, annealing=0.6, lr=0.03, warmup=10)
     data = Points("energy1", train=6400, validation=200, test=10, batch_size=64, eval_batch_size=200)
     model, trainer = fit(tmp_path, model=model, data=data, max_steps=300, gradient_clip_val=5.0)
     found = model.divergence(5000)[0]
@@ -307,6 +307,81 @@ def test_it_learns_an_energy(tmp_path, flow):
     cross = -model.log_prob(data.val[0]).mean().item()
     assert result["val_nats"] == pytest.approx(cross, abs=1e-3)
     assert cross > -model.energy.log_prob(data.val[0]).mean().item()
+
+
+# -- the natural gradient ------------------------------------------------------------------------------------
+
+
+def flat(model: EnergyFlow, value: Tensor) -> Tensor:
+    """The gradient of `value` in all parameters of the flow, as one vector."""
+    return torch.cat([gradient.flatten() for gradient in torch.autograd.grad(value, list(model.flow.parameters()))])
+
+
+@pytest.mark.parametrize("flow", ["planar", "radial"])
+def test_scores_are_the_gradients_of_the_log_density_at_fixed_points(flow):
+    model = disturbed(flow=flow, layers=3).double()
+    torch.manual_seed(1)
+    z, log_prob, scores = model.draws_and_scores(5)
+    torch.testing.assert_close(log_prob, model.log_prob(z))
+    expected = torch.stack([flat(model, model.log_prob(point[None].detach())[0]) for point in z])
+    torch.testing.assert_close(scores, expected)
+
+
+@pytest.mark.parametrize("flow", ["planar", "radial"])
+def test_the_gradient_of_the_path_is_the_usual_one_without_the_score(flow):
+    model = disturbed(energy="energy3", flow=flow, layers=3).double()
+    torch.manual_seed(1)
+    z, log_prob, scores = model.draws_and_scores(50)
+    path = flat(model, model._excess(z, log_prob, 0.7).mean())
+    torch.manual_seed(1)
+    usual = flat(model, model._excess(*model.flow.rsample(50), 0.7).mean())
+    torch.testing.assert_close(usual, path + scores.mean(0))
+    # What is left out is zero in expectation: the mean of many scores is small beside their size.
+    _, _, scores = model.draws_and_scores(20_000)
+    assert (scores.mean(0).abs() <= 5 * scores.std(0) / math.sqrt(len(scores)) + 1e-12).all()
+
+
+def test_the_gradient_of_the_path_vanishes_where_the_two_are_one():
+    model = EnergyFlow(layers=2).double()
+    gaussian(model, torch.zeros(2), torch.eye(2))
+    z, log_prob, scores = model.draws_and_scores(20)
+    assert flat(model, model._excess(z, log_prob).mean()).abs().max() < 1e-12
+    assert scores.mean(0).abs().max() > 0.01, "the usual gradient is this"
+
+
+def quadratic(**arguments) -> tuple[nn.Parameter, NaturalGradient, Tensor, Tensor]:
+    parameter = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    parameter.grad = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    fisher = torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=torch.float64)
+    return parameter, NaturalGradient([parameter], **arguments), fisher, parameter.grad
+
+
+def test_a_natural_step_is_the_inverse_fisher_matrix_times_the_gradient():
+    parameter, optimizer, fisher, gradient = quadratic(lr=0.5, damping=0.1, bound=100.0)
+    optimizer.observe(fisher)
+    optimizer.step()
+    expected = -0.5 * torch.linalg.solve(fisher + 0.1 * torch.eye(2), gradient)
+    torch.testing.assert_close(parameter.detach(), expected)
+    # The matrix is averaged over steps.
+    optimizer.observe(2 * fisher)
+    optimizer.step()
+    expected = expected - 0.5 * torch.linalg.solve(1.1 * fisher + 0.1 * torch.eye(2), gradient)
+    torch.testing.assert_close(parameter.detach(), expected)
+
+
+def test_a_natural_step_is_no_longer_than_its_bound():
+    parameter, optimizer, fisher, _ = quadratic(lr=0.5, damping=0.0, bound=1e-3)
+    optimizer.observe(fisher)
+    optimizer.step()
+    assert (0.5 * parameter @ fisher @ parameter).item() == pytest.approx(0.5 * 1e-3)
+
+
+@pytest.mark.parametrize("flow", ["planar", "radial"])
+def test_it_learns_an_energy_by_the_natural_gradient(tmp_path, flow):
+    model = EnergyFlow("energy1", flow, layers=8, annealing=0.6, lr=0.3, warmup=0, natural=True)
+    data = Points("energy1", train=6400, validation=200, test=10, batch_size=256)
+    model, _ = fit(tmp_path, model=model, data=data, max_steps=100)
+    assert 0 < model.divergence(5000)[0] < 0.3
 
 
 def test_the_inverse_temperature_rises_to_one(tmp_path, monkeypatch):
@@ -326,11 +401,13 @@ def test_the_inverse_temperature_rises_to_one(tmp_path, monkeypatch):
     assert set(seen[10:]) == {1.0}
 
 
-def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path):
+@pytest.mark.parametrize("natural", [False, True])
+def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, natural):
     def run(folder, *callbacks, **settings):
         torch.manual_seed(3)
         data = Points(name="energy3", train=64, validation=8, test=4, batch_size=8)
-        fit(folder, *callbacks, model=EnergyFlow("energy3", layers=2), data=data, max_steps=13, **settings)
+        model = EnergyFlow("energy3", layers=2, natural=natural)
+        fit(folder, *callbacks, model=model, data=data, max_steps=13, **settings)
         return last(folder)
 
     whole = run(tmp_path / "whole")
@@ -381,6 +458,7 @@ def test_bad_data_are_refused(x, sentence):
         ({"flow": "circular"}, "flow must be planar or radial, not 'circular'"),
         ({"layers": 0}, "layers must be at least 1"),
         ({"annealing": 1.5}, "annealing must be"),
+        ({"natural": True, "weight_decay": 0.1}, "no weight decay: weight_decay must be 0, not 0.1"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, sentence):

@@ -1,7 +1,7 @@
 """Diffeomorphisms with tractable log-determinants, and the exact densities and posteriors that they make."""
 
 from zoo.flows.continuous import ContinuousFlow
-from zoo.flows.core import Compose, Flow, Inverse, Logistic, Normal, Transform
+from zoo.flows.core import Compose, Flow, Inverse, Logistic, Mixture, Normal, Transform
 from zoo.flows.glow import Glow
 from zoo.flows.iaf import IAFTransform
 from zoo.flows.maf import MAF
@@ -22,6 +22,7 @@ __all__ = [
     "IAFTransform",
     "Inverse",
     "Logistic",
+    "Mixture",
     "Normal",
     "Planar",
     "Radial",

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from zoo.errors import DataError
 from zoo.model import GenerativeModel
+from zoo.nn.activations import soft_limit
 
 
 class Transform(nn.Module):
@@ -103,7 +104,7 @@ class Inverse(Transform):
 
 
 class Base(nn.Module):
-    """A simple distribution of independent components, whose density and quantiles are known.
+    """A simple distribution whose density is known; of independent components where `log_prob` is not overridden.
 
     Args:
         shape: of one draw.
@@ -157,6 +158,56 @@ class Logistic(Base):
         # In double precision a draw of exactly zero, which has no logit, does not come in practice; the clamp is sure.
         uniform = torch.rand(shape, generator=generator, dtype=torch.float64).clamp(min=1e-18)
         return torch.logit(uniform).float()
+
+
+class Mixture(Base):
+    """A mixture of K Gaussians with full covariances, learned with the transforms: a base of several modes.
+
+    A diffeomorphism keeps connected what is connected. Over a normal base it must stretch thin bridges between the
+    parts of a density that lie apart; over this one it need not. With W_k = L_k^-1 the inverse of a Cholesky factor,
+
+        log q(z) = log sum_k w_k N(W_k (z - m_k); 0, I) |det W_k|.
+
+    Args:
+        shape: of one draw, (D,).
+        components: K.
+    """
+
+    LIMIT = 8.0  # of the logarithm of the diagonal of W; no component becomes a spike in float32
+
+    def __init__(self, shape: Sequence[int], components: int) -> None:
+        super().__init__(shape)
+        (dims,) = self.shape
+        self.logits = nn.Parameter(torch.zeros(components))
+        # Spread as the normal base would be, each as wide as its share of the space.
+        self.means = nn.Parameter(torch.randn(components, dims))
+        self.log_precision = nn.Parameter(torch.full((components, dims), math.log(components) / dims))
+        self.lower = nn.Parameter(torch.zeros(components, dims, dims))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """(N, D) to (N,) nats."""
+        with torch.autocast(z.device.type, enabled=False):
+            factors, log_diagonal = self._factors()
+            # W_k z - W_k m_k, all components in one product.
+            white = z @ factors.flatten(0, 1).T - (factors @ self.means[..., None]).flatten()
+            square = white.unflatten(1, (len(factors), -1)).square().sum(2)
+            each = log_diagonal.sum(1) - 0.5 * (square + self.shape[0] * math.log(2 * math.pi))
+            return (self.logits.log_softmax(0) + each).logsumexp(1)
+
+    def sample(self, n: int, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
+        """`n` draws, (n, D), whose deviations from the means of their components are scaled by `temperature`."""
+        weights = self.logits.detach().softmax(0).cpu()  # where a seed means the same for every device
+        chosen = torch.multinomial(weights, n, replacement=True, generator=generator).to(self.place.device)
+        white = torch.randn(n, *self.shape, generator=generator).to(self.place) * temperature
+        with torch.autocast(white.device.type, enabled=False):
+            factors, _ = self._factors()
+            deviation = torch.linalg.solve_triangular(factors[chosen], white[..., None], upper=False)
+            return self.means[chosen] + deviation[..., 0]
+
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        """W, (K, D, D), and the logarithm of its diagonal, (K, D)."""
+        log_diagonal = soft_limit(self.log_precision, self.LIMIT)
+        return self.lower.tril(-1) + log_diagonal.exp().diag_embed(), log_diagonal
 
 
 class Flow(nn.Module):

@@ -12,6 +12,8 @@ takes one step for each dimension of each layer, in which the units of a MADE ar
 Departures:
 
 - data are standardized first, and there is no batch normalization between the layers;
+- where `components` asks for a base of several Gaussians ("MAF MoG"), it is one mixture of vectors with
+  full covariances; the paper's is a MADE, with a mixture for each dimension given those before;
 - alpha is limited softly to (-`LIMIT`, `LIMIT`), so that no early step of training overflows;
 - the layers have direct connections, dropout if asked for, and are trained by AdamW or Muon on a cosine schedule with
   averaged weights, where the paper stops early.
@@ -162,6 +164,7 @@ class MAF(VectorFlow):
         layers: number of MADEs.
         hidden: units of a hidden layer of each.
         hidden_layers: hidden layers of each.
+        components: Gaussians of the base; 1 for a standard normal one.
         ordering_seed: each MADE has a random ordering, drawn with this seed; None to begin with the order of the
             dimensions and reverse it from one MADE to the next, as in the paper.
         dropout: probability of dropping a hidden activation while training.
@@ -182,6 +185,7 @@ class MAF(VectorFlow):
         layers: int = 5,
         hidden: int = 64,
         hidden_layers: int = 2,
+        components: int = 1,
         ordering_seed: int | None = None,
         dropout: float = 0.0,
         optimizer: str = "adamw",
@@ -205,5 +209,6 @@ class MAF(VectorFlow):
             [
                 AutoregressiveTransform(dims, hidden, hidden_layers, ordering, dropout=dropout, seed=k)
                 for k, ordering in enumerate(orderings)
-            ]
+            ],
+            components,
         )

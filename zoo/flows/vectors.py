@@ -7,7 +7,7 @@ from torch import Tensor
 
 from zoo.data.spec import DataSpec
 from zoo.errors import DataError
-from zoo.flows.core import Flow, Normal, Transform
+from zoo.flows.core import Flow, Mixture, Normal, Transform
 from zoo.model import GenerativeModel
 
 
@@ -85,7 +85,7 @@ class Standardize(Transform):
 
 
 class VectorFlow(GenerativeModel):
-    """A flow of continuous vectors to normal ones, after their standardization; families set `flow`.
+    """A flow of continuous vectors to a simple base, after their standardization; families set `flow`.
 
     The standardization comes from the training split when the first training begins, and is kept with the weights.
 
@@ -101,10 +101,13 @@ class VectorFlow(GenerativeModel):
         if len(self.spec.shape) != 1:
             raise DataError(f"shape must be [D], that of a vector, not {list(shape)}.")
 
-    def make_flow(self, transforms: list[Transform]) -> Flow:
-        """The flow of the standardization, then `transforms`, to standard normal vectors."""
+    def make_flow(self, transforms: list[Transform], components: int = 1) -> Flow:
+        """The flow of the standardization, then `transforms`, to normal vectors or to a mixture of them."""
+        if components < 1:
+            raise DataError(f"components must be at least 1, not {components}.")
         dims = self.spec.dims
-        return Flow(Normal([dims]), [Standardize(dims), *transforms])
+        base = Normal([dims]) if components == 1 else Mixture([dims], components)
+        return Flow(base, [Standardize(dims), *transforms])
 
     @property
     def standardize(self) -> Standardize:
