@@ -376,9 +376,11 @@ def test_lightning_has_the_training_commands_only(run, training):
 
 
 def test_export_leaves_a_card_and_samples(run, training, own):
-    training.export_run = lambda run, name: training.calls.append((str(run), name)) or own
+    training.export_run = lambda run, name, dtype: training.calls.append((str(run), name, dtype)) or own
     assert run("export", "runs/mine", "pixelcnn-digits")[:2] == (0, f"{own}\n")
-    assert training.calls == [("runs/mine", "pixelcnn-digits")]
+    assert run("export", "runs/mine", "pixelcnn-digits", "--dtype", "float32")[:2] == (0, f"{own}\n")
+    names = "runs/mine", "pixelcnn-digits"
+    assert training.calls == [(*names, "float16"), (*names, "float32")]
     assert (own / "README.md").read_text(encoding="utf-8") == card.render(hub.read_config(own), own.name)
     assert cells(own / "samples.png").shape == (4, 4, 8, 8)
 
@@ -393,7 +395,7 @@ def test_points_are_drawn_as_a_figure(run, training, tmp_path):
     out = tmp_path / "drawn.png"
     assert run("sample", folder, "-n", "500", "--seed", "3", "--out", out)[:2] == (0, f"{out}\n")
     assert out.read_bytes() == expected
-    training.export_run = lambda run, name: folder
+    training.export_run = lambda run, name, dtype: folder
     assert run("export", "runs/mine", "maf-moons")[0] == 0
     figures.draw(model, tmp_path / "exported.png")
     assert (folder / "samples.png").read_bytes() == (tmp_path / "exported.png").read_bytes()

@@ -1,12 +1,12 @@
-"""Muon: the orthogonalized update against the singular value decomposition and PyTorch's own, and what is AdamW's."""
+"""Muon against the singular value decomposition and PyTorch's own, and what is AdamW's; the natural gradient."""
 
 import copy
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from zoo.optim import Muon, orthogonalize
+from zoo.optim import Muon, NaturalGradient, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 5, 20), (2, 20, 5)])
@@ -127,3 +127,33 @@ def test_weights_without_gradient_stay():
 def test_biases_cannot_be_orthogonalized():
     with pytest.raises(ValueError, match="leave biases to AdamW"):
         Muon([{"params": [nn.Parameter(torch.zeros(3))], "orthogonal": True}])
+
+
+# -- the natural gradient ------------------------------------------------------------------------------------
+
+
+def quadratic(**arguments) -> tuple[nn.Parameter, NaturalGradient, Tensor, Tensor]:
+    parameter = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    parameter.grad = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    fisher = torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=torch.float64)
+    return parameter, NaturalGradient([parameter], **arguments), fisher, parameter.grad
+
+
+def test_a_natural_step_is_the_inverse_fisher_matrix_times_the_gradient():
+    parameter, optimizer, fisher, gradient = quadratic(lr=0.5, damping=0.1, bound=100.0)
+    optimizer.observe(fisher)
+    optimizer.step()
+    expected = -0.5 * torch.linalg.solve(fisher + 0.1 * torch.eye(2), gradient)
+    torch.testing.assert_close(parameter.detach(), expected)
+    # The matrix is averaged over steps.
+    optimizer.observe(2 * fisher)
+    optimizer.step()
+    expected = expected - 0.5 * torch.linalg.solve(1.1 * fisher + 0.1 * torch.eye(2), gradient)
+    torch.testing.assert_close(parameter.detach(), expected)
+
+
+def test_a_natural_step_is_no_longer_than_its_bound():
+    parameter, optimizer, fisher, _ = quadratic(lr=0.5, damping=0.0, bound=1e-3)
+    optimizer.observe(fisher)
+    optimizer.step()
+    assert (0.5 * parameter @ fisher @ parameter).item() == pytest.approx(0.5 * 1e-3)

@@ -209,16 +209,17 @@ def evaluate(
         print(card.write(folder))
 
 
-def export(run: Path, name: str) -> None:
+def export(run: Path, name: str, *, dtype: str = "float16") -> None:
     """Make a checkpoint folder, checkpoints/NAME, from a training run.
 
     Args:
         run: the run's folder, or one .ckpt file in it.
         name: FAMILY-DATASET in lower case, for example pixelcnn-digits.
+        dtype: of the stored weights; float32 for small models whose numbers 16 bits would change.
     """
     from zoo import card, figures, hub, pictures, training
 
-    folder = training.export_run(run, name)
+    folder = training.export_run(run, name, dtype=dtype)
     picture = folder / "samples.png"
     if not picture.exists():
         model = hub.load(folder)

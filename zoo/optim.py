@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -132,3 +132,58 @@ def orthogonalize(matrices: Tensor) -> Tensor:
         # 3.4445 x - 4.7750 (x x^T) x + 2.0315 (x x^T)^2 x
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
     return (x if wide else x.mT).to(matrices.dtype)
+
+
+class NaturalGradient(torch.optim.Optimizer):
+    """Descent along the natural gradient of a distribution q (Amari 1998, *Natural gradient works efficiently in
+    learning*): the step is -lr F^-1 g, with the Fisher matrix F = E[s s^T] of the scores s = d log q(z) / d theta.
+
+    F is a moving average over the steps, with `damping` on its diagonal, and is inverted as it is: this is for models
+    of a few hundred parameters. A step that would change q by more than `bound` times the learning rate, in nats of
+    KL = 1/2 step^T F step, is shortened to that.
+
+    Args:
+        params: parameters, without groups.
+        lr: at most 1, which goes all the way to the minimum of the quadratic model.
+        damping: of the Fisher matrix.
+        decay: of its average, per step.
+        bound: of the divergence between q before and after a step, at a learning rate of 1.
+    """
+
+    def __init__(
+        self, params: Iterable[Tensor], lr: float, damping: float = 1e-2, decay: float = 0.9, bound: float = 0.1
+    ) -> None:
+        super().__init__(params, {"lr": lr, "damping": damping, "decay": decay, "bound": bound})
+        self._new: Tensor | None = None
+
+    def observe(self, fisher: Tensor) -> None:
+        """Take the Fisher matrix of new draws, (P, P) for P numbers in all parameters, into the average."""
+        self._new = fisher.detach().double()
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step; the closure, if any, is called first, and may call `observe`."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        (group,) = self.param_groups
+        params, lr = group["params"], group["lr"]
+        # Of the optimizer's state checkpoints keep what belongs to a parameter: the matrix is that of the first.
+        state = self.state[params[0]]
+        if self._new is not None:
+            old = state.get("fisher")
+            # In the parameters' precision, which a checkpoint's is cast to.
+            fisher = self._new if old is None else old.double().lerp(self._new, 1 - group["decay"])
+            state["fisher"], self._new = fisher.to(params[0].dtype), None
+        fisher = state["fisher"].double()
+        zero = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+        gradient = torch.cat([value.flatten() for value in zero]).double()
+        damped = fisher + group["damping"] * torch.eye(len(fisher), dtype=fisher.dtype, device=fisher.device)
+        direction = torch.cholesky_solve(gradient[:, None], torch.linalg.cholesky(damped))[:, 0]
+        # The full step F^-1 g changes q by 1/2 g^T F^-1 g nats; the shorter one by its square times that.
+        longest = (2 * group["bound"] * lr / (gradient @ direction).clamp(min=torch.finfo(fisher.dtype).tiny)).sqrt()
+        direction = direction * longest.clamp(max=lr)
+        for p, change in zip(params, direction.split([p.numel() for p in params]), strict=True):
+            p.sub_(change.view_as(p))
+        return loss

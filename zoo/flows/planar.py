@@ -20,15 +20,14 @@ Departures:
 - `EnergyFlow` begins with an affine layer, which is learned with the others; it is trained by AdamW with a cosine
   schedule instead of RMSprop, and the inverse temperature, min(1, 0.01 + t / 10000) at step t of the paper, rises over
   a part of the run;
-- or it is trained by the natural gradient (`NaturalGradient`), without which radial layers stay far from the best that
-  they can do.
+- or it is trained by the natural gradient (`zoo.optim.NaturalGradient`), without which radial layers stay far from
+  the best that they can do.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -42,19 +41,20 @@ from zoo.flows.core import Flow, Inverse, Normal, Transform
 from zoo.flows.vectors import VectorTransform
 from zoo.model import GenerativeModel, Measurement
 from zoo.nn.activations import soft_limit
+from zoo.optim import NaturalGradient
 
 FLOOR = 1e-3
 """The least slope 1 + w^T u of a planar layer, and the least (alpha + beta) / alpha of a radial one, whose most is 1 /
 `FLOOR`."""
 
-BEYOND = 4.0
-"""How far the quadrature of KL(q || p) goes beyond the square of the energies: the tails of q are wider than p's."""
-RESOLUTIONS = (16, 32, 64, 128)
-"""Its nodes a unit of length, one after the other until it has settled."""
-MASS, SETTLED = 1e-6, 1e-5
-"""Within what it must find the mass of q to be 1, and KL(q || p), in nats, to be what it was with half the nodes."""
+DEVIATIONS = 8.0
+"""How far the quadrature of KL(q || p) goes in the base, in standard deviations; 1e-15 of q comes from beyond."""
+RESOLUTIONS = (16, 32, 64, 128, 256)
+"""Its nodes a standard deviation, one after the other until it has settled."""
+SETTLED = 1e-5
+"""Within what, in nats, KL(q || p) must be what it was with half the nodes."""
 CHUNK = 2**18
-"""Nodes at which q is computed at once."""
+"""Nodes that are computed at once."""
 
 
 def positive(x: Tensor) -> Tensor:
@@ -250,61 +250,6 @@ class Affine(Transform):
         return self.lower.tril(-1) + self.log_scale.exp().diag()
 
 
-class NaturalGradient(torch.optim.Optimizer):
-    """Descent along the natural gradient of a distribution q (Amari 1998, *Natural gradient works efficiently in
-    learning*): the step is -lr F^-1 g, with the Fisher matrix F = E[s s^T] of the scores s = d log q(z) / d theta.
-
-    F is a moving average over the steps, with `damping` on its diagonal, and is inverted as it is: this is for models
-    of a few hundred parameters. A step that would change q by more than `bound` times the learning rate, in nats of
-    KL = 1/2 step^T F step, is shortened to that.
-
-    Args:
-        params: parameters, without groups.
-        lr: at most 1, which goes all the way to the minimum of the quadratic model.
-        damping: of the Fisher matrix.
-        decay: of its average, per step.
-        bound: of the divergence between q before and after a step, at a learning rate of 1.
-    """
-
-    def __init__(
-        self, params: Iterable[Tensor], lr: float, damping: float = 1e-2, decay: float = 0.9, bound: float = 0.1
-    ) -> None:
-        super().__init__(params, {"lr": lr, "damping": damping, "decay": decay, "bound": bound})
-        self._new: Tensor | None = None
-
-    def observe(self, fisher: Tensor) -> None:
-        """Take the Fisher matrix of new draws, (P, P) for P numbers in all parameters, into the average."""
-        self._new = fisher.detach().double()
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; the closure, if any, is called first, and may call `observe`."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        (group,) = self.param_groups
-        params, lr = group["params"], group["lr"]
-        # Of the optimizer's state checkpoints keep what belongs to a parameter: the matrix is that of the first.
-        state = self.state[params[0]]
-        if self._new is not None:
-            old = state.get("fisher")
-            # In the parameters' precision, which a checkpoint's is cast to.
-            fisher = self._new if old is None else old.double().lerp(self._new, 1 - group["decay"])
-            state["fisher"], self._new = fisher.to(params[0].dtype), None
-        fisher = state["fisher"].double()
-        zero = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
-        gradient = torch.cat([value.flatten() for value in zero]).double()
-        damped = fisher + group["damping"] * torch.eye(len(fisher), dtype=fisher.dtype, device=fisher.device)
-        direction = torch.cholesky_solve(gradient[:, None], torch.linalg.cholesky(damped))[:, 0]
-        # The full step F^-1 g changes q by 1/2 g^T F^-1 g nats; the shorter one by its square times that.
-        longest = (2 * group["bound"] * lr / (gradient @ direction).clamp(min=torch.finfo(fisher.dtype).tiny)).sqrt()
-        direction = direction * longest.clamp(max=lr)
-        for p, change in zip(params, direction.split([p.numel() for p in params]), strict=True):
-            p.sub_(change.view_as(p))
-        return loss
-
-
 class EnergyFlow(GenerativeModel):
     """A planar or radial flow q fitted to a density p(z) = exp(-U(z)) / Z of the plane by minimizing KL(q || p).
 
@@ -375,38 +320,29 @@ class EnergyFlow(GenerativeModel):
     def divergence_by_quadrature(self) -> tuple[float, int]:
         """KL(q || p) in nats, and the number of nodes that its quadrature took; in float64.
 
-        The nodes cover [-8, 8]^2, with the first of `RESOLUTIONS`, then the next, until the number and the mass of q
-        change by less than `SETTLED` and `MASS`.
+        It is the integral over the base of q_0(z_0) (log q(z) - log p(z)), z the point to which the flow takes z_0: all
+        of q is covered wherever the flow takes it, and where layers press it together nodes lie close as well. The
+        nodes cover [-8, 8]^2 with the first of `RESOLUTIONS`, then the next, until the number changes by less than
+        `SETTLED`.
 
         Raises:
-            ZooError: the mass of q is not 1 within `MASS`, or the last of `RESOLUTIONS` is too coarse.
+            ZooError: the last of `RESOLUTIONS` is too coarse.
         """
-        flow = copy.deepcopy(self.flow).double()
-        tolerance = torch.tensor([MASS, SETTLED], dtype=torch.float64)
-        before = torch.full_like(tolerance, math.inf)
+        flow, before = copy.deepcopy(self.flow).double(), math.inf
         for resolution in RESOLUTIONS:
-            nodes, weights = (values.to(self.device) for values in quadrature(resolution, BEYOND))
-            found = torch.zeros_like(tolerance)
-            for z, weight in zip(nodes.split(CHUNK), weights.split(CHUNK), strict=True):
-                log_q = flow.log_prob(z)
-                q = weight * log_q.exp()
-                found += torch.stack([q.sum(), (q * self._excess(z, log_q)).sum()]).cpu()
-            if bool(((found - before).abs() < tolerance).all()):
-                break
+            nodes, weights = (values.to(self.device) for values in quadrature(resolution, DEVIATIONS - EDGE))
+            found = 0.0
+            for start, weight in zip(nodes.split(CHUNK), weights.split(CHUNK), strict=True):
+                z, log_det = flow.transform.inverse(start)
+                log_base = flow.base.log_prob(start)
+                found += float((weight * log_base.exp() * self._excess(z, log_base - log_det)).sum())
+            if abs(found - before) < SETTLED:
+                return found, len(nodes)
             before = found
-        else:
-            raise ZooError(
-                f"q is too sharp for KL(q || p) by quadrature, which does not settle with {resolution} nodes a unit of "
-                f"length: take divergence(), the mean over draws."
-            )
-        mass, divergence = found.tolist()
-        if abs(mass - 1) > MASS:
-            side = EDGE + BEYOND
-            raise ZooError(
-                f"The mass of q on [-{side:g}, {side:g}]^2 differs from 1 by {abs(mass - 1):.1g}, and KL(q || p) by "
-                f"quadrature allows {MASS:g}: train the flow further, or take divergence(), the mean over draws."
-            )
-        return divergence, len(nodes)
+        raise ZooError(
+            f"KL(q || p) by quadrature does not settle with {resolution} nodes a standard deviation of the base: take "
+            f"divergence(), the mean over draws."
+        )
 
     def measurements(self) -> list[Measurement]:
         """KL(q || p), which the flow minimizes, by quadrature."""
@@ -490,11 +426,9 @@ class Divergence(Measurement):
     def compute(self) -> dict[str, Any]:
         """KL(q || p) in nats; n is the number of nodes. Raises as `EnergyFlow.divergence_by_quadrature`."""
         value, nodes = self.model.divergence_by_quadrature()
-        side = EDGE + BEYOND
         protocol = (
-            f"{self.model.energy.name}, normalized; q by its inverse, in float64; Gauss-Legendre quadrature over "
-            f"[-{side:g}, {side:g}]^2, refined until it changes by less than {SETTLED:g} nats; there the mass of q is "
-            f"1 within {MASS:g}"
+            f"{self.model.energy.name}, normalized; Gauss-Legendre quadrature in float64 over [-{DEVIATIONS:g}, "
+            f"{DEVIATIONS:g}]^2 of the base, refined until it changes by less than {SETTLED:g} nats"
         )
         result = {"metric": "kl", "kind": "quadrature", "value": value, "n": nodes, "split": None, "limit": False}
         return {**result, "protocol": protocol}
