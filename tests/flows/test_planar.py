@@ -269,7 +269,7 @@ def test_quadrature_follows_q_wherever_it_lies():
     model = gaussian(EnergyFlow(layers=1), mean, torch.eye(2))
     with torch.no_grad():
         model.flow.transform.transforms[1].transform.shift.copy_(mean + torch.tensor([1.0, 0.0]))
-    assert model.divergence_by_quadrature()[0] == pytest.approx(0.5, abs=1e-5)
+    assert model.divergence_by_quadrature()[0] == pytest.approx(0.5, abs=1e-4)
 
 
 def test_a_flow_that_quadrature_cannot_measure_is_refused(monkeypatch):
@@ -295,7 +295,7 @@ def test_evaluate_reports_the_divergence_beside_the_cross_entropy(tmp_path):
         "dataset": "Points",
         "limit": False,
     }
-    for stated in ("energy2", "[-8, 8]^2 of the base", "refined until", "1e-05 nats"):
+    for stated in ("energy2", "[-8, 8]^2 of the base", "refined until", "0.0001 nats"):
         assert stated in protocol
     results = evaluate(model, data=data)
     newer = [{**result, "value": result["value"] + 1} for result in results]

@@ -51,7 +51,7 @@ DEVIATIONS = 8.0
 """How far the quadrature of KL(q || p) goes in the base, in standard deviations; 1e-15 of q comes from beyond."""
 RESOLUTIONS = (16, 32, 64, 128, 256)
 """Its nodes a standard deviation, one after the other until it has settled."""
-SETTLED = 1e-5
+SETTLED = 1e-4
 """Within what, in nats, KL(q || p) must be what it was with half the nodes."""
 CHUNK = 2**18
 """Nodes that are computed at once."""
