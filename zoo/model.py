@@ -165,7 +165,10 @@ class GenerativeModel(LightningModule):
         if name == "muon":
             orthogonal = [p for p in trained if p.ndim > 1 and id(p) in weights]
             groups, kind = [{"params": orthogonal, "weight_decay": decay, "orthogonal": True}, *groups], Muon
-        optimizer = kind(groups, lr=self.hparams.lr, betas=(0.9, 0.99), fused=self.device.type == "cuda")
+        return self.scheduled(kind(groups, lr=self.hparams.lr, betas=(0.9, 0.99), fused=self.device.type == "cuda"))
+
+    def scheduled(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """An optimizer with a linear warm-up, then a cosine to zero at the last step of the run."""
         warmup = self.hparams.warmup
 
         def factor(step: int) -> float:

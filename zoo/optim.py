@@ -11,6 +11,14 @@ import torch
 from torch import Tensor
 
 
+def _loss_of(closure: Callable[[], Any] | None) -> Any:
+    """What a step's closure gives, if there is one; called with gradients, which a step itself does without."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
 class Muon(torch.optim.AdamW):
     """Momentum with orthogonalized updates (Jordan et al. 2024, kellerjordan.github.io/posts/muon), beside AdamW.
 
@@ -48,10 +56,7 @@ class Muon(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of each group, by its rule."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _loss_of(closure)
         with self._adamw_groups():
             super().step()
         for group in self.param_groups:
@@ -163,10 +168,7 @@ class NaturalGradient(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; the closure, if any, is called first, and may call `observe`."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _loss_of(closure)
         (group,) = self.param_groups
         params, lr = group["params"], group["lr"]
         # Of the optimizer's state checkpoints keep what belongs to a parameter: the matrix is that of the first.

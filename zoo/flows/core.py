@@ -104,7 +104,7 @@ class Inverse(Transform):
 
 
 class Base(nn.Module):
-    """A simple distribution whose density is known; of independent components where `log_prob` is not overridden.
+    """A simple distribution whose density is known.
 
     Args:
         shape: of one draw.
@@ -115,6 +115,18 @@ class Base(nn.Module):
         self.shape = tuple(shape)
         # Tells where draws belong; derived from nothing, so it is not saved.
         self.register_buffer("place", torch.zeros(()), persistent=False)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """(N, *shape) to (N,) nats."""
+        raise NotImplementedError
+
+    def sample(self, n: int, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
+        """`n` draws, (n, *shape), at a `temperature` below one less varied and more likely."""
+        raise NotImplementedError
+
+
+class Independent(Base):
+    """Independent components of one distribution."""
 
     def log_prob(self, z: Tensor) -> Tensor:
         """(N, *shape) to (N,) nats."""
@@ -134,7 +146,7 @@ class Base(nn.Module):
         return draws.to(self.place)
 
 
-class Normal(Base):
+class Normal(Independent):
     """Standard normal components."""
 
     def log_density(self, z: Tensor) -> Tensor:
@@ -146,7 +158,7 @@ class Normal(Base):
         return torch.randn(shape, generator=generator)
 
 
-class Logistic(Base):
+class Logistic(Independent):
     """Standard logistic components, the prior of NICE (Dinh et al. 2015, arXiv 1410.8516, section 3.4)."""
 
     def log_density(self, z: Tensor) -> Tensor:

@@ -404,13 +404,9 @@ class EnergyFlow(GenerativeModel):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW or the natural gradient, with a linear warm-up, then a cosine to zero at the last step of the run."""
-        configured = super().configure_optimizers()
         if not self.hparams.natural:
-            return configured
-        optimizer = NaturalGradient(self.flow.parameters(), self.hparams.lr)
-        schedule = configured["lr_scheduler"]
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule["scheduler"].lr_lambdas[0])
-        return {"optimizer": optimizer, "lr_scheduler": {**schedule, "scheduler": scheduler}}
+            return super().configure_optimizers()
+        return self.scheduled(NaturalGradient(self.flow.parameters(), self.hparams.lr))
 
 
 class Divergence(Measurement):
