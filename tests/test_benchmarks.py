@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from zoo import hub
 from zoo.autoregressive import (
     DARN,
     MADE,
@@ -25,6 +28,7 @@ from zoo.autoregressive import (
     PixelRNN,
 )
 from zoo.autoregressive.raster import RasterModel
+from zoo.flows import MAF
 from zoo.mixtures import Uniform
 from zoo.model import GenerativeModel
 
@@ -278,3 +282,42 @@ def test_flows(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys):
     with pytest.raises(SystemExit):
         benchmark.main()
     assert "glow is none of maf-2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("benchmark", ["mixtures"], indirect=True)
+def test_mixtures_are_chosen_by_validation_and_measured_on_the_test_split(benchmark: ModuleType, tmp_path: Path):
+    generator = torch.Generator().manual_seed(0)
+
+    def rows(n: int) -> np.ndarray:
+        which = torch.randint(0, 2, (n, 1), generator=generator)
+        return (100 + 5 * which + torch.randn(n, 2, generator=generator, dtype=torch.float64)).numpy()
+
+    data = {"train": rows(2000), "val": rows(500), "test": rows(1000)}
+    lines: list[str] = []
+    found, nats = benchmark.choose(data, [1, 2], starts=2, report=lines.append)
+    assert len(lines) == 2
+    assert found["components"] == 2
+    # Two Gaussians of unit variance that hardly overlap: the entropy of the choice, and that of a Gaussian.
+    assert found["nats"] == pytest.approx(math.log(2) + math.log(2 * math.pi * math.e), abs=5 * found["standard_error"])
+    assert found["nats"] == pytest.approx(nats.mean())
+    assert found["standard_error"] == pytest.approx(nats.std(ddof=1) / math.sqrt(1000))
+
+    model = MAF(shape=[2], layers=1, hidden=4)
+    model.standardize.fit(torch.from_numpy(data["train"]))
+    folder = hub.save(model, tmp_path / "maf-test", dtype="float32")
+    own = -hub.load(folder).log_prob(torch.from_numpy(data["test"]).float()).detach().double().numpy()
+    gain = benchmark.gain(str(folder), data["test"], own + 0.25)
+    assert gain == pytest.approx({"gain": 0.25, "gain_error": 0.0}, abs=1e-9)
+
+
+@pytest.mark.parametrize("benchmark", ["mixtures"], indirect=True)
+def test_mixtures_of_a_recipe(benchmark: ModuleType, tmp_path: Path, capsys):
+    recipe = tmp_path / "maf-small.yaml"
+    arguments = {"name": "moons", "train": 300, "validation": 50, "test": 50, "batch_size": 10}
+    recipe.write_text(json.dumps({"data": {"class_path": "zoo.data.Points", "init_args": arguments}}))
+    (result,) = benchmark.main([str(recipe), "--components", "1", "4"])
+    assert result["recipe"] == "maf-small"
+    assert result["components"] == 4
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == result
+    with pytest.raises(SystemExit, match="give fewer components"):
+        benchmark.main([str(recipe), "--components", "301"])
