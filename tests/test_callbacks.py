@@ -190,6 +190,17 @@ def test_a_compiled_run_resumes(tmp_path, traced):
     assert not list(differences(last(tmp_path / "whole"), last(tmp_path / "parts")))
 
 
+def test_a_compiler_gets_the_options_of_the_mode_and_others(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda call, **how: asked.append(how) or call)
+    fit(tmp_path / "mode", Compile("reduce-overhead"), max_steps=1)
+    fit(tmp_path / "both", Compile("reduce-overhead", {"max_autotune": True}), max_steps=1)
+    assert asked == [
+        {"dynamic": False, "mode": "reduce-overhead"},
+        {"dynamic": False, "options": {"triton.cudagraphs": True, "max_autotune": True}},
+    ]
+
+
 # -- SampleGrid ----------------------------------------------------------------------------------------------
 
 

@@ -54,10 +54,11 @@ class Compile(Callback):
     Args:
         mode: of torch.compile: "default"; "reduce-overhead", which replays CUDA graphs where a step launches thousands
             of small kernels, as recurrent networks do; "max-autotune-no-cudagraphs", ...
+        options: of the compiler, beside those that the mode sets: names as `torch._inductor.list_options()` gives them.
     """
 
-    def __init__(self, mode: str = "default") -> None:
-        self.mode = mode
+    def __init__(self, mode: str = "default", options: dict[str, Any] | None = None) -> None:
+        self.mode, self.options = mode, options
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Channels last, the layout of tensor cores; before DDP and the average copy the weights' layout."""
@@ -66,7 +67,12 @@ class Compile(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compile in place: the names of the weights stay what they are."""
-        pl_module.net.compile(mode=self.mode, dynamic=False)
+        how = {"mode": self.mode}
+        if self.options:  # torch.compile takes a mode or options
+            from torch._inductor import list_mode_options  # slow to import
+
+            how = {"options": {**list_mode_options(self.mode), **self.options}}
+        pl_module.net.compile(dynamic=False, **how)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Run eagerly."""

@@ -30,7 +30,11 @@ from zoo.flows.planar import Planar
 from zoo.model import GenerativeModel
 
 POSTERIORS = ("diagonal", "planar", "iaf")
-ROWS = 4096  # latents that are decoded at once where a bound takes many for each image
+
+
+def rows(device: torch.device) -> int:
+    """How many latents are decoded at once: on a CPU as many as its caches hold, which is four times as fast."""
+    return 128 if device.type == "cpu" else 4096
 
 
 class ResidualBlock(nn.Module):
@@ -229,8 +233,9 @@ class FlowVAE(GenerativeModel):
             raise DataError(f"samples must be at least 1, not {samples}.")
         generator = self.generator(seed)
         found, total = self.net.infer(x), x.new_full((len(x),), -math.inf, dtype=torch.float32)
-        for k in range(0, samples, max(1, ROWS // max(1, len(x)))):
-            count = min(samples - k, max(1, ROWS // max(1, len(x))))
+        together = max(1, rows(x.device) // max(1, len(x)))
+        for k in range(0, samples, together):
+            count = min(samples - k, together)
             noise = torch.randn(count * len(x), self.hparams.latents, generator=generator).to(total)
             images, *given = (
                 None if part is None else part.repeat(count, *[1] * (part.ndim - 1)) for part in (x, *found)
@@ -254,5 +259,5 @@ class FlowVAE(GenerativeModel):
         z = self.net.prior.sample(n, generator)
         uniform = torch.rand(n, *self.spec.shape, generator=generator)
         with self.drawing(cached=False):
-            means = torch.cat([self.net.decoder(part).sigmoid() for part in z.split(ROWS)])
+            means = torch.cat([self.net.decoder(part).sigmoid() for part in z.split(rows(self.device))])
         return (uniform.to(means.device) < means).to(torch.uint8)
