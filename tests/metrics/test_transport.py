@@ -1,0 +1,249 @@
+"""Distances of optimal transport against closed forms, SciPy, brute force and one another."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from zoo.errors import DataError
+from zoo.metrics import energy_distance, points, sinkhorn, sliced_wasserstein, transport, wasserstein
+
+
+def normal(n: int, dims: int, seed: int = 0, shift: float = 0.0) -> Tensor:
+    return torch.randn(n, dims, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + shift
+
+
+# -- exact ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 3.0])
+@pytest.mark.parametrize("dims", [1, 2, 5])
+def test_the_least_mean_cost_of_all_pairings(dims: int, p: float):
+    x, y = normal(6, dims), normal(6, dims, 1)
+    costs = (x[:, None] - y).norm(dim=2) ** p
+    least = min(float(costs[range(6), list(order)].mean()) for order in itertools.permutations(range(6)))
+    assert float(wasserstein(x, y, p=p)) == pytest.approx(least ** (1 / p))
+
+
+@pytest.mark.parametrize("n", [(7, 7), (5, 8), (12, 4)])
+def test_in_one_dimension_it_is_scipys(n: tuple[int, int]):
+    x, y = normal(n[0], 1), normal(n[1], 1, 1, 0.5)
+    expected = stats.wasserstein_distance(x[:, 0].numpy(), y[:, 0].numpy())
+    assert float(wasserstein(x, y)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0])
+@pytest.mark.parametrize("n", [(6, 4), (5, 7)])
+def test_of_unequal_numbers_it_is_that_of_copies(n: tuple[int, int], p: float):
+    x, y = normal(n[0], 2), normal(n[1], 2, 1)
+    both = math.lcm(*n)
+    copies = x.repeat_interleave(both // n[0], 0), y.repeat_interleave(both // n[1], 0)
+    torch.testing.assert_close(wasserstein(x, y, p=p), wasserstein(*copies, p=p))
+    line = x[:, :1], y[:, :1]
+    torch.testing.assert_close(
+        wasserstein(*line, p=p), wasserstein(*(torch.cat([part, 0 * part], 1) for part in line), p=p)
+    )
+
+
+def test_a_shift_costs_its_length():
+    x = normal(40, 3)
+    shift = torch.tensor([3.0, 0.0, 4.0], dtype=torch.float64)
+    for p in (1.0, 2.0):
+        assert float(wasserstein(x, x + shift, p=p)) == pytest.approx(5)
+    assert float(wasserstein(x, x)) == 0
+
+
+def test_it_is_near_the_distance_of_gaussians():
+    """W_2^2 of N(0, I) and N(m, s^2 I) is |m|^2 + D (1 - s)^2."""
+    x, y = normal(1200, 2), 0.5 * normal(1200, 2, 1) + 2
+    assert float(wasserstein(x, y, p=2)) == pytest.approx((8 + 2 * 0.25) ** 0.5, rel=0.02)
+
+
+@pytest.mark.parametrize(("dims", "n"), [(1, 4), (2, 4), (1, 3), (2, 3)])
+def test_gradients_are_those_of_differences(dims: int, n: int):
+    x, y = normal(4, dims).requires_grad_(), normal(n, dims, 1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, y: wasserstein(x, y, p=2), (x, y))
+    z = x.detach().requires_grad_()
+    wasserstein(z, x.detach(), p=2).backward()
+    assert bool((z.grad == 0).all()), "at the minimum, where the root has no slope"
+
+
+# -- sliced --------------------------------------------------------------------------------------------------
+
+
+def test_sliced_in_one_dimension_is_exact():
+    x, y = normal(9, 1), normal(6, 1, 1)
+    torch.testing.assert_close(sliced_wasserstein(x, y, p=2, seed=0), wasserstein(x, y, p=2))
+
+
+def test_sliced_of_a_shift():
+    """E <u, m>^2 = |m|^2 / D for u on the sphere."""
+    x = normal(50, 4)
+    distance = sliced_wasserstein(x, x + 1.5, projections=20_000, seed=0)
+    assert float(distance) == pytest.approx(1.5, rel=0.02)
+
+
+def test_sliced_is_below_the_exact_distance_and_has_a_seed():
+    x, y = normal(30, 3), normal(30, 3, 1, 0.3)
+    state = torch.random.get_rng_state()
+    distance = sliced_wasserstein(x, y, seed=4)
+    assert float(distance) < float(wasserstein(x, y, p=2))
+    assert float(distance) == float(sliced_wasserstein(x, y, seed=4)) != float(sliced_wasserstein(x, y, seed=5))
+    assert float(sliced_wasserstein(x, y)) != float(sliced_wasserstein(x, y))
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+# -- Sinkhorn ------------------------------------------------------------------------------------------------
+
+
+def plan_by_iteration(cost: Tensor, epsilon: float) -> Tensor:
+    """Sinkhorn's own algorithm: scale rows and columns until both are uniform."""
+    kernel = torch.exp(-cost / epsilon)
+    v = torch.ones(cost.shape[1], dtype=cost.dtype)
+    for _ in range(5000):
+        u = 1 / len(cost) / (kernel @ v)
+        v = 1 / cost.shape[1] / (kernel.T @ u)
+    return u[:, None] * kernel * v
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0])
+@pytest.mark.parametrize("n", [(8, 8), (6, 9)])
+def test_without_debiasing_it_is_the_least_regularized_cost(n: tuple[int, int], p: float):
+    x, y = normal(n[0], 2), normal(n[1], 2, 1)
+    cost, epsilon = (x[:, None] - y).norm(dim=2) ** p, 0.3
+    plan = plan_by_iteration(cost, epsilon)
+    independent = 1 / (n[0] * n[1])
+    expected = (plan * cost).sum() + epsilon * (plan * (plan / independent).log()).sum()
+    value = sinkhorn(x, y, p=p, epsilon=epsilon, debiased=False, tolerance=1e-9)
+    torch.testing.assert_close(value, expected, rtol=1e-6, atol=0)
+
+
+def test_debiasing_subtracts_half_of_both_own_terms():
+    x, y = normal(8, 2), normal(6, 2, 1)
+    how = {"epsilon": 1.0, "debiased": False, "tolerance": 1e-9}
+    expected = sinkhorn(x, y, **how) - 0.5 * sinkhorn(x, x, **how) - 0.5 * sinkhorn(y, y, **how)
+    torch.testing.assert_close(sinkhorn(x, y, epsilon=1.0, tolerance=1e-9), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0])
+def test_both_limits_of_epsilon(p: float):
+    x, y = normal(12, 2), normal(12, 2, 1, 0.5)
+    small = sinkhorn(x, y, p=p, epsilon=1e-3, tolerance=1e-4, iterations=20_000)
+    assert float(small) == pytest.approx(float(wasserstein(x, y, p=p)) ** p, rel=5e-3)
+    large = sinkhorn(x, y, p=p, epsilon=1e4, tolerance=1e-9)
+    costs = [points.pairwise(a, b, p).mean() for a, b in ((x, y), (x, x), (y, y))]
+    assert float(large) == pytest.approx(float(costs[0] - 0.5 * costs[1] - 0.5 * costs[2]), rel=1e-3)
+    if p == 1:
+        assert float(large) == pytest.approx(0.5 * float(energy_distance(x, y, unbiased=False)), rel=1e-3)
+
+
+def test_zero_for_the_same_points_and_positive_otherwise():
+    x = normal(30, 3)
+    assert float(sinkhorn(x, x.flip(0), epsilon=0.1)) == pytest.approx(0, abs=1e-3)
+    for shift in (0.1, 1.0):  # the debiased cost of a shift is the exact one, whatever epsilon
+        assert float(sinkhorn(x, x + shift, epsilon=1.0, tolerance=1e-6)) == pytest.approx(3 * shift**2, rel=1e-3)
+
+
+@pytest.mark.parametrize("debiased", [True, False])
+def test_sinkhorns_gradients_are_those_of_differences(debiased: bool):
+    x, y = normal(5, 2).requires_grad_(), normal(4, 2, 1).requires_grad_()
+
+    def value(x: Tensor, y: Tensor) -> Tensor:
+        return sinkhorn(x, y, epsilon=0.5, debiased=debiased, tolerance=1e-13, iterations=10_000)
+
+    assert torch.autograd.gradcheck(value, (x, y), atol=1e-6, rtol=1e-5)
+
+
+def test_blocks_make_no_difference(monkeypatch):
+    x, y = normal(23, 2).requires_grad_(), normal(17, 2, 1).requires_grad_()
+    results = []
+    for size in (1 << 22, 40):
+        monkeypatch.setattr(points, "BLOCK", size)
+        value = sinkhorn(x, y, epsilon=0.2)
+        results.append([value, *torch.autograd.grad(value, (x, y))])
+    for whole, parts in zip(*results, strict=True):
+        torch.testing.assert_close(parts, whole)
+
+
+def test_memory_of_gradients_is_one_block(monkeypatch):
+    """No tensor of all pairs is kept for the backward pass."""
+    monkeypatch.setattr(points, "BLOCK", 400)
+    x, y = normal(100, 2).requires_grad_(), normal(100, 2, 1)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        sinkhorn(x, y, epsilon=0.5)
+    assert max(kept) <= 400
+
+
+def test_descent_carries_points_to_others():
+    x, y = normal(60, 2).requires_grad_(), 0.3 * normal(60, 2, 1) + 2
+    optimizer = torch.optim.SGD([x], lr=15.0)
+    for _ in range(60):
+        optimizer.zero_grad()
+        sinkhorn(x, y, epsilon=0.05, tolerance=1e-2).backward()
+        optimizer.step()
+    assert float(wasserstein(x.detach(), y, p=2)) < 0.05**0.5, "within the blur"
+    torch.testing.assert_close(x.detach().std(0), y.std(0), rtol=0.1, atol=0)
+
+
+def test_an_unfinished_iteration_says_so():
+    with pytest.warns(UserWarning, match=r"Sinkhorn's iteration stands at .* after 2 iterations: take more"):
+        sinkhorn(normal(20, 2), normal(20, 2, 1, 3.0), epsilon=1e-3, iterations=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sinkhorn(normal(20, 2), normal(20, 2, 1, 3.0), epsilon=0.5)
+
+
+# -- bad input -----------------------------------------------------------------------------------------------
+
+DISTANCES = pytest.mark.parametrize("distance", [wasserstein, sliced_wasserstein, sinkhorn, energy_distance])
+
+
+@DISTANCES
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (
+            torch.zeros(3, 2, dtype=torch.uint8),
+            torch.zeros(3, 2),
+            r"x must be a tensor of floats \(N, D\), not torch.uint8",
+        ),
+        (torch.zeros(3, 2), [[0.0, 1.0]], "y must be a tensor of floats .*, not list"),
+        (
+            torch.zeros(3, 1, 2, 2),
+            torch.zeros(3, 4),
+            r"x must be points \(N, D\), not of shape \(3, 1, 2, 2\): flatten",
+        ),
+        (torch.zeros(3, 2), torch.zeros(3, 4), "as many columns, one type and one device, not 2 of .* and 4 of"),
+        (torch.zeros(3, 2), torch.zeros(3, 2).double(), "one type"),
+        (torch.zeros(3, 2), torch.zeros(0, 2), "y must hold at least [12] points, not 0"),
+        (torch.tensor([[0.0], [math.nan]]), torch.zeros(3, 1), "x holds a value that is no finite number"),
+    ],
+    ids=["integers", "list", "images", "columns", "types", "empty", "nan"],
+)
+def test_what_are_no_points_is_named(distance, x, y, message: str):
+    with pytest.raises(DataError, match=message):
+        distance(x, y)
+
+
+def test_bad_settings_are_named(monkeypatch):
+    x = normal(4, 2)
+    with pytest.raises(DataError, match=r"p must be at least 1 and finite, not 0\.5"):
+        wasserstein(x, x, p=0.5)
+    with pytest.raises(DataError, match="projections must be at least 1, not 0"):
+        sliced_wasserstein(x, x, projections=0)
+    with pytest.raises(DataError, match="epsilon must be positive and finite, not 0"):
+        sinkhorn(x, x, epsilon=0)
+    with pytest.raises(DataError, match="tolerance must be positive and finite, not nan"):
+        sinkhorn(x, x, tolerance=math.nan)
+    with pytest.raises(DataError, match="iterations must be at least 1, not 0"):
+        sinkhorn(x, x, iterations=0)
+    monkeypatch.setattr(transport, "LARGEST", 15)
+    with pytest.raises(DataError, match="at most 15 pairs of points, not 4 times 4: use sinkhorn"):
+        wasserstein(x, x)
