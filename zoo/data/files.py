@@ -17,6 +17,12 @@ from pathlib import Path
 from zoo.errors import DataError
 
 
+def data_root(root: str | Path | None = None) -> Path:
+    """The folder of the data sets: the one given, else ZOO_DATA, else `zoo/data` in the user's cache folder."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "zoo" / "data"
+    return Path(root or os.environ.get("ZOO_DATA") or cache).expanduser()
+
+
 def present(path: Path) -> bool:
     """Whether `path`, or `path` with .gz appended, exists."""
     return path.exists() or _gz(path).exists()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +9,7 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 
+from zoo.data.files import data_root
 from zoo.data.loader import TensorLoader
 from zoo.data.spec import DataSpec
 from zoo.errors import DataError
@@ -54,7 +53,7 @@ class ImageData(LightningDataModule):
         download: bool = True,
     ) -> None:
         super().__init__()
-        self.root = Path(root or os.environ.get("ZOO_DATA") or _user_cache()).expanduser()
+        self.root = data_root(root)
         self.batch_size = batch_size
         self.validation = validation
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
@@ -167,7 +166,3 @@ def binarize_once(images: Tensor, seed: int = 0) -> Tensor:
     """
     uniform = np.random.RandomState(seed).random_sample(tuple(images.shape))
     return torch.from_numpy((uniform * 255 < images.numpy()).astype(np.uint8))
-
-
-def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "zoo" / "data"

@@ -1,6 +1,15 @@
 """Distances between distributions, of samples, densities and probabilities."""
 
 from zoo.metrics.divergences import DIVERGENCES, FDivergence
+from zoo.metrics.inception import (
+    Inception,
+    features_of,
+    frechet_distance,
+    frechet_of_moments,
+    kernel_distance,
+    precision_recall,
+    resize,
+)
 from zoo.metrics.kernels import (
     Gaussian,
     Kernel,
@@ -16,12 +25,19 @@ __all__ = [
     "DIVERGENCES",
     "FDivergence",
     "Gaussian",
+    "Inception",
     "Kernel",
     "Polynomial",
     "RationalQuadratic",
     "TriangularGap",
     "energy_distance",
+    "features_of",
+    "frechet_distance",
+    "frechet_of_moments",
+    "kernel_distance",
     "mmd",
+    "precision_recall",
+    "resize",
     "sinkhorn",
     "sliced_wasserstein",
     "wasserstein",
