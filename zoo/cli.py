@@ -209,6 +209,39 @@ def evaluate(
         print(card.write(folder))
 
 
+def distance(
+    a: str,
+    b: str,
+    *,
+    n: int | None = None,
+    batch_size: int = 100,
+    seed: int = 0,
+    device: str | None = None,
+    root: Path | None = None,
+) -> None:
+    """Measure how far apart two sets of images or of points are.
+
+    Images by FID, KID, precision and recall, on the network of the original FID; points by energy distance, Wasserstein
+    distances and Sinkhorn divergence. Each of the two is a folder of pictures, a checkpoint, which draws, or
+    CHECKPOINT:train or CHECKPOINT:test, that split of its data.
+
+    Args:
+        a: what is judged.
+        b: the reference.
+        n: number of images or points of each; by default all of a folder or split, and 10,000 draws.
+        batch_size: images computed at once.
+        seed: of draws, subsets and directions.
+        device: cpu, cuda or cuda:1; by default the GPU where there is one.
+        root: folder of the data sets; by default ZOO_DATA or the user cache.
+    """
+    from zoo import comparison
+
+    x, y = (comparison.gather(name, n=n, seed=seed, device=device, root=root) for name in (a, b))
+    for result in comparison.compare(x, y, batch_size=batch_size, device=device, root=root, seed=seed):
+        spread = "" if result["spread"] is None else f" ± {result['spread']:.2g} (standard deviation of a subset)"
+        print(f"{result['metric']:<21} {result['value']:.5g}{spread}\n  {result['protocol']}")
+
+
 def export(run: Path, name: str, *, dtype: str = "float16") -> None:
     """Make a checkpoint folder, checkpoints/NAME, from a training run.
 
@@ -291,6 +324,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "sample": sample,
     "complete": complete,
     "evaluate": evaluate,
+    "distance": distance,
     "export": export,
     "push": push,
     "pull": pull,

@@ -1,0 +1,161 @@
+"""Two sets of images or of points -> the distances between them, with what they were measured by.
+
+Images are compared by FID, KID, precision and recall in Inception's features (`zoo.metrics.inception`), points by
+their energy distance, Wasserstein distances and Sinkhorn divergence.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo import evaluation, hub, metrics, pictures
+from zoo.errors import ZooError
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+SPLITS = ("train", "test")
+EXACT = 2000  # points of each set for which the exact distance takes seconds
+EPSILON = 0.05
+
+
+def gather(
+    name: str | Path,
+    *,
+    n: int | None = None,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    root: str | Path | None = None,
+) -> Tensor:
+    """A set to compare: uint8 images (N, C, H, W) with the levels spread over 0..255, or float points (N, D).
+
+    Args:
+        name: a folder of pictures; a checkpoint, as `zoo.load` takes it, which draws; or CHECKPOINT:train or
+            CHECKPOINT:test, the split of the data that it was trained on (train with the images held out for
+            validation, as FID takes it).
+        n: number of pictures, of a folder or split the first ones; by default all of these, and 10,000 draws.
+        seed: of the draws.
+        device: where a checkpoint draws.
+        root: folder of the data sets; by default ZOO_DATA or the user cache.
+    """
+    if n is not None and n < 1:
+        raise ZooError(f"n must be at least 1, not {n}.")
+    path = Path(name).expanduser()
+    if path.is_dir() and not (path / "config.json").exists():
+        return _folder(path, n)
+    name, _, split = str(name).partition(":")
+    if not split:
+        model = hub.load(name, device=evaluation.checked_device(device))
+        return _bytes(model.sample(n or 10_000, seed=seed).cpu(), model.spec.levels)
+    if split not in SPLITS:
+        raise ZooError(f"After a checkpoint's name comes :train or :test, not :{split}.")
+    config = hub.read_config(hub.find(name))
+    if not config.get("data"):
+        raise ZooError(f"{name} names no data set.")
+    data = evaluation.datamodule(config["data"], root=root)
+    data.prepare_data()
+    data.setup("fit" if split == "train" else "test")
+    x = torch.cat([data.train[0], data.val[0]]) if split == "train" else data.test[0]
+    return _bytes(_first(x, n, f"{name}:{split}"), data.spec.levels)
+
+
+def compare(
+    x: Tensor,
+    y: Tensor,
+    *,
+    network: nn.Module | None = None,
+    batch_size: int = 100,
+    device: str | torch.device | None = None,
+    root: str | Path | None = None,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """All distances of two sets, y the reference: [{"metric", "value", "spread", "protocol"}, ...].
+
+    Args:
+        x: images uint8 (N, C, H, W) or points (N, D).
+        y: the same kind, (M, ...).
+        network: from images to features; by default `metrics.Inception`.
+        batch_size: images computed at once.
+        device: where features are computed; by default the GPU where there is one.
+        root: folder in which `Inception` finds its file.
+        seed: of random directions and subsets.
+    """
+    if x.is_floating_point() != y.is_floating_point():
+        raise ZooError("One of the two is a set of images and the other one of points: there is no distance for them.")
+    sizes = f"{len(x):,} and {len(y):,}"
+    if x.is_floating_point():
+        return _of_points(x, y, f"{sizes} points", seed)
+    few = min(len(x), len(y))
+    if few < 5:
+        raise ZooError(f"FID, KID, precision and recall take at least 5 images of each, not {sizes}.")
+    kind = "Inception v3 of 2015-12-05, 2048 features, bilinear as in TensorFlow 1 to 299x299"
+    if network is None:
+        network = metrics.Inception(root)
+    else:
+        kind = type(network).__name__
+    device = evaluation.checked_device(device)
+    features = [metrics.features_of(images.split(batch_size), network, device) for images in (x, y)]
+    protocol = f"{sizes} images; {kind}"
+    size = min(1000, few)
+    mean, spread = metrics.kernel_distance(*features, subsets=100, size=size, seed=seed)
+    precision, recall = metrics.precision_recall(features[1], features[0], k=3)
+    return [
+        _result("fid", metrics.frechet_distance(*features), protocol),
+        _result("kid", mean, f"{protocol}; 100 subsets of {size:,}", float(spread)),
+        _result("precision", precision, f"{protocol}; 3 neighbours"),
+        _result("recall", recall, f"{protocol}; 3 neighbours"),
+    ]
+
+
+def _of_points(x: Tensor, y: Tensor, protocol: str, seed: int) -> list[dict[str, Any]]:
+    x, y = x.double(), y.double()
+    first = x[:EXACT], y[:EXACT]
+    exact = f"the first {len(first[0]):,} and {len(first[1]):,} points" if max(len(x), len(y)) > EXACT else protocol
+    return [
+        _result("energy_distance", metrics.energy_distance(x, y), f"{protocol}; unbiased"),
+        _result("wasserstein_1", metrics.wasserstein(*first), exact),
+        _result("sliced_wasserstein_2", metrics.sliced_wasserstein(x, y, seed=seed), f"{protocol}; 200 directions"),
+        _result(
+            "sinkhorn", metrics.sinkhorn(*first, epsilon=EPSILON), f"{exact}; squared cost, epsilon {EPSILON}, debiased"
+        ),
+    ]
+
+
+def _result(metric: str, value: Tensor, protocol: str, spread: float | None = None) -> dict[str, Any]:
+    return {"metric": metric, "value": float(value), "spread": spread, "protocol": protocol}
+
+
+def _folder(path: Path, n: int | None) -> Tensor:
+    """The pictures of a folder, in the order of their names, uint8 (N, 3, H, W)."""
+    from PIL import Image
+
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS)
+    if not files:
+        raise ZooError(f"There is no picture in {path}: it takes files ending in {', '.join(ENDINGS)}.")
+    images: list[Tensor] = []
+    for file in _first(files, n, str(path)):
+        try:
+            with Image.open(file) as image:
+                size, data = image.size, image.convert("RGB").tobytes()
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ZooError(f"{file} cannot be read as a picture: {error}.") from error
+        pixels = torch.frombuffer(bytearray(data), dtype=torch.uint8).view(size[1], size[0], 3).permute(2, 0, 1)
+        if images and pixels.shape != images[0].shape:
+            raise ZooError(
+                f"{file} is {size[0]} x {size[1]} pixels, and the pictures before it "
+                f"{images[0].shape[2]} x {images[0].shape[1]}: resize them to one size."
+            )
+        images.append(pixels)
+    return torch.stack(images)
+
+
+def _first(items: Any, n: int | None, name: str) -> Any:
+    if n is not None and n > len(items):
+        raise ZooError(f"{name} has {len(items):,}, not the {n:,} that are asked for.")
+    return items[:n]
+
+
+def _bytes(x: Tensor, levels: int | None) -> Tensor:
+    return x if levels is None else pictures.to_bytes(x, levels)
