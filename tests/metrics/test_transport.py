@@ -163,7 +163,7 @@ def test_sinkhorns_gradients_are_those_of_differences(debiased: bool):
 def test_blocks_make_no_difference(monkeypatch):
     x, y = normal(23, 2).requires_grad_(), normal(17, 2, 1).requires_grad_()
     results = []
-    for size in (1 << 22, 40):
+    for size in (1 << 18, 40):
         monkeypatch.setattr(points, "BLOCK", size)
         value = sinkhorn(x, y, epsilon=0.2)
         results.append([value, *torch.autograd.grad(value, (x, y))])

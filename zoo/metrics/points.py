@@ -13,7 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from zoo.errors import DataError
 
-BLOCK = 1 << 22  # most entries of a matrix of pairs that is in memory at once: 16 MiB of float32
+BLOCK = 1 << 18  # most entries of a matrix of pairs at once: 1 MiB of float32, which a CPU's caches hold
+GPU_BLOCKS = 64  # as many at once on a GPU, which has more to do at once and no such cache
 
 
 def check_points(x: Tensor, y: Tensor, *, least: int = 1) -> None:
@@ -64,7 +65,8 @@ def by_rows(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) 
     The memory is that of one block, for gradients too: the backward pass computes each block again.
     """
     blocks = []
-    for rows in x.split(max(1, BLOCK // len(y))):
+    size = BLOCK if x.device.type == "cpu" else BLOCK * GPU_BLOCKS
+    for rows in x.split(max(1, size // len(y))):
         if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
             blocks.append(checkpoint(function, rows, y, use_reentrant=False))
         else:
