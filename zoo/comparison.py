@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo import evaluation, hub, metrics, pictures
 from zoo.errors import ZooError
@@ -65,7 +65,6 @@ def compare(
     x: Tensor,
     y: Tensor,
     *,
-    network: nn.Module | None = None,
     batch_size: int = 100,
     device: str | torch.device | None = None,
     root: str | Path | None = None,
@@ -76,7 +75,6 @@ def compare(
     Args:
         x: images uint8 (N, C, H, W) or points (N, D).
         y: the same kind, (M, ...).
-        network: from images to features; by default `metrics.Inception`.
         batch_size: images computed at once.
         device: where features are computed; by default the GPU where there is one.
         root: folder in which `Inception` finds its file.
@@ -90,14 +88,9 @@ def compare(
     few = min(len(x), len(y))
     if few < 5:
         raise ZooError(f"FID, KID, precision and recall take at least 5 images of each, not {sizes}.")
-    kind = "Inception v3 of 2015-12-05, 2048 features, bilinear as in TensorFlow 1 to 299x299"
-    if network is None:
-        network = metrics.Inception(root)
-    else:
-        kind = type(network).__name__
-    device = evaluation.checked_device(device)
+    device, network = evaluation.checked_device(device), metrics.Inception(root)
     features = [metrics.features_of(images.split(batch_size), network, device) for images in (x, y)]
-    protocol = f"{sizes} images; {kind}"
+    protocol = f"{sizes} images; Inception v3 of 2015-12-05, 2048 features, bilinear as in TensorFlow 1 to 299x299"
     size = min(1000, few)
     mean, spread = metrics.kernel_distance(*features, subsets=100, size=size, seed=seed)
     precision, recall = metrics.precision_recall(features[1], features[0], k=3)
@@ -129,25 +122,19 @@ def _result(metric: str, value: Tensor, protocol: str, spread: float | None = No
 
 def _folder(path: Path, n: int | None) -> Tensor:
     """The pictures of a folder, in the order of their names, uint8 (N, 3, H, W)."""
-    from PIL import Image
-
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS)
     if not files:
         raise ZooError(f"There is no picture in {path}: it takes files ending in {', '.join(ENDINGS)}.")
     images: list[Tensor] = []
     for file in _first(files, n, str(path)):
-        try:
-            with Image.open(file) as image:
-                size, data = image.size, image.convert("RGB").tobytes()
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ZooError(f"{file} cannot be read as a picture: {error}.") from error
-        pixels = torch.frombuffer(bytearray(data), dtype=torch.uint8).view(size[1], size[0], 3).permute(2, 0, 1)
-        if images and pixels.shape != images[0].shape:
-            raise ZooError(
-                f"{file} is {size[0]} x {size[1]} pixels, and the pictures before it "
-                f"{images[0].shape[2]} x {images[0].shape[1]}: resize them to one size."
-            )
-        images.append(pixels)
+        with pictures.opened(file) as image:
+            width, height = image.size
+            if images and (height, width) != images[0].shape[1:]:
+                raise ZooError(
+                    f"{file} is {width} x {height} pixels, and the pictures before it "
+                    f"{images[0].shape[2]} x {images[0].shape[1]}: resize them to one size."
+                )
+            images.append(pictures.decoded(image, 3))
     return torch.stack(images)
 
 

@@ -6,7 +6,10 @@ The files are written with Pillow and depend on nothing but the pixels: equal im
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +17,9 @@ from torch.nn import functional as F
 
 from zoo.data.spec import DataSpec
 from zoo.errors import ZooError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 GAP = 2  # white pixels between the cells of a grid
 SIDE = 64  # images smaller than this are enlarged by a whole factor, so that an 8x8 digit can be seen
@@ -105,23 +111,39 @@ def read(path: str | Path, spec: DataSpec) -> Tensor:
     Raises:
         ZooError: when the file is absent, no picture, or of another size than the model's images.
     """
-    from PIL import Image
-
     if len(spec.shape) != 3 or spec.levels is None or spec.shape[0] not in (1, 3):
         raise ZooError(f"This model's data are not images but of shape {spec.shape}.")
     channels, height, width = spec.shape
+    with opened(path) as image:
+        if image.size != (width, height):
+            raise ZooError(
+                f"{path} is {image.size[0]} x {image.size[1]} pixels; "
+                f"this model's images are {width} x {height}: resize it first."
+            )
+        values = decoded(image, channels)
+    return (values.double() * ((spec.levels - 1) / 255)).round().to(torch.uint8)[None]
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[Image.Image]:
+    """A picture file, whose size is known and whose pixels are not read yet.
+
+    Raises:
+        ZooError: when the file is absent or no picture, also when that shows as its pixels are read.
+    """
+    from PIL import Image
+
     try:
         with Image.open(path) as image:
-            if image.size != (width, height):
-                raise ZooError(
-                    f"{path} is {image.size[0]} x {image.size[1]} pixels; "
-                    f"this model's images are {width} x {height}: resize it first."
-                )
-            data = image.convert("L" if channels == 1 else "RGB").tobytes()
+            yield image
     except FileNotFoundError as error:
         raise ZooError(f"There is no file {path}.") from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ZooError(f"{path} cannot be read as a picture: {error}.") from error
-    pixels = torch.frombuffer(bytearray(data), dtype=torch.uint8).view(height, width, channels)
-    values = (pixels.double() * ((spec.levels - 1) / 255)).round().to(torch.uint8)
-    return values.permute(2, 0, 1).unsqueeze(0).contiguous()
+
+
+def decoded(image: Image.Image, channels: int) -> Tensor:
+    """The bytes of a picture, grey (1 channel) or in colour (3): uint8 (C, H, W)."""
+    data = bytearray(image.convert("L" if channels == 1 else "RGB").tobytes())
+    width, height = image.size
+    return torch.frombuffer(data, dtype=torch.uint8).view(height, width, channels).permute(2, 0, 1).contiguous()

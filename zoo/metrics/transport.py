@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -74,7 +75,6 @@ def sliced_wasserstein(
     check_power(p)
     if projections < 1:
         raise DataError(f"projections must be at least 1, not {projections}.")
-    generator = torch.Generator().manual_seed(torch.seed() if seed is None else seed) if seed is not None else None
     generator = torch.Generator()
     generator.seed() if seed is None else generator.manual_seed(seed)
     directions = torch.randn(x.shape[1], projections, generator=generator, dtype=torch.float64)
@@ -124,15 +124,28 @@ def sinkhorn(
     if iterations < 1:
         raise DataError(f"iterations must be at least 1, not {iterations}.")
     with torch.no_grad():
-        schedule = _schedule(x, y, p, epsilon)
-        f, g = _potentials(x, y, p, schedule, tolerance, iterations)
+        how = _schedule(x, y, p, epsilon), tolerance, iterations
+        # The coupling has the masses exp((f_i + g_j - c_ij) / epsilon) / (N M).
+        f = _settled(
+            lambda f, epsilon: _half_step(x, y, _half_step(y, x, f, p, epsilon), p, epsilon),
+            x.new_zeros(len(x)),
+            1,
+            *how,
+        )
+        g = _half_step(y, x, f, p, epsilon)
     # At the solution a potential is a function of its own points, given the other potential: one more half-step has
     # the gradient of the whole.
     value = _half_step(x, y.detach(), g, p, epsilon).mean() + _half_step(y, x.detach(), f, p, epsilon).mean()
     if debiased:
         for points in (x, y):
+            # A set with itself has one potential; averaged steps reach it in a few (Feydy et al. 2018).
             with torch.no_grad():
-                own = _own_potential(points, p, schedule, tolerance, iterations)
+                own = _settled(
+                    lambda f, epsilon, points=points: _half_step(points, points, f, p, epsilon),
+                    x.new_zeros(len(points)),
+                    0.5,
+                    *how,
+                )
             value = value - _half_step(points, points.detach(), own, p, epsilon).mean()
     return value
 
@@ -157,46 +170,32 @@ def _schedule(x: Tensor, y: Tensor, p: float, epsilon: float) -> list[float]:
     return [epsilon * 2.0**k for k in range(max(0, math.ceil(math.log2(max(largest / epsilon, 1)))), 0, -1)] + [epsilon]
 
 
-def _potentials(
-    x: Tensor, y: Tensor, p: float, schedule: list[float], tolerance: float, iterations: int
-) -> tuple[Tensor, Tensor]:
-    """f (N,) and g (M,) of the coupling with masses exp((f_i + g_j - c_ij) / epsilon) / (N M)."""
-    g = y.new_zeros(len(y))
-    for epsilon in schedule:
-        f = _half_step(x, y, g, p, epsilon)
-        g = _half_step(y, x, f, p, epsilon)
-    for _ in range(iterations):
-        # With this g the masses of y are right; those of x are off by exp((f - new) / epsilon).
-        new = _half_step(x, y, g, p, epsilon)
-        error = float(((f - new) / epsilon).expm1().abs().mean())
-        f, g = new, _half_step(y, x, new, p, epsilon)
-        if error < tolerance:
-            return f, g
-    _warn(error, tolerance, iterations)
-    return f, g
+def _settled(
+    step: Callable[[Tensor, float], Tensor],
+    f: Tensor,
+    share: float,
+    schedule: list[float],
+    tolerance: float,
+    iterations: int,
+) -> Tensor:
+    """A fixed point of `step` (f, epsilon), by going this share of each step: along the schedule, then until it rests.
 
-
-def _own_potential(x: Tensor, p: float, schedule: list[float], tolerance: float, iterations: int) -> Tensor:
-    """The one potential of a set with itself, by averaged steps, which converge in a few (Feydy et al. 2018)."""
-    f = x.new_zeros(len(x))
+    With the best potential of the other points the masses of these are off by exp((f - step(f)) / epsilon).
+    """
     for epsilon in schedule:
-        f = 0.5 * (f + _half_step(x, x, f, p, epsilon))
+        f = f.lerp(step(f, epsilon), share)
     for _ in range(iterations):
-        new = _half_step(x, x, f, p, epsilon)
+        new = step(f, epsilon)
         error = float(((f - new) / epsilon).expm1().abs().mean())
-        f = 0.5 * (f + new)
+        f = f.lerp(new, share)
         if error < tolerance:
             return f
-    _warn(error, tolerance, iterations)
-    return f
-
-
-def _warn(error: float, tolerance: float, iterations: int) -> None:
     warnings.warn(
         f"Sinkhorn's iteration stands at {error:.1e}, above the tolerance of {tolerance:g}, after {iterations} "
         "iterations: take more of them, or a larger epsilon.",
         stacklevel=3,
     )
+    return f
 
 
 # -- exact plans -------------------------------------------------------------------------------------------------
