@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import zoo
 from zoo import cli, comparison, metrics, pictures
 from zoo.autoregressive import PixelCNN
-from zoo.data import Digits
+from zoo.data import DataSpec, Digits
 from zoo.errors import ZooError
 from zoo.flows import MAF
 
@@ -84,6 +84,12 @@ def test_a_split_is_that_of_the_checkpoints_data(digits):
     assert torch.equal(comparison.gather(f"{digits}:test"), pictures.to_bytes(data.test[0], 17))
     training = comparison.gather(f"{digits}:train")
     assert len(training) == len(data.train[0]) + len(data.val[0]), "what was held out belongs to it"
+
+
+def test_a_split_that_is_binarized_later_is_refused(digits, monkeypatch):
+    monkeypatch.setattr(Digits, "spec", DataSpec((1, 8, 8), 2))
+    with pytest.raises(ZooError, match=r":train has values 0\.\.16; this model takes 0\.\.1"):
+        comparison.gather(f"{digits}:train")
 
 
 def test_points_stay_what_they_are(moons):

@@ -58,6 +58,8 @@ def gather(
     data.prepare_data()
     data.setup("fit" if split == "train" else "test")
     x = torch.cat([data.train[0], data.val[0]]) if split == "train" else data.test[0]
+    # The training images of binarized data are grey until a batch draws them: no set of the model's data.
+    data.spec.check(x, f"{name}:{split}")
     return _bytes(_first(x, n, f"{name}:{split}"), data.spec.levels)
 
 
