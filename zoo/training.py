@@ -204,6 +204,10 @@ def main(argv: list[str] | None = None) -> None:
         # Lightning warns of arguments passed beside the process's own, and its DDP launcher repeats the process's own.
         args=None if argv == sys.argv[1:] else argv,
     )
+    # Gloo's threads may still hold tensors: freed while the interpreter ends, they abort a run that went well. Only
+    # here, not after an error: where other ranks still wait for this one, leaving the group would hang.
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _published(name: str) -> Published:

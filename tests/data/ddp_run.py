@@ -24,6 +24,8 @@ def main(folder: Path) -> None:
         rest, _ = fit(folder, ckpt_path=folder / f"step={step}.ckpt", batch_size=2, **two)
         seen["resumed"][step] = {"seen": rest.seen, "weight": rest.weight.item()}
     (folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(seen))
+    # As `zoo fit` does: what Gloo's threads still hold must not be freed while the interpreter ends.
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
