@@ -220,14 +220,14 @@ class Total(Measurement):
 
     def compute(self):
         value = int(torch.cat(self.batches).sum())
-        return {"metric": "total", "kind": "sum", "value": value, "protocol": "of all values"}
+        return [{"metric": "total", "kind": "sum", "value": value, "protocol": "of all values"}]
 
 
 class Parameters(Measurement):
     """A number that needs no data."""
 
     def compute(self):
-        return {"metric": "parameters", "kind": "exact", "value": 9, "protocol": "", "split": None, "n": 1}
+        return [{"metric": "parameters", "kind": "exact", "value": 9, "protocol": "", "split": None, "n": 1}]
 
 
 def test_a_model_says_what_else_is_measured():

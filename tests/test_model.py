@@ -188,7 +188,7 @@ def test_a_loss_without_a_value_stops_the_run_and_harms_nothing(tmp_path, value)
 def test_nothing_is_saved_before_its_loss_was_looked_at():
     model = Noisy()
     event = SimpleNamespace(query=lambda: False, synchronize=lambda: None)  # of a GPU that is not so far
-    model._losses.extend([(0, torch.tensor(True), event), (1, torch.tensor(False), event)])
+    model._watched.extend([(torch.tensor(True), event, "step 1"), (torch.tensor(False), event, "step 2")])
     with pytest.raises(TrainingError, match="step 2"):
         model.on_save_checkpoint({})
     model.on_save_checkpoint({})

@@ -47,7 +47,7 @@ class EMA(WeightAveraging):
 
 
 class Compile(Callback):
-    """`torch.compile` of the model's inner network, its attribute `net`, while training.
+    """`torch.compile` of the model's inner networks, which `GenerativeModel.compiled` names, while training.
 
     The LightningModule itself is left alone (logging breaks the graph), and so is validation, whose shapes vary.
 
@@ -63,7 +63,8 @@ class Compile(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Channels last, the layout of tensor cores; before DDP and the average copy the weights' layout."""
         if stage == "fit":
-            pl_module.net.to(memory_format=torch.channels_last)
+            for name in pl_module.compiled:
+                getattr(pl_module, name).to(memory_format=torch.channels_last)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compile in place: the names of the weights stay what they are."""
@@ -72,7 +73,8 @@ class Compile(Callback):
             from torch._inductor import list_mode_options  # slow to import
 
             how = {"options": {**list_mode_options(self.mode), **self.options}}
-        pl_module.net.compile(dynamic=False, **how)
+        for name in pl_module.compiled:
+            getattr(pl_module, name).compile(dynamic=False, **how)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Run eagerly."""

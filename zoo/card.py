@@ -22,14 +22,16 @@ TABLES = ("checkpoints", "cifar10", "mnist")
 BEGIN, END = "<!-- {}:begin -->", "<!-- {}:end -->"
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 # How a metric is written, and with how many decimals: those that its standard error over 10,000 images leaves
-# meaningful. Of all, less is better.
+# meaningful. Of all that are held against a reference, less is better.
 METRICS = {
     "bits_per_dim": ("bits/dim", 3),
     "nats": ("nats", 2),
     "kl": ("nats of KL(q || p)", 4),
     "not_reconstructed": ("not reconstructed", 0),
     "fid": ("FID", 2),
-    "kid": ("KID", 4),
+    "kid": ("KID", 5),
+    "precision": ("precision", 3),
+    "recall": ("recall", 3),
 }
 # What people and the Hub call the data sets whose class has another name.
 TITLES = {
@@ -127,11 +129,15 @@ def measured(result: Mapping[str, Any]) -> str:
 
 
 def spread(result: Mapping[str, Any]) -> str:
-    """What a result says of its draws: `standard deviation over draws 0.00012`; empty where there is one alone."""
+    """What a result says of its draws: `standard deviation over draws 0.00012`; empty where there is one alone.
+
+    The kernel Inception distance has subsets in place of draws.
+    """
     if result.get("spread") is None:
         return ""
+    over = "subsets" if result["metric"] == "kid" else "draws"
     # Two significant digits: it is far below the standard error over images, in whose decimals it would be 0.000.
-    return f"standard deviation over draws {result['spread']:.2g}"
+    return f"standard deviation over {over} {result['spread']:.2g}"
 
 
 def unit(metric: str) -> str:

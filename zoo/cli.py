@@ -234,12 +234,12 @@ def distance(
         device: cpu, cuda or cuda:1; by default the GPU where there is one.
         root: folder of the data sets; by default ZOO_DATA or the user cache.
     """
-    from zoo import comparison
+    from zoo import card, comparison
 
     x, y = (comparison.gather(name, n=n, seed=seed, device=device, root=root) for name in (a, b))
     for result in comparison.compare(x, y, batch_size=batch_size, device=device, root=root, seed=seed):
-        spread = "" if result["spread"] is None else f" ± {result['spread']:.2g} (standard deviation of a subset)"
-        print(f"{result['metric']:<21} {result['value']:.5g}{spread}\n  {result['protocol']}")
+        said = "; ".join(filter(None, (result["protocol"], card.spread(result))))
+        print(f"{result['metric']:<21} {result['value']:.5g}\n  {said}")
 
 
 def export(run: Path, name: str, *, dtype: str = "float16") -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo import evaluation, hub, metrics, pictures
+from zoo import evaluation, fidelity, hub, metrics, pictures
 from zoo.errors import ZooError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -84,24 +84,10 @@ def compare(
     """
     if x.is_floating_point() != y.is_floating_point():
         raise ZooError("One of the two is a set of images and the other one of points: there is no distance for them.")
-    sizes = f"{len(x):,} and {len(y):,}"
     if x.is_floating_point():
-        return _of_points(x, y, f"{sizes} points", seed)
-    few = min(len(x), len(y))
-    if few < 5:
-        raise ZooError(f"FID, KID, precision and recall take at least 5 images of each, not {sizes}.")
+        return _of_points(x, y, f"{len(x):,} and {len(y):,} points", seed)
     device, network = evaluation.checked_device(device), metrics.Inception(root)
-    features = [metrics.features_of(images.split(batch_size), network, device) for images in (x, y)]
-    protocol = f"{sizes} images; Inception v3 of 2015-12-05, 2048 features, bilinear as in TensorFlow 1 to 299x299"
-    size = min(1000, few)
-    mean, spread = metrics.kernel_distance(*features, subsets=100, size=size, seed=seed)
-    precision, recall = metrics.precision_recall(features[1], features[0], k=3)
-    return [
-        _result("fid", metrics.frechet_distance(*features), protocol),
-        _result("kid", mean, f"{protocol}; 100 subsets of {size:,}", float(spread)),
-        _result("precision", precision, f"{protocol}; 3 neighbours"),
-        _result("recall", recall, f"{protocol}; 3 neighbours"),
-    ]
+    return fidelity.distances(*(fidelity.features_of(images, network, device, batch_size) for images in (x, y)), seed)
 
 
 def _of_points(x: Tensor, y: Tensor, protocol: str, seed: int) -> list[dict[str, Any]]:

@@ -101,6 +101,8 @@ def evaluate(
         raise ZooError(f"{type(model).__name__} has neither log_prob nor elbo, and there is nothing else to evaluate.")
 
     loader = held_out(data, split)
+    for measurement in measurements:
+        measurement.begin(data, limit)
     n, limited = 0, False
     with model.drawing(cached=False), torch.inference_mode(), exact_arithmetic(model.device):
         for batch in tqdm(loader, desc="evaluate", unit="batch", disable=None, leave=False):
@@ -116,7 +118,7 @@ def evaluate(
                 break
         if not n:
             raise DataError(f"The {split} split of {type(data).__name__} is empty.")
-        found = [measurement.compute() for measurement in measurements]
+        found = [result for measurement in measurements for result in measurement.compute()]
 
     seen = {"n": n, "split": split, "dataset": type(data).__name__, "limit": limited}
     results = [{**dict.fromkeys(FIELDS), **seen, **result} for result in found]
@@ -152,7 +154,7 @@ class Likelihood(Measurement):
         self.found.append(_finite(log_prob, self.n))
         self.n += len(x)
 
-    def compute(self) -> dict[str, Any]:
+    def compute(self) -> list[dict[str, Any]]:
         """Mean, standard error over data and, of several draws of dequantization noise, their spread."""
         model, count = self.model, self.samples
         losses = -torch.cat(self.found, 1)  # (draws, n)
@@ -174,7 +176,7 @@ class Likelihood(Measurement):
             result["samples"] = count
         if len(losses) > 1:
             result["spread"] = losses.mean(1).std().item()
-        return result
+        return [result]
 
 
 def _own_samples(config: Mapping[str, Any] | None) -> list[int]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor
 from torchmetrics import MeanMetric
 
@@ -22,11 +22,14 @@ from zoo.optim import Muon
 class Measurement:
     """A number of a model that `zoo.evaluate` takes: it sees the data once, batch by batch, and has a result then."""
 
+    def begin(self, data: LightningDataModule, limit: int | None) -> None:
+        """See whose data they are, and how many of them at most are to be used, before the first batch."""
+
     def update(self, x: Tensor) -> None:
         """See the next batch of data, (N, *shape) on the model's device."""
 
-    def compute(self) -> dict[str, Any]:
-        """The result, for config.json: metric, kind, value and protocol, and whatever else is to be kept.
+    def compute(self) -> list[dict[str, Any]]:
+        """The results, for config.json: metric, kind, value and protocol, and whatever else is to be kept.
 
         What is left out of n, split, dataset and limit is that of the data that were seen. A number of the model alone
         has the split None.
@@ -55,7 +58,7 @@ class GenerativeModel(LightningModule):
         # Over items and not over batches: ranks and last batches may differ in size. NaN shows as NaN.
         self.val_mean = MeanMetric(nan_strategy="disable")
         self.test_mean = MeanMetric(nan_strategy="disable")
-        self._losses: deque[tuple[int, Tensor, torch.cuda.Event | None]] = deque()  # not yet looked at
+        self._watched: deque[tuple[Tensor, torch.cuda.Event | None, str]] = deque()  # not yet looked at
 
     def sample(self, n: int, *, seed: int | None = None, **conditions: Any) -> Tensor:
         """Draw `n` data, (n, *spec.shape).
@@ -98,7 +101,7 @@ class GenerativeModel(LightningModule):
     # -- training -------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Refuse data that the model was not made for, before any compute."""
+        """Refuse data that the model was not made for, before any compute: another shape, levels or labels."""
         data = getattr(self._trainer, "datamodule", None)
         spec = getattr(data, "spec", None)
         if spec is not None and (spec.shape, spec.levels) != (self.spec.shape, self.spec.levels):
@@ -106,6 +109,11 @@ class GenerativeModel(LightningModule):
                 f"{type(data).__name__} gives data of shape {list(spec.shape)} with {spec.levels} levels, but the "
                 f"model takes shape {list(self.spec.shape)} with {self.spec.levels} levels: set "
                 f"model.init_args.shape and model.init_args.levels to the data's."
+            )
+        if stage == "fit" and self.spec.classes and spec is not None and spec.classes != self.spec.classes:
+            raise DataError(
+                f"{type(data).__name__} has {spec.classes} classes, but the model is conditioned on "
+                f"{self.spec.classes}: set model.init_args.classes to the data's, or to 0 for an unconditional model."
             )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -168,18 +176,18 @@ class GenerativeModel(LightningModule):
         return self.scheduled(kind(groups, lr=self.hparams.lr, betas=(0.9, 0.99), fused=self.device.type == "cuda"))
 
     def scheduled(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """An optimizer with a linear warm-up, then a cosine to zero at the last step of the run."""
-        warmup = self.hparams.warmup
-
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            # Read anew each step, for `TimeBudget` sets `max_steps` on the way.
-            total = self.trainer.estimated_stepping_batches
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        """An optimizer whose rate follows `schedule`, step by step."""
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def schedule(self, step: int) -> float:
+        """The share of the learning rate at an optimizer step: a linear warm-up, then a cosine to zero at the last."""
+        warmup = self.hparams.warmup
+        if step < warmup:
+            return (step + 1) / warmup
+        # Read anew each step, for `TimeBudget` sets `max_steps` on the way.
+        total = self.trainer.estimated_stepping_batches
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
 
     def configure_gradient_clipping(
         self,
@@ -206,36 +214,49 @@ class GenerativeModel(LightningModule):
         return batch
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Stop where the loss is not finite: on a CPU before the weights are touched, on a GPU a step or two later.
+        """Stop where the loss is not finite."""
+        self.watch(
+            torch.isfinite(loss.detach()),
+            f"The loss of optimizer step {self.trainer.global_step + 1} is not finite: lower the learning rate or clip "
+            f"gradients (--trainer.gradient_clip_val 1), and start again or from the run's last checkpoint.",
+        )
+        super().backward(loss, *args, **kwargs)
 
-        Reading it at once would make each step wait for the GPU. Nothing is saved before it was looked at.
+    def watch(self, good: Tensor, complaint: str) -> None:
+        """Stop the run with a `TrainingError` of these words where `good`, a boolean scalar, is false.
+
+        On a CPU at once, before the weights are touched; on a GPU a step or two later, since reading it at once would
+        make each step wait. Nothing is saved before it was looked at.
         """
-        finite = torch.isfinite(loss.detach())
         event = None
-        if finite.is_cuda:
-            finite = finite.to("cpu", non_blocking=True)
+        if good.is_cuda:
+            good = good.to("cpu", non_blocking=True)
             event = torch.cuda.Event()
             event.record()
-        self._losses.append((self.trainer.global_step, finite, event))
-        while self._losses and (self._losses[0][2] is None or self._losses[0][2].query()):
+        self._watched.append((good, event, complaint))
+        while self._watched and (self._watched[0][1] is None or self._watched[0][1].query()):
             self._look()
-        super().backward(loss, *args, **kwargs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save no weights that a loss without a value may have harmed."""
-        while self._losses:
+        while self._watched:
             self._look()
 
     def _look(self) -> None:
-        step, finite, event = self._losses.popleft()
+        good, event, complaint = self._watched.popleft()
         if event is not None:
             event.synchronize()
-        if not finite:
-            self._losses.clear()
-            raise TrainingError(
-                f"The loss of optimizer step {step + 1} is not finite: lower the learning rate or clip gradients "
-                f"(--trainer.gradient_clip_val 1), and start again or from the run's last checkpoint."
-            )
+        if not good:
+            self._watched.clear()
+            raise TrainingError(complaint)
+
+    def settle(self) -> None:
+        """Compute what is to be computed anew of averaged weights before they are published."""
+
+    @property
+    def compiled(self) -> tuple[str, ...]:
+        """The attributes that are the model's inner networks, which `zoo.callbacks.Compile` compiles."""
+        return ("net",)
 
     # -- randomness -----------------------------------------------------------------------------------------------
     # The noise of a training batch (dropout, binarization, flips) is a function of the seed, the rank and the number of
@@ -306,6 +327,30 @@ class GenerativeModel(LightningModule):
             raise DataError(
                 f"known has shape {tuple(known.shape)}, which does not broadcast to {tuple(x.shape)}."
             ) from None
+
+    def labels(self, label: int | Sequence[int] | Tensor | None, n: int, values: bool = True) -> Tensor | None:
+        """The labels of `n` data, int64 (n,) on the model's device, or None where none are given.
+
+        Looking at the values of a tensor waits for the GPU; `values=False` looks at shape and dtype alone.
+        """
+        classes = self.spec.classes
+        if label is None:
+            return None
+        if not classes:
+            raise DataError("The model was made without classes: leave out the label.")
+        try:
+            given = torch.as_tensor(label)
+        except (TypeError, ValueError, RuntimeError):
+            kind = type(label).__name__
+            raise DataError(f"label must be an integer, or {n} integers 0..{classes - 1}, not {kind}.") from None
+        if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+            raise DataError(f"label must be of integers 0..{classes - 1}, not of {given.dtype}.")
+        if given.shape not in ((), (n,)):
+            raise DataError(f"label has shape {tuple(given.shape)}; give one integer, or {n} for {n} images.")
+        if values and given.numel() and (int(given.min()) < 0 or int(given.max()) >= classes):
+            span = f"{int(given.min())}..{int(given.max())}" if given.ndim else f"{int(given)}"
+            raise DataError(f"label is {span}; this model takes 0..{classes - 1}.")
+        return given.to(self.device, torch.int64).expand(n)
 
     @staticmethod
     def generator(seed: int | None) -> torch.Generator:

@@ -23,6 +23,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 
+import zoo.adversarial
 import zoo.autoregressive
 import zoo.data
 import zoo.flows
@@ -167,7 +168,8 @@ class ZooCLI(LightningCLI):
             callback.dirpath = callback.dirpath or folder
         best = ModelCheckpoint(folder, "best", monitor=f"val_{self.model.metric}", enable_version_counter=False)
         last = any(isinstance(callback, Last) for callback in callbacks)
-        return ([] if saving else [best]) + ([] if last else [Last()])
+        # Without a likelihood no number of a validation tells which weights are the best.
+        return ([] if saving or not self.model.likelihood else [best]) + ([] if last else [Last()])
 
     def after_instantiate_classes(self) -> None:
         """Start from published weights, where `--from` names some."""
@@ -274,6 +276,7 @@ def export_run(run: str | Path, name: str, *, out: str | Path | None = None, dty
     building.check_arguments(cls, init_args)
     # The averaged weights, where `EMA` was in use.
     model = building.build(cls, init_args, state["state_dict"], str(path))
+    model.settle()
     training = {
         "hardware": record["hardware"],
         "minutes": round(record["seconds"] / 60, 1),

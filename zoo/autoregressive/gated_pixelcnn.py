@@ -326,7 +326,7 @@ class GatedPixelCNN(RasterModel):
         if label is not None or not self.spec.classes:
             # As for the images: on a GPU the values of a training batch are looked at once an epoch, by the step.
             values = not (self.training and x.is_cuda)
-            return self.net(x, label=self._labels(label, len(x), values)).flatten(1).sum(1)
+            return self.net(x, label=self.labels(label, len(x), values)).flatten(1).sum(1)
         return self._each_label(x, torch.ones_like(x)).logsumexp(1) - math.log(self.spec.classes)
 
     def _each_label(self, x: Tensor, counted: Tensor) -> Tensor:
@@ -334,39 +334,7 @@ class GatedPixelCNN(RasterModel):
         labels = torch.arange(self.spec.classes, device=x.device)
         return torch.stack([(self.net(x, label=y.expand(len(x))) * counted).flatten(1).sum(1) for y in labels], 1)
 
-    def _labels(self, label: int | Sequence[int] | Tensor | None, n: int, values: bool = True) -> Tensor | None:
-        """The labels of `n` images, int64 (n,) on the model's device; `values=False` does not look at tensors'."""
-        classes = self.spec.classes
-        if label is None:
-            return None
-        if not classes:
-            raise DataError("The model was made without classes: leave out the label.")
-        try:
-            given = torch.as_tensor(label)
-        except (TypeError, ValueError, RuntimeError):
-            kind = type(label).__name__
-            raise DataError(f"label must be an integer, or {n} integers 0..{classes - 1}, not {kind}.") from None
-        if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
-            raise DataError(f"label must be of integers 0..{classes - 1}, not of {given.dtype}.")
-        if given.shape not in ((), (n,)):
-            raise DataError(f"label has shape {tuple(given.shape)}; give one integer, or {n} for {n} images.")
-        if values and given.numel() and (int(given.min()) < 0 or int(given.max()) >= classes):
-            span = f"{int(given.min())}..{int(given.max())}" if given.ndim else f"{int(given)}"
-            raise DataError(f"label is {span}; this model takes 0..{classes - 1}.")
-        return given.to(self.device, torch.int64).expand(n)
-
     # -- training -------------------------------------------------------------------------------------------------
-
-    def setup(self, stage: str) -> None:
-        """Refuse data that the model was not made for, and to train a conditional model on other labels."""
-        super().setup(stage)
-        data, classes = getattr(self._trainer, "datamodule", None), self.spec.classes
-        spec = getattr(data, "spec", None)
-        if stage == "fit" and classes and spec is not None and spec.classes != classes:
-            raise DataError(
-                f"{type(data).__name__} has {spec.classes} classes, but the model is conditioned on {classes}: set "
-                f"model.init_args.classes to the data's, or to 0 for an unconditional model."
-            )
 
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         """Mean loss of a batch (x, labels), given the labels; those of validation and test are marginal."""
@@ -374,7 +342,7 @@ class GatedPixelCNN(RasterModel):
         if not self.spec.classes:
             return super().training_step(batch, batch_idx)
         if batch_idx == 0:
-            self._labels(label, len(x))
+            self.labels(label, len(x))
         loss = self.loss(x, label=label).mean()
         self.log(f"train_{self.metric}", loss, prog_bar=True)
         return loss
@@ -428,7 +396,7 @@ class GatedPixelCNN(RasterModel):
         return self._draw_labelled(torch.where(known, x, 0), known, label, seed, cached)
 
     def _draw_labelled(self, x: Tensor, known: Tensor, label: Any, seed: int | None, cached: bool) -> Tensor:
-        label = self._labels(label, len(x))
+        label = self.labels(label, len(x))
         if label is None and self.spec.classes:
             if seed is None:
                 seed = self.generator(None).initial_seed()

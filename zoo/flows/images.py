@@ -390,7 +390,7 @@ class Reconstruction(Measurement):
         back = self.model.decode(self.model.encode(x))
         self.lost += int((back != x).flatten(1).any(1).sum())
 
-    def compute(self) -> dict[str, Any]:
+    def compute(self) -> list[dict[str, Any]]:
         """A count, 0 for a flow that is invertible in float32."""
         protocol = "image to latents and back in float32, compared in every value"
-        return {"metric": "not_reconstructed", "kind": "count", "value": self.lost, "protocol": protocol}
+        return [{"metric": "not_reconstructed", "kind": "count", "value": self.lost, "protocol": protocol}]

@@ -419,7 +419,7 @@ class Divergence(Measurement):
     def __init__(self, model: EnergyFlow) -> None:
         self.model = model
 
-    def compute(self) -> dict[str, Any]:
+    def compute(self) -> list[dict[str, Any]]:
         """KL(q || p) in nats; n is the number of nodes. Raises as `EnergyFlow.divergence_by_quadrature`."""
         value, nodes = self.model.divergence_by_quadrature()
         protocol = (
@@ -427,4 +427,4 @@ class Divergence(Measurement):
             f"{DEVIATIONS:g}]^2 of the base, refined until it changes by less than {SETTLED:g} nats"
         )
         result = {"metric": "kl", "kind": "quadrature", "value": value, "n": nodes, "split": None, "limit": False}
-        return {**result, "protocol": protocol}
+        return [{**result, "protocol": protocol}]

@@ -1,0 +1,293 @@
+"""The distances that adversarial models minimize, all of one formula.
+
+    D(P, Q) = sup over (f_P, f_Q) in S of E_P f_P - E_Q f_Q,
+
+P the law of the data and Q that of the samples: the set S decides the distance.
+
+    f-divergence     f_P = T, f_Q = f*(T) for any T         Nowozin et al. 2016, arXiv 1606.00709 (f-GAN); with
+                                                            Jensen-Shannon's f the GAN of Goodfellow et al. 2014
+    hinge            f_P = min(h, 1), f_Q = max(h, -1)      Lim & Ye 2017, arXiv 1705.02894; total variation
+    Wasserstein      f_P = f_Q of slope at most 1           Arjovsky et al. 2017, arXiv 1701.07875 (WGAN)
+    MMD              f_P = f_Q in the unit ball of a        Li et al. 2017, arXiv 1705.08584; Binkowski et al. 2018,
+                     kernel's Hilbert space                 arXiv 1801.01401 (MMD-GAN)
+    energy           the same, of the kernel of minus       Bellemare et al. 2017, arXiv 1705.10743 (Cramer GAN)
+                     the distance
+    Sinkhorn         f_P(x) - f_Q(y) <= c(x, y), softly     Genevay et al. 2017, arXiv 1706.00292
+    transport        the same, between mini-batches         Salimans et al. 2018, arXiv 1803.05573 (OT-GAN)
+
+In the first three the critic, a network, is h itself. In the others the best pair is known in closed form for points,
+and the critic gives features, points that it learns to place so that the distance is large.
+
+A distance sees nothing but what a critic gives to a batch of data and to one of samples, (N, K) and (M, K) in float32:
+K = 1 number each, or K features. What holds a critic within S, its slope or its weights, is the model's business
+(`zoo.adversarial.GAN`), for which `witness` says what f is.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo.errors import DataError
+from zoo.metrics import DIVERGENCES, RationalQuadratic
+from zoo.metrics.points import pairwise
+
+
+class Distance:
+    """One set S."""
+
+    features = False  # whether a critic gives features, and not one number
+    paired = False  # whether what the generator minimizes depends on the data too
+
+    def value(self, real: Tensor, fake: Tensor) -> Tensor:
+        """E_P f_P - E_Q f_Q, which the critic makes large: (N, K) and (M, K) to a scalar."""
+        raise NotImplementedError
+
+    def generator_loss(self, real: Tensor | None, fake: Tensor) -> Tensor:
+        """What the generator makes small, by default the distance itself; `real` may be None unless `paired`."""
+        return self.value(real, fake)
+
+    def witness(self, at: Tensor, real: Tensor, fake: Tensor) -> Tensor:
+        """f where the critic gives `at`, (L, K) to (L,): the function whose slope a gradient penalty holds."""
+        return at[:, 0]
+
+
+class Divergence(Distance):
+    """An f-divergence by its variational bound (`zoo.metrics.FDivergence.bound`), in nats.
+
+    Args:
+        name: of `zoo.metrics.DIVERGENCES`.
+        saturating: whether the generator minimizes the bound itself. It hardly moves as long as the critic tells all
+            samples from data; otherwise it maximizes E_Q T instead (arXiv 1606.00709, section 3.2), which has the same
+            fixed point: for Jensen-Shannon it is Goodfellow's non-saturating loss, -log of the probability that the
+            critic gives to a sample to be real.
+    """
+
+    def __init__(self, name: str, saturating: bool = False) -> None:
+        self.divergence, self.saturating = DIVERGENCES[name], saturating
+
+    def value(self, real: Tensor, fake: Tensor) -> Tensor:
+        """E_P T - E_Q f*(T), below the divergence."""
+        return self.divergence.bound(real, fake)
+
+    def generator_loss(self, real: Tensor | None, fake: Tensor) -> Tensor:
+        """-E_Q f*(T), or -E_Q T."""
+        return -(self.divergence.activated if self.saturating else self.divergence.activation)(fake).mean()
+
+
+class Hinge(Distance):
+    """E_P min(h, 1) - E_Q max(h, -1), at most twice the total variation (arXiv 1705.02894, equations 4 and 5)."""
+
+    def value(self, real: Tensor, fake: Tensor) -> Tensor:
+        """At most 2; nothing is gained by telling data from samples with more than a margin of 1."""
+        return real.clamp(max=1).mean() - fake.clamp(min=-1).mean()
+
+    def generator_loss(self, real: Tensor | None, fake: Tensor) -> Tensor:
+        """-E_Q h, without the margin."""
+        return -fake.mean()
+
+
+class Wasserstein(Distance):
+    """E_P h - E_Q h: W_1 where h is the best function of slope at most 1 (Kantorovich and Rubinstein)."""
+
+    def value(self, real: Tensor, fake: Tensor) -> Tensor:
+        """In the unit in which slopes are at most 1."""
+        return real.mean() - fake.mean()
+
+    def generator_loss(self, real: Tensor | None, fake: Tensor) -> Tensor:
+        """-E_Q h."""
+        return -fake.mean()
+
+
+class Energy(Distance):
+    """The energy distance of features, 2 E|X - Y| - E|X - X'| - E|Y - Y'|, unbiased.
+
+    The paper's critic, E|h(x) - h(Y)| - |h(x) - h(0)|, stands with the origin for the second sample of the data; here
+    all pairs of the batch are used instead, as in the distance itself.
+    """
+
+    features = paired = True
+
+    def value(self, real: Tensor, fake: Tensor) -> Tensor:
+        """In the unit of the features."""
+        return discrepancy(_minus_distance, real, fake)
+
+    def witness(self, at: Tensor, real: Tensor, fake: Tensor) -> Tensor:
+        """E|h(x) - h(Y)| - E|h(x) - h(X)|."""
+        return powers(at, fake, 1).mean(1) - powers(at, real, 1).mean(1)
+
+
+class MMD(Distance):
+    """MMD^2 of features with a sum of rational-quadratic kernels, unbiased.
+
+    Args:
+        exponents: of the kernels; those of arXiv 1801.01401 (section 2.1).
+    """
+
+    features = paired = True
+
+    def __init__(self, exponents: tuple[float, ...] = (0.2, 0.5, 1.0, 2.0, 5.0)) -> None:
+        self.kernel = RationalQuadratic(exponents)
+
+    def value(self, real: Tensor, fake: Tensor) -> Tensor:
+        """It may be negative, since no point is paired with itself."""
+        return discrepancy(self.kernel, real, fake)
+
+    def witness(self, at: Tensor, real: Tensor, fake: Tensor) -> Tensor:
+        """E k(x, X) - E k(x, Y)."""
+        return self.kernel(at, real).mean(1) - self.kernel(at, fake).mean(1)
+
+
+class Sinkhorn(Distance):
+    """The Sinkhorn divergence of features, OT(P, Q) - OT(P, P) / 2 - OT(Q, Q) / 2.
+
+    As `zoo.metrics.sinkhorn`, but with a fixed number of iterations, none of which waits for the GPU.
+
+    Args:
+        p: the cost is the Euclidean distance to this power.
+        epsilon: of the entropy, in the unit of the cost.
+        iterations: of the potentials.
+    """
+
+    features = paired = True
+
+    def __init__(self, p: float = 2.0, epsilon: float = 0.1, iterations: int = 20) -> None:
+        _positive(epsilon=epsilon, iterations=iterations, p=p)
+        self.p, self.epsilon, self.iterations = p, epsilon, iterations
+
+    def value(self, real: Tensor, fake: Tensor) -> Tensor:
+        """In the unit of the cost."""
+        cross, *own = (self._transport(x, y) for x, y in ((real, fake), (real, real), (fake, fake)))
+        return cross - 0.5 * sum(own)
+
+    def witness(self, at: Tensor, real: Tensor, fake: Tensor) -> Tensor:
+        """f(x), the potential of the coupling with the samples, less that of the coupling of the data with itself."""
+        parts = []
+        for other in (fake, real):
+            _, potential = potentials(powers(real, other, self.p).detach(), self.epsilon, self.iterations)
+            parts.append(half_step(powers(at, other, self.p), potential, self.epsilon))
+        return parts[0] - parts[1]
+
+    def _transport(self, x: Tensor, y: Tensor) -> Tensor:
+        return transport(powers(x, y, self.p), self.epsilon, self.iterations)
+
+
+class MiniBatchEnergy(Distance):
+    """The energy distance of mini-batches, W_c(X, Y) between two of them being the distance (arXiv 1803.05573).
+
+    With X, X' two batches of data and Y, Y' two of samples, halves of what is given, it is
+
+        D^2 = 2 E W_c(X, Y) - E W_c(X, X') - E W_c(Y, Y')    (equation 6),
+
+    unbiased in the batches, with the cost c = 1 - cos(h(x), h(y)).
+
+    Args:
+        epsilon: of the entropy, in the unit of the cost; the paper's 1 / lambda, lambda = 500 and more.
+        iterations: of the potentials.
+    """
+
+    features = paired = True
+
+    def __init__(self, epsilon: float = 0.01, iterations: int = 50) -> None:
+        _positive(epsilon=epsilon, iterations=iterations)
+        self.epsilon, self.iterations = epsilon, iterations
+
+    def value(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Between about 0 and 2; twice the mean of the four W_c(X, Y), less the two others."""
+        if min(len(real), len(fake)) < 2:
+            raise DataError(f"The batches must have two halves each, not {len(real)} and {len(fake)} items.")
+        (x, x2), (y, y2) = (F.normalize(batch, dim=1).chunk(2) for batch in (real, fake))
+        across = (self._transport(a, b) for a in (x, x2) for b in (y, y2))
+        return 0.5 * sum(across) - self._transport(x, x2) - self._transport(y, y2)
+
+    def _transport(self, x: Tensor, y: Tensor) -> Tensor:
+        return transport(1 - x @ y.T, self.epsilon, self.iterations)
+
+
+# -- of a batch, without a look at its values, which would make each step wait for the GPU ------------------------
+
+
+def discrepancy(kernel: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """MMD^2 as `zoo.metrics.mmd` has it, unbiased: (N, K) and (M, K) to a scalar."""
+    within = 0.0
+    for points in (x, y):
+        products, n = kernel(points, points), len(points)
+        within = within + (products.sum() - products.diagonal().sum()) / (n * (n - 1))
+    return within - 2 * kernel(x, y).mean()
+
+
+def powers(x: Tensor, y: Tensor, p: float) -> Tensor:
+    """|x_i - y_j|^p as `zoo.metrics.points.pairwise` has it, but twice differentiable: (N, K) and (M, K) to (N, M)."""
+    squares = pairwise(x, y, 2)
+    return squares if p == 2 else squares.clamp(min=1e-12).pow(p / 2)
+
+
+def _minus_distance(x: Tensor, y: Tensor) -> Tensor:
+    return -powers(x, y, 1)
+
+
+def half_step(cost: Tensor, potential: Tensor, epsilon: float) -> Tensor:
+    """f_i = -epsilon log mean_j exp((g_j - c_ij) / epsilon): costs (N, M) and g (M,) to (N,)."""
+    return -epsilon * torch.logsumexp((potential - cost) / epsilon - math.log(cost.shape[1]), 1)
+
+
+def potentials(cost: Tensor, epsilon: float, iterations: int) -> tuple[Tensor, Tensor]:
+    """f (N,) and g (M,) after so many iterations from zero, on costs (N, M)."""
+    g = cost.new_zeros(cost.shape[1])
+    for _ in range(iterations):
+        f = half_step(cost, g, epsilon)
+        g = half_step(cost.T, f, epsilon)
+    return f, g
+
+
+def transport(cost: Tensor, epsilon: float, iterations: int) -> Tensor:
+    """The entropic cost of transport, min over couplings of E c + epsilon KL(coupling || P x Q): (N, M) to a scalar.
+
+    Its gradient in the costs is the coupling: no iteration is remembered for it (Danskin's theorem; arXiv 1803.05573,
+    section 4).
+    """
+    with torch.no_grad():
+        _, g = potentials(cost, epsilon, iterations)
+    return half_step(cost, g, epsilon).mean() + g.mean()
+
+
+# -- by name -----------------------------------------------------------------------------------------------------
+
+DISTANCES: dict[str, type[Distance]] = {
+    "hinge": Hinge,
+    "wasserstein": Wasserstein,
+    "energy": Energy,
+    "mmd": MMD,
+    "sinkhorn": Sinkhorn,
+    "mini_batch_energy": MiniBatchEnergy,
+}
+NAMES = (*DIVERGENCES, *DISTANCES)
+
+
+def distance(name: str, options: Mapping[str, Any] | None = None) -> Distance:
+    """A distance by its name, one of `NAMES`, with the arguments that its class takes.
+
+    Raises:
+        DataError: there is no such distance, or it takes no such argument.
+    """
+    if name not in NAMES:
+        raise DataError(f"distance must be one of {', '.join(NAMES)}, not {name!r}.")
+    given, fixed = dict(options or {}), {"name": name} if name in DIVERGENCES else {}
+    kind = Divergence if fixed else DISTANCES[name]
+    taken = inspect.signature(kind).parameters.keys() - {"name"}
+    for key in given:
+        if key not in taken:
+            raise DataError(f"The distance {name} takes {', '.join(sorted(taken)) or 'no options'}, not {key!r}.")
+    return kind(**fixed, **given)
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise DataError(f"{name} must be positive and finite, not {value}.")

@@ -1,0 +1,96 @@
+"""How close a model's images come to its data, as `zoo evaluate` and `zoo distance` measure it: FID, KID, precision and
+recall (`zoo.metrics.inception`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from zoo import metrics, pictures
+from zoo.errors import DataError
+from zoo.model import GenerativeModel, Measurement
+
+N = 50_000  # samples for FID, which falls with their number
+NEIGHBOURS = 3
+MANIFOLD = 10_000  # features of each for precision and recall, whose time grows as the square
+SUBSETS, SUBSET = 100, 1000  # of the kernel distance
+BATCH = 200  # images computed at once
+LEAST = 5  # images of each
+
+
+class Fidelity(Measurement):
+    """Samples of a model against all training images of its data, those held out for validation included.
+
+    Args:
+        model: of images.
+        n: samples.
+        seed: of the samples.
+    """
+
+    def __init__(self, model: GenerativeModel, n: int = N, seed: int = 0) -> None:
+        self.model, self.n, self.seed = model, n, seed
+
+    def begin(self, data: LightningDataModule, limit: int | None) -> None:
+        """Take the training images, or the first of them; as many samples at most."""
+        data.setup("fit")
+        images = torch.cat([data.train[0], data.val[0]])
+        # The training images of binarized data are grey until a batch draws them.
+        data.spec.check(images, "the training split")
+        self.reference, self.limited = images[:limit], limit is not None
+        self.n = min(self.n, len(self.reference))
+        self.root = getattr(data, "root", None)
+
+    def compute(self) -> list[dict[str, Any]]:
+        """Draw, and compare."""
+        levels, device = self.model.spec.levels, self.model.device
+        network = metrics.Inception(self.root)
+        sets = (self.model.sample(self.n, seed=self.seed), self.reference)
+        features = [features_of(pictures.to_bytes(images, levels), network, device) for images in sets]
+        kept = {"kind": "samples", "n": self.n, "split": "train", "limit": self.limited}
+        return [{**kept, **result} for result in distances(*features)]
+
+
+def features_of(images: Tensor, network: metrics.Inception, device: torch.device, batch_size: int = BATCH) -> Tensor:
+    """uint8 (N, C, H, W) to (N, 2048) on the CPU."""
+    return metrics.features_of(images.split(batch_size), network, device)
+
+
+def distances(generated: Tensor, real: Tensor, seed: int = 0) -> list[dict[str, Any]]:
+    """FID, KID, precision and recall of features (N, 2048) against others (M, 2048), each with its protocol.
+
+    Args:
+        generated: features of what is judged.
+        real: features of the reference.
+        seed: of the subsets of KID.
+
+    Raises:
+        DataError: there are too few.
+    """
+    few = min(len(generated), len(real))
+    if few < LEAST:
+        raise DataError(
+            f"FID, KID, precision and recall take at least {LEAST} images of each, not {len(generated)} and "
+            f"{len(real)}."
+        )
+    protocol = (
+        f"{len(generated):,} against {len(real):,} images; Inception v3 of 2015-12-05, 2048 features, bilinear as in "
+        "TensorFlow 1 to 299x299"
+    )
+    size = min(SUBSET, few)
+    mean, spread = metrics.kernel_distance(generated, real, subsets=SUBSETS, size=size, seed=seed)
+    precision, recall = metrics.precision_recall(real[:MANIFOLD], generated[:MANIFOLD], k=min(NEIGHBOURS, few - 1))
+    manifold = f"{protocol}; {NEIGHBOURS} neighbours" + (f", the first {MANIFOLD:,}" if few > MANIFOLD else "")
+    return [
+        _result("fid", metrics.frechet_distance(generated, real), protocol),
+        _result("kid", mean, f"{protocol}; {SUBSETS} subsets of {size:,}", float(spread)),
+        _result("precision", precision, manifold),
+        _result("recall", recall, manifold),
+    ]
+
+
+def _result(metric: str, value: Tensor, protocol: str, spread: float | None = None) -> dict[str, Any]:
+    return {"metric": metric, "value": float(value), "spread": spread, "protocol": protocol}
