@@ -116,7 +116,9 @@ def test_of_images_all_four_by_the_features(tmp_path, network):
         }
     )
     assert results[1]["spread"] == pytest.approx(float(spread))
-    assert results[0]["protocol"].startswith("40 against 30 images; Inception v3 of 2015-12-05, 2048 features, bilinear")
+    assert results[0]["protocol"].startswith(
+        "40 against 30 images; Inception v3 of 2015-12-05, 2048 features, bilinear"
+    )
 
 
 def test_of_points_all_four(moons, monkeypatch):
