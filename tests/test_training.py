@@ -106,6 +106,16 @@ def test_a_recipe_builds_a_model_for_its_data(run, monkeypatch, recipe):
         assert reference["metric"] == expected
 
 
+def test_one_callback_needs_no_list(run, monkeypatch):
+    monkeypatch.setattr(training.ZooCLI, "_run_subcommand", lambda *_: None)
+    result = run(
+        "fit", "--config", DIGITS, "--trainer.callbacks=zoo.callbacks.TimeBudget", "--trainer.callbacks.minutes=1"
+    )
+    assert result.status == 0, result.err
+    kinds = {type(callback).__name__ for callback in result.cli.trainer.callbacks}
+    assert {"TimeBudget", "Record", "Last"} <= kinds
+
+
 def test_there_are_recipes():
     assert DIGITS in RECIPES
 

@@ -139,7 +139,7 @@ class ZooCLI(LightningCLI):
         config = self._get(self.config_init, "trainer")
         root = Path(config["default_root_dir"])
         # `EMA` puts the weights back after the others have seen the average.
-        callbacks = sorted(config["callbacks"] or [], key=lambda callback: isinstance(callback, EMA))
+        callbacks = sorted(_several(config["callbacks"]), key=lambda callback: isinstance(callback, EMA))
         if config["enable_checkpointing"] is not False:
             callbacks += self._checkpoints(root, callbacks)
         reference = self._get(self.config_init, "reference")
@@ -152,8 +152,7 @@ class ZooCLI(LightningCLI):
                 logger.append(TensorBoardLogger(root, "logs", version=logger[0].version, default_hp_metric=False))
         if logger:
             callbacks.append(LearningRateMonitor("step"))
-        given = config["plugins"] or []
-        plugins = list(given) if isinstance(given, list) else [given]
+        plugins = _several(config["plugins"])
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(WholeFiles())
         own = {"callbacks": callbacks, "logger": logger, "plugins": plugins}
@@ -226,6 +225,11 @@ def _options(argv: list[str], *names: str) -> list[str]:
     """The values of an option, however often it is given and under whichever of its names."""
     values = [value for word, value in pairwise(argv) if word in names]
     return values + [word.partition("=")[2] for word in argv if word.partition("=")[0] in names and "=" in word]
+
+
+def _several(given: Any) -> list[Any]:
+    """What a trainer takes as one or as a list of them, as a new list."""
+    return list(given) if isinstance(given, list) else [] if given is None else [given]
 
 
 def _names_data(argv: list[str]) -> bool:
