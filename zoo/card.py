@@ -30,6 +30,7 @@ METRICS = {
     "not_reconstructed": ("not reconstructed", 0),
     "fid": ("FID", 2),
     "kid": ("KID", 5),
+    "energy_distance": ("energy distance", 4),
     "precision": ("precision", 3),
     "recall": ("recall", 3),
 }

@@ -1,5 +1,5 @@
-"""How close a model's images come to its data, as `zoo evaluate` and `zoo distance` measure it: FID, KID, precision and
-recall (`zoo.metrics.inception`).
+"""How close a model's samples come to its data, as `zoo evaluate` and `zoo distance` measure it: of images FID, KID,
+precision and recall (`zoo.metrics.inception`), of points the energy distance.
 """
 
 from __future__ import annotations
@@ -52,6 +52,31 @@ class Fidelity(Measurement):
         features = [features_of(pictures.to_bytes(images, levels), network, device) for images in sets]
         kept = {"kind": "samples", "n": self.n, "split": "train", "limit": self.limited}
         return [{**kept, **result} for result in distances(*features)]
+
+
+class PointFidelity(Measurement):
+    """Samples of a model against the points that it is shown, as many, by their energy distance.
+
+    Args:
+        model: of points or rows of a table.
+        seed: of the samples.
+    """
+
+    def __init__(self, model: GenerativeModel, seed: int = 0) -> None:
+        self.model, self.seed = model, seed
+        self.points: list[Tensor] = []
+
+    def update(self, x: Tensor) -> None:
+        """Keep the points."""
+        self.points.append(x)
+
+    def compute(self) -> list[dict[str, Any]]:
+        """Draw, and compare; in the unit of the points."""
+        points = torch.cat(self.points).double()
+        samples = self.model.sample(len(points), seed=self.seed).to(points)
+        protocol = f"{len(points):,} samples; unbiased"
+        value = metrics.energy_distance(samples, points)
+        return [{**_result("energy_distance", value, protocol), "kind": "samples"}]
 
 
 def features_of(images: Tensor, network: metrics.Inception, device: torch.device, batch_size: int = BATCH) -> Tensor:

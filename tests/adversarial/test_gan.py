@@ -426,8 +426,12 @@ def test_zoo_evaluate_measures_fidelity(monkeypatch):
     assert (few[0]["n"], few[0]["limit"]) == (20, True)
 
 
-def test_a_gan_of_points_has_no_fidelity():
-    assert plane().measurements() == []
+def test_points_are_measured_by_their_energy_distance():
+    model, data = plane(), Points("moons", train=100, validation=50, test=300, batch_size=64)
+    (result,) = evaluation.evaluate(model, data=data)
+    exact = metrics.energy_distance(model.sample(300, seed=0).double(), data.test[0].double())
+    assert result["value"] == pytest.approx(float(exact), rel=1e-6)
+    assert (result["metric"], result["n"], result["split"]) == ("energy_distance", 300, "test")
 
 
 def test_every_distance_fits_a_recipe():

@@ -50,9 +50,12 @@ class DCGANGenerator(nn.Module):
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         """(N, L) and labels (N,) to (N, C, H, W) in [-1, 1]."""
         h = self.first(self.condition(z, label)).view(-1, *self.start)
-        for norm, layer in zip(self.norms, self.layers, strict=True):
+        *inner, last = zip(self.norms, self.layers, strict=True)
+        for norm, layer in inner:
             h = layer(F.relu(norm(h)))
-        return torch.tanh(h)
+        norm, layer = last
+        with torch.autocast(h.device.type, enabled=False):  # a 16-bit value is no finer than a level
+            return torch.tanh(layer(F.relu(norm(h.float()))))
 
 
 class DCGANCritic(nn.Module):

@@ -36,7 +36,7 @@ from zoo.adversarial.networks import NORMS, PerceptronCritic, PerceptronGenerato
 from zoo.adversarial.resnet import ResNetCritic, ResNetGenerator
 from zoo.data.spec import DataSpec
 from zoo.errors import DataError
-from zoo.fidelity import Fidelity
+from zoo.fidelity import Fidelity, PointFidelity
 from zoo.model import GenerativeModel, Measurement
 from zoo.nn.precision import exact_arithmetic
 
@@ -228,8 +228,8 @@ class GAN(GenerativeModel):
         return self.interpolate(z, z.roll(-1, 0), steps + 1, label=label)[:, :-1].flatten(0, 1)
 
     def measurements(self) -> list[Measurement]:
-        """FID, KID, precision and recall, of images."""
-        return [Fidelity(self)] if len(self.spec.shape) == 3 else []
+        """FID, KID, precision and recall of images, the energy distance of points."""
+        return [Fidelity(self) if len(self.spec.shape) == 3 else PointFidelity(self)]
 
     def _latents(self, n: int, generator: torch.Generator, truncation: float | None) -> Tensor:
         if truncation is None:
@@ -404,7 +404,7 @@ class GAN(GenerativeModel):
         return max(0.0, 1 - step / total)
 
     @torch.no_grad()
-    def settle(self, batches: int = 20, seed: int = 0) -> None:
+    def settle(self, batches: int = 4, seed: int = 0) -> None:
         """Measure anew what the generator's batch normalizations divide by, for averaged weights have other activations
         than those from which it was taken in training.
 
