@@ -21,6 +21,7 @@ Departures: the optimizer is Adam for all; a critic's batches of data and sample
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -134,8 +135,11 @@ class GAN(GenerativeModel):
                 raise DataError(f"The network {network} is one of images, which have levels: set network to mlp.")
         if penalty and critic_norm == "batch":
             raise DataError("A penalty on the slope at one image needs critic_norm spectral or none, not batch.")
-        self.save_hyperparameters()
+        # Those of the class itself, which may leave out some of these.
+        self.save_hyperparameters(*inspect.signature(type(self)).parameters)
         self.automatic_optimization = False
+        self.clip, self.penalty, self.critic_norm = clip, penalty, critic_norm
+        self.critic_steps, self.generator_steps = critic_steps, generator_steps
         self.spec = DataSpec(tuple(shape), levels, classes)
         self.net, self.critic = self.networks(critic_channels or channels)
 
@@ -180,19 +184,19 @@ class GAN(GenerativeModel):
         return self.decode(z, given)
 
     def latents(self, n: int, *, seed: int | None = None, truncation: float | None = None) -> Tensor:
-        """Draw `n` latents, float32 (n, latents); `decode` makes data of them, and `sample` does both."""
+        """Draw `n` latents, float32 (n, latent_size); `decode` makes data of them, and `sample` does both."""
         self.check_count(n)
         return self._latents(n, self.generator(seed), truncation)
 
     @torch.no_grad()
     def decode(self, z: Tensor, label: int | Sequence[int] | Tensor | None = None) -> Tensor:
-        """The data of latents (N, latents), of sums of latents too: (N, *shape).
+        """The data of latents (N, latent_size), of sums of latents too: (N, *shape).
 
         Args:
             z: latents.
             label: an integer or N of them, which a conditional model needs.
         """
-        size = self.hparams.latents
+        size = self.latent_size
         if not isinstance(z, Tensor) or not z.is_floating_point() or z.shape[1:] != (size,):
             given = f"{z.dtype} {tuple(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
             raise DataError(f"z must be latents, floating point (N, {size}), not {given}.")
@@ -208,7 +212,7 @@ class GAN(GenerativeModel):
     def interpolate(
         self, start: Tensor, end: Tensor, steps: int = 8, *, label: int | Sequence[int] | Tensor | None = None
     ) -> Tensor:
-        """Data on the way from latents to others: (N, latents) and (N, latents) to (N, steps, *shape).
+        """Data on the way from latents to others: (N, latent_size) twice to (N, steps, *shape).
 
         The way is the great circle between two directions, with lengths in between (White 2016, arXiv 1609.04468): the
         middle of a straight line would be shorter than latents ever are.
@@ -227,18 +231,23 @@ class GAN(GenerativeModel):
         z = self.latents(n, seed=seed)
         return self.interpolate(z, z.roll(-1, 0), steps + 1, label=label)[:, :-1].flatten(0, 1)
 
+    @property
+    def latent_size(self) -> int:
+        """Components of a latent."""
+        return self.hparams.latents
+
     def measurements(self) -> list[Measurement]:
         """FID, KID, precision and recall of images, the energy distance of points."""
         return [Fidelity(self) if len(self.spec.shape) == 3 else PointFidelity(self)]
 
     def _latents(self, n: int, generator: torch.Generator, truncation: float | None) -> Tensor:
         if truncation is None:
-            return torch.randn(n, self.hparams.latents, generator=generator)
+            return torch.randn(n, self.latent_size, generator=generator)
         if not 0 < truncation < math.inf:
             raise DataError(f"truncation must be positive and finite, not {truncation}.")
         # The inverse of the distribution function between -truncation and truncation, of uniform numbers.
         inside = math.erf(truncation / math.sqrt(2))
-        uniform = torch.rand(n, self.hparams.latents, generator=generator, dtype=torch.float64)
+        uniform = torch.rand(n, self.latent_size, generator=generator, dtype=torch.float64)
         return (math.sqrt(2) * torch.erfinv(inside * (2 * uniform - 1))).clamp(-truncation, truncation).float()
 
     # -- what a subclass may see otherwise ------------------------------------------------------------------------
@@ -260,19 +269,23 @@ class GAN(GenerativeModel):
 
     def imitation(self, real: Tensor, label: Tensor | None) -> Any:
         """As many samples as there are data, as the critic sees them, while training."""
-        z = torch.randn(len(real), self.hparams.latents, device=self.device)
+        z = torch.randn(len(real), self.latent_size, device=self.device)
         return self.generate(z, label)
 
     def original(self, real: Tensor) -> Any:
         """The data as the critic sees them."""
         return real
 
+    def other_labels(self, label: Tensor | None) -> Tensor | None:
+        """Labels for samples, where data have some."""
+        return None if label is None else torch.randint(self.spec.classes, label.shape, device=label.device)
+
     # -- training -------------------------------------------------------------------------------------------------
 
     @property
     def compiled(self) -> tuple[str, ...]:
         """What `zoo.callbacks.Compile` compiles: the critic only where no gradient of its gradient is taken."""
-        return ("net",) if self.hparams.penalty else ("net", "critic")
+        return ("net",) if self.penalty else ("net", "critic")
 
     def setup(self, stage: str) -> None:
         """Refuse data that the model was not made for, and what manual optimization cannot do."""
@@ -288,15 +301,15 @@ class GAN(GenerativeModel):
         before = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # batches
         # The generator's optimizer alone is Lightning's, which counts its steps.
         generator, critic = self.optimizers()[0], self.optimizers(use_pl_optimizer=False)[1]
-        if before % self.hparams.generator_steps == 0:
+        if before % self.generator_steps == 0:
             self._train_critic(critic, real, label)
-        if (before + 1) % self.hparams.critic_steps == 0:
+        if (before + 1) % self.critic_steps == 0:
             self._train_generator(generator, real, label)
             for scheduler in self.lr_schedulers():
                 scheduler.step()
 
     def _train_critic(self, optimizer: torch.optim.Optimizer, real: Tensor, label: Tensor | None) -> None:
-        other = self._other(label)
+        other = self.other_labels(label)
         with torch.no_grad():
             fake = self.imitation(real, other)
         original = self.original(real)
@@ -304,19 +317,19 @@ class GAN(GenerativeModel):
         with torch.autocast(self.device.type, enabled=False):
             value = self.distance.value(*outputs)
             loss = -value
-            if self.hparams.penalty:
-                loss = loss + self.hparams.penalty * self.slope_penalty(original, fake, label, *outputs)
+            if self.penalty:
+                loss = loss + self.penalty * self.slope_penalty(original, fake, label, *outputs)
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
-        if self.hparams.clip:
+        if self.clip:
             with torch.no_grad():
                 for parameter in self.critic.parameters():
-                    parameter.clamp_(-self.hparams.clip, self.hparams.clip)
+                    parameter.clamp_(-self.clip, self.clip)
         self.log("train_distance", value, prog_bar=True)
 
     def _train_generator(self, optimizer: LightningOptimizer, real: Tensor, label: Tensor | None) -> None:
-        other = self._other(label)
+        other = self.other_labels(label)
         self.critic.requires_grad_(False)  # whose gradients would cost as much again
         fake = self.imitation(real, other)
         of_real = None
@@ -348,21 +361,21 @@ class GAN(GenerativeModel):
 
     def _judged(self, real: Any, fake: Any, label: Tensor | None, other: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the critic gives to data and to samples, float32 (N, K) each."""
-        if self.hparams.critic_norm == "batch" or not isinstance(real, Tensor):
+        if self.critic_norm == "batch":
             return self.critic(real, label).float(), self.critic(fake, other).float()
         # Together, where they are nothing to each other: one pass of twice the size is the faster one.
         labels = None if label is None else torch.cat([label, other])
-        return self.critic(torch.cat([real, fake.to(real)]), labels).float().chunk(2)
-
-    def _other(self, label: Tensor | None) -> Tensor | None:
-        """Labels for samples, where data have some."""
-        return None if label is None else torch.randint(self.spec.classes, label.shape, device=label.device)
+        if isinstance(real, Tensor):
+            both = torch.cat([real, fake.to(real)])
+        else:
+            both = [torch.cat([part, other_part.to(part)]) for part, other_part in zip(real, fake, strict=True)]
+        return self.critic(both, labels).float().chunk(2)
 
     def _watch_spread(self, fake: Any) -> None:
-        """Stop where all samples are alike."""
+        """Stop where all samples are alike, as one of the critics sees them."""
         parts = [fake] if isinstance(fake, Tensor) else fake
         self.watch(
-            torch.stack([part.detach().float().std(0).amax() for part in parts]).amax() > ALIKE,
+            torch.stack([part.detach().float().std(0).amax() for part in parts]).amin() > ALIKE,
             f"All samples of optimizer step {self.trainer.global_step + 1} are alike, the generator has collapsed: "
             f"lower the learning rates or hold the critic (penalty, critic_norm: spectral), and start again.",
         )
@@ -400,7 +413,7 @@ class GAN(GenerativeModel):
             return 1.0
         # Where epochs end the run, batches were counted and not steps.
         steps = self.trainer.max_steps
-        total = steps if steps > 0 else self.trainer.estimated_stepping_batches / self.hparams.critic_steps
+        total = steps if steps > 0 else self.trainer.estimated_stepping_batches / self.critic_steps
         return max(0.0, 1 - step / total)
 
     @torch.no_grad()
