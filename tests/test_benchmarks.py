@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from zoo import hub
+from zoo.adversarial import GAN, LAPGAN
 from zoo.autoregressive import (
     DARN,
     MADE,
@@ -219,6 +220,68 @@ def test_training(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys
     assert result["flops_per_image"] == benchmark.flops(PixelCNN(channels=4, blocks=1))
     assert result["share_of_bf16_peak"] is None
     assert table.endswith(" -")
+
+
+@pytest.mark.parametrize("benchmark", ["training"], indirect=True)
+def test_training_leaves_adversarial_models_to_their_own_benchmark(benchmark: ModuleType, tmp_path: Path):
+    counter = benchmark.FlopCounter(str(tmp_path / "flops.json"))
+    with pytest.raises(SystemExit, match=r"GAN trains two networks in turns: time it with adversarial\.py"):
+        counter.setup(None, GAN([1, 8, 8], 17, channels=4), "fit")
+
+
+ADVERSARIAL = {
+    "gan": lambda **a: GAN([1, 8, 8], 17, network="mlp", channels=4, **a),
+    "clipped": lambda **a: GAN([1, 8, 8], 17, network="mlp", channels=4, distance="wasserstein", clip=0.01, **a),
+    "penalty": lambda **a: GAN([1, 8, 8], 17, channels=4, distance="wasserstein", penalty=10.0, **a),
+    "features, labels": lambda **a: GAN([1, 8, 8], 17, classes=10, channels=4, distance="mmd", features=3, **a),
+    "lapgan": lambda **a: LAPGAN([1, 8, 8], 17, scales=2, channels=4, **a),
+}
+
+
+@pytest.mark.parametrize("benchmark", ["adversarial"], indirect=True)
+@pytest.mark.parametrize("name", ADVERSARIAL)
+def test_the_plain_loop_takes_the_steps_of_ours(benchmark: ModuleType, name: str):
+    model = ADVERSARIAL[name](critic_steps=2, lr=1e-3)
+    loop = benchmark.PlainLoop(model)
+    loop.model.load_state_dict(model.state_dict())
+    x, label = torch.randint(17, (6, 1, 8, 8), dtype=torch.uint8), torch.randint(10, (6,))
+    model.log, model.manual_backward = lambda *_, **__: None, lambda loss: loss.backward()
+    optimizer = torch.optim.Adam(model.critic.parameters(), 1e-3, (model.hparams.beta1, model.hparams.beta2))
+    torch.manual_seed(0)
+    model._train_critic(optimizer, model.to_unit(x), label if model.spec.classes else None)
+    torch.manual_seed(0)
+    assert not loop.batch(x, label)
+    ours, plain = (
+        torch.cat([p.grad.flatten() for p in network.parameters()]) for network in (model.critic, loop.model.critic)
+    )
+    # Not to rounding: a spectral norm is iterated at each of the plain loop's two passes, and once in ours.
+    assert torch.cosine_similarity(ours, plain, dim=0) > 0.99
+    torch.testing.assert_close(ours.norm(), plain.norm(), rtol=0.1, atol=0.0)
+    before = [parameter.clone() for parameter in loop.model.net.parameters()]
+    assert loop.batch(x, label), "every second batch trains the generator"
+    assert not all(map(torch.equal, before, loop.model.net.parameters()))
+
+
+@pytest.mark.parametrize("benchmark", ["adversarial"], indirect=True)
+def test_adversarial(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys):
+    recipe = tmp_path / "lapgan-cifar10.yaml"
+    arguments = {"shape": [1, 8, 8], "levels": 17, "scales": 2, "channels": 4, "critic_steps": 2}
+    content = {
+        "model": {"class_path": "zoo.adversarial.LAPGAN", "init_args": arguments},
+        "data": {"class_path": "zoo.data.CIFAR10", "init_args": {"batch_size": 64, "flip": True}},
+    }
+    recipe.write_text(json.dumps(content))
+    quick = ["--warmup", "1", "--steps", "2", "--rounds", "3", "--batch", "4", "--trainer.accelerator", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["adversarial.py", "--recipe", str(recipe), *quick])
+    benchmark.main()
+    (result,) = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
+    assert (result["recipe"], result["batch"], result["hardware"]) == ("lapgan-cifar10", 4, "CPU")
+    assert len(result["ours"]) == len(result["plain"]) == 3
+    ratios = [ours / plain for ours, plain in zip(result["ours"], result["plain"], strict=True)]
+    assert result["ratio"] == pytest.approx(sorted(ratios)[1], abs=0.01)
+    recipe.write_text((ROOT / "recipes/pixelcnn-digits.yaml").read_text())
+    with pytest.raises(SystemExit, match=r"no adversarial model: time it with training\.py"):
+        benchmark.main()
 
 
 @pytest.mark.parametrize("benchmark", ["flows"], indirect=True)

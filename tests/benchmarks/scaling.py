@@ -48,15 +48,14 @@ class Stopwatch(Callback):
             self.images += len(batch[0]) * trainer.world_size
         step = trainer.global_step
         if step == self.warmup and not self.running:
-            self.start, self.running = self._now(pl_module), True
+            self.start, self.running = now(pl_module), True
         elif step == self.last and self.running:
-            seconds = self._now(pl_module) - self.start
+            seconds = now(pl_module) - self.start
             self.running = False
             if trainer.is_global_zero:
-                cuda = pl_module.device.type == "cuda"
                 result = {
                     "devices": trainer.world_size,
-                    "hardware": torch.cuda.get_device_name(pl_module.device) if cuda else "CPU",
+                    "hardware": hardware(pl_module),
                     "precision": str(trainer.precision),
                     "images": self.images,
                     "seconds": round(seconds, 3),
@@ -64,35 +63,61 @@ class Stopwatch(Callback):
                 }
                 Path(self.out).write_text(json.dumps(result))
 
-    @staticmethod
-    def _now(pl_module: LightningModule) -> float:
-        """The time when the device has finished what it was asked to do."""
-        if pl_module.device.type == "cuda":
-            torch.cuda.synchronize(pl_module.device)
-        return time.perf_counter()
+
+def now(pl_module: LightningModule) -> float:
+    """The time when the device has finished what it was asked to do."""
+    if pl_module.device.type == "cuda":
+        torch.cuda.synchronize(pl_module.device)
+    return time.perf_counter()
 
 
-def measure(recipe: Path, devices: int, warmup: int, steps: int, extra: list[str]) -> dict[str, Any]:
-    """Train on so many devices, in processes of their own, and return what `Stopwatch` wrote.
+def hardware(pl_module: LightningModule) -> str:
+    """The device's name."""
+    return torch.cuda.get_device_name(pl_module.device) if pl_module.device.type == "cuda" else "CPU"
+
+
+def watched(
+    recipe: Path, devices: int, steps: int, callback: str, arguments: dict[str, Any], extra: list[str]
+) -> dict[str, Any]:
+    """Train so many optimizer steps, in processes of their own, and return what a callback wrote into its file `out`.
+
+    Args:
+        recipe: the recipe.
+        devices: number of devices.
+        steps: optimizer steps.
+        callback: its class, in a module of this folder.
+        arguments: of the callback, beside `out`.
+        extra: options of `zoo fit`.
 
     Raises:
         SystemExit: the run failed; its output is on stderr.
     """
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder, "speed.json")
+        out = Path(folder, "result.json")
         command = [sys.executable, "-m", "zoo", "fit", "--config", str(recipe)]
-        command += [f"--trainer.devices={devices}", f"--trainer.max_steps={warmup + steps}"]
+        command += [f"--trainer.devices={devices}", f"--trainer.max_steps={steps}"]
         command += ["--trainer.max_epochs=-1", "--trainer.limit_val_batches=0", "--trainer.logger=false"]
         command += [f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false"]
-        command += ["--trainer.callbacks+=scaling.Stopwatch", f"--trainer.callbacks.warmup={warmup}"]
-        command += [f"--trainer.callbacks.steps={steps}", f"--trainer.callbacks.out={out}", *extra]
+        command += [f"--trainer.callbacks+={callback}", f"--trainer.callbacks.out={out}"]
+        command += [f"--trainer.callbacks.{name}={value}" for name, value in arguments.items()]
         # The callback is found as a module of this folder, by this process's children and theirs.
         path = os.pathsep.join([str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH", "")])
         environment = {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep)}
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run(
+            [*command, *extra], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         if done.returncode or not out.exists():
             sys.exit(f"The run on {devices} device(s) failed:\n{done.stdout[-4000:]}")
         return json.loads(out.read_text())
+
+
+def measure(recipe: Path, devices: int, warmup: int, steps: int, extra: list[str]) -> dict[str, Any]:
+    """Train on so many devices, and return what `Stopwatch` wrote.
+
+    Raises:
+        SystemExit: the run failed; its output is on stderr.
+    """
+    return watched(recipe, devices, warmup + steps, "scaling.Stopwatch", {"warmup": warmup, "steps": steps}, extra)
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,13 @@ class FlopCounter(Callback):
         self.out = out
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Count."""
+        """Count.
+
+        Raises:
+            SystemExit: the model takes the steps of its optimizers itself.
+        """
+        if not pl_module.automatic_optimization:
+            sys.exit(f"{type(pl_module).__name__} trains two networks in turns: time it with adversarial.py.")
         Path(self.out).write_text(json.dumps(flops(pl_module)))
 
 
