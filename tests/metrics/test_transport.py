@@ -176,6 +176,13 @@ def test_where_points_coincide_sinkhorn_has_no_slope(dims: int, p: float):
     assert bool((lonely.grad == 0).all())
 
 
+def test_sinkhorn_stays_in_float32_where_training_does_not():
+    x, y = normal(50, 2).float(), normal(50, 2, 1).float() + 3
+    with torch.autocast("cpu", torch.bfloat16):
+        lower = sinkhorn(x, y)
+    assert lower == sinkhorn(x, y)
+
+
 def test_sinkhorn_has_no_second_derivatives():
     x = normal(5, 2).requires_grad_()
     with pytest.raises(RuntimeError, match="no second derivatives: leave out create_graph"):
