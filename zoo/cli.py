@@ -221,9 +221,9 @@ def distance(
 ) -> None:
     """Measure how far apart two sets of images or of points are.
 
-    Images by FID, KID, precision and recall, on the network of the original FID; points by energy distance, Wasserstein
-    distances and Sinkhorn divergence. Each of the two is a folder of pictures, a checkpoint, which draws, or
-    CHECKPOINT:train or CHECKPOINT:test, that split of its data.
+    Images by FID, KID, precision and recall, on the network of the original FID, and by W_1 of scattering features;
+    points by energy distance, Wasserstein distances and Sinkhorn divergence. Each of the two is a folder of pictures, a
+    checkpoint, which draws, or CHECKPOINT:train or CHECKPOINT:test, that split of its data.
 
     Args:
         a: what is judged.
