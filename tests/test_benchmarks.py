@@ -384,3 +384,52 @@ def test_mixtures_of_a_recipe(benchmark: ModuleType, tmp_path: Path, capsys):
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == result
     with pytest.raises(SystemExit, match="give fewer components"):
         benchmark.main([str(recipe), "--components", "301"])
+
+
+@pytest.mark.parametrize("benchmark", ["transport"], indirect=True)
+def test_transport(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["transport.py", "zoo", "--n", "60", "--rounds", "1"])
+    benchmark.main()
+    value, gradient = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
+    assert [value["work"], gradient["work"]] == ["value", "gradient"]
+    for row in (value, gradient):
+        assert (row["n"], row["contender"], row["ratio"]) == (60, "zoo", 1)
+        assert row["error"] < 1e-4
+    assert gradient["gradient_error"] < 1e-2
+    monkeypatch.setitem(sys.modules, "geomloss", None)
+    monkeypatch.setattr(sys, "argv", ["transport.py"])
+    with pytest.raises(SystemExit, match="pip install pot geomloss"):
+        benchmark.main()
+
+
+@pytest.mark.parametrize("benchmark", ["transport"], indirect=True)
+def test_transport_compares_the_same_divergence(benchmark: ModuleType):
+    """Scaled to one unit, all are near the reference: an error of it would be of the order of one."""
+    for library in ("ot", "geomloss"):
+        pytest.importorskip(library, reason="the benchmark of transport alone needs it")
+    expected, slope = benchmark.reference(60)
+    for name in benchmark.NAMES:
+        found = benchmark.measure(name, 60, True)
+        assert found["value"] == pytest.approx(expected, rel=0.02)
+        assert float((torch.tensor(found["gradient"]).double() - slope).norm() / slope.norm()) < 0.1
+
+
+@pytest.mark.parametrize("benchmark", ["features"], indirect=True)
+def test_features(benchmark: ModuleType):
+    """Both make the same statistics of the same images."""
+
+    class Network(torch.nn.Module):
+        num_features = 6
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.float().flatten(1)[:, :6]
+
+    generator, cpu = torch.Generator().manual_seed(0), torch.device("cpu")
+    batches = list(torch.randint(0, 256, (24, 3, 4, 4), generator=generator, dtype=torch.uint8).split(8))
+    ours = benchmark.statistics(batches, Network(), cpu)
+    for own, theirs in zip(ours, benchmark.of_torchmetrics(batches, Network(), cpu), strict=True):
+        torch.testing.assert_close(theirs, own)
+    rows = benchmark.compare(batches, Network(), cpu, rounds=2)
+    assert [row["contender"] for row in rows] == ["zoo", "torchmetrics", "resize"]
+    assert rows[0]["ratio"] == 1
+    assert all(row["images_per_second"] > 0 for row in rows)

@@ -101,7 +101,7 @@ def test_points_stay_what_they_are(moons):
 # -- distances -----------------------------------------------------------------------------------------------
 
 
-def test_of_images_all_four_by_the_features(tmp_path, network):
+def test_of_images_all_by_the_features(tmp_path, network):
     x, y = comparison.gather(folder(tmp_path / "a", 40)), comparison.gather(folder(tmp_path / "b", 30, 1))
     results = comparison.compare(x, y, batch_size=7)
     a, b = (Pixels()(images) for images in (x, y))
@@ -113,12 +113,22 @@ def test_of_images_all_four_by_the_features(tmp_path, network):
             "kid": float(kid),
             "precision": float(precision),
             "recall": float(recall),
+            "scattering_w1": float(metrics.wasserstein(*(metrics.Scattering(6, 6, scales=1)(part) for part in (x, y)))),
         }
     )
+    assert results[4]["protocol"].startswith("the first 40 and 30 images of 3 x 6 x 6, in 0..1")
     assert results[1]["spread"] == pytest.approx(float(spread))
     assert results[0]["protocol"].startswith(
         "40 against 30 images; Inception v3 of 2015-12-05, 2048 features, bilinear"
     )
+
+
+def test_images_of_two_sizes_are_not_scattered(network, monkeypatch):
+    x, y = torch.zeros(6, 3, 8, 8, dtype=torch.uint8), torch.zeros(6, 3, 8, 9, dtype=torch.uint8)
+    monkeypatch.setattr(Pixels, "forward", lambda self, x: x.float().mean((2, 3)))
+    assert "scattering_w1" not in numbers(comparison.compare(x, y))
+    monkeypatch.setattr(comparison, "SIDE", 7)
+    assert "scattering_w1" not in numbers(comparison.compare(x, x))
 
 
 def test_of_points_all_four(moons, monkeypatch):

@@ -1,11 +1,13 @@
 """Two sets of images or of points -> the distances between them, with what they were measured by.
 
-Images are compared by FID, KID, precision and recall in Inception's features (`zoo.metrics.inception`), points by
-their energy distance, Wasserstein distances and Sinkhorn divergence.
+Images are compared by FID, KID, precision and recall in Inception's features (`zoo.metrics.inception`), and by exact
+W_1 in features of a scattering transform, which was trained on nothing; points by their energy distance, Wasserstein
+distances and Sinkhorn divergence.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from zoo.errors import ZooError
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 SPLITS = ("train", "test")
 EXACT = 2000  # points of each set for which the exact distance takes seconds
+SCATTERED = 1000  # images of each set that are compared by their scattering features
+SIDE = 64  # pixels of the largest images whose scattering takes a minute
 EPSILON = 0.05
 
 
@@ -87,7 +91,23 @@ def compare(
     if x.is_floating_point():
         return _of_points(x, y, f"{len(x):,} and {len(y):,} points", seed)
     device, network = evaluation.checked_device(device), metrics.Inception(root)
-    return fidelity.distances(*(fidelity.features_of(images, network, device, batch_size) for images in (x, y)), seed)
+    features = (fidelity.features_of(images, network, device, batch_size) for images in (x, y))
+    return [*fidelity.distances(*features, seed), *_scattered(x, y, batch_size, device)]
+
+
+def _scattered(x: Tensor, y: Tensor, batch_size: int, device: torch.device) -> list[dict[str, Any]]:
+    """W_1 of scattering features, of images that are of one size and not too large."""
+    channels, *sides = x.shape[1:]
+    if x.shape[1:] != y.shape[1:] or not 4 <= min(sides) <= max(sides) <= SIDE:
+        return []
+    scales = min(3, int(math.log2(min(sides))) - 1)
+    network = metrics.Scattering(*sides, scales=scales, angles=4)
+    features = [metrics.features_of(images[:SCATTERED].split(batch_size), network, device) for images in (x, y)]
+    protocol = (
+        f"the first {len(features[0]):,} and {len(features[1]):,} images of {channels} x {sides[0]} x {sides[1]}, "
+        f"in 0..1; scattering with {scales} scales and 4 angles, {features[0].shape[1]:,} features, exact"
+    )
+    return [_result("scattering_w1", metrics.wasserstein(*features), protocol)]
 
 
 def _of_points(x: Tensor, y: Tensor, protocol: str, seed: int) -> list[dict[str, Any]]:

@@ -213,3 +213,23 @@ def test_bad_input_is_named(file, tmp_path):
     file.unlink()
     with pytest.raises(DataError, match=r"FID needs its network, and there is no .*: fetch that file, or pip install"):
         Inception(tmp_path)
+
+
+# -- on the real network -------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:Metric `Kernel:UserWarning")
+def test_on_inception_fid_and_kid_are_torchmetrics(real_data):
+    """Of few images, whose covariances have mostly zeros for eigenvalues, of which torchmetrics takes complex roots."""
+    network = Inception(real_data("inception"))
+    real, fake = images(6, 0), images(6, 1, 60)
+    fid = FrechetInceptionDistance(feature=network, input_img_size=(3, 8, 8))
+    kid = KernelInceptionDistance(feature=network, subsets=1, subset_size=6)
+    for theirs in (fid, kid):
+        theirs.update(real, real=True)
+        theirs.update(fake, real=False)
+    x, y = (features_of([part], network) for part in (real, fake))
+    assert x.shape == (6, 2048)
+    assert float(frechet_distance(x, y)) == pytest.approx(float(fid.compute()), rel=1e-3)
+    mean, _ = kernel_distance(x, y, subsets=1, size=6)
+    assert float(mean) == pytest.approx(float(kid.compute()[0]), rel=1e-3, abs=2e-6)

@@ -150,14 +150,69 @@ def test_zero_for_the_same_points_and_positive_otherwise():
         assert float(sinkhorn(x, x + shift, epsilon=1.0, tolerance=1e-6)) == pytest.approx(3 * shift**2, rel=1e-3)
 
 
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 3.0])
+@pytest.mark.parametrize("dims", [1, 2])
 @pytest.mark.parametrize("debiased", [True, False])
-def test_sinkhorns_gradients_are_those_of_differences(debiased: bool):
-    x, y = normal(5, 2).requires_grad_(), normal(4, 2, 1).requires_grad_()
+def test_sinkhorns_gradients_are_those_of_differences(debiased: bool, dims: int, p: float):
+    x, y = normal(5, dims).requires_grad_(), normal(4, dims, 1).requires_grad_()
 
     def value(x: Tensor, y: Tensor) -> Tensor:
-        return sinkhorn(x, y, epsilon=0.5, debiased=debiased, tolerance=1e-13, iterations=10_000)
+        return sinkhorn(x, y, p=p, epsilon=0.5, debiased=debiased, tolerance=1e-13, iterations=10_000)
 
     assert torch.autograd.gradcheck(value, (x, y), atol=1e-6, rtol=1e-5)
+    of_y = torch.autograd.grad(value(x, y), y)[0]
+    torch.testing.assert_close(torch.autograd.grad(value(x.detach(), y), y)[0], of_y)
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0])
+@pytest.mark.parametrize("dims", [1, 3])
+def test_where_points_coincide_sinkhorn_has_no_slope(dims: int, p: float):
+    x = normal(20, dims)
+    moving = x.clone().requires_grad_()
+    sinkhorn(moving, x, p=p, epsilon=1.0, tolerance=1e-9).backward()
+    assert float(moving.grad.abs().max()) < 1e-9
+    lonely = torch.zeros(1, dims, requires_grad=True)
+    sinkhorn(lonely, torch.zeros(1, dims), p=p, debiased=False).backward()
+    assert bool((lonely.grad == 0).all())
+
+
+def test_sinkhorn_stays_in_float32_where_training_does_not():
+    x, y = normal(50, 2).float(), normal(50, 2, 1).float() + 3
+    with torch.autocast("cpu", torch.bfloat16):
+        lower = sinkhorn(x, y)
+    assert lower == sinkhorn(x, y)
+
+
+def test_sinkhorn_has_no_second_derivatives():
+    x = normal(5, 2).requires_grad_()
+    with pytest.raises(RuntimeError, match="no second derivatives: leave out create_graph"):
+        torch.autograd.grad(sinkhorn(x, normal(5, 2, 1)), x, create_graph=True)
+
+
+def test_far_apart_sinkhorn_costs_the_shift_and_the_rest():
+    """In float32, where costs of 10^4 would hide an epsilon of 0.01."""
+    x, y = normal(30, 2).float(), 0.5 * normal(30, 2, 1).float()
+    x, y = x - x.mean(0), y - y.mean(0)
+    near = sinkhorn(x, y, epsilon=0.01, tolerance=1e-4)
+    moving = (y + 100).requires_grad_()
+    far = sinkhorn(x, moving, epsilon=0.01, tolerance=1e-4)
+    assert float(far.detach()) - float(near) == pytest.approx(2e4, rel=1e-6)
+    slope = torch.autograd.grad(far, moving)[0].sum(0)
+    torch.testing.assert_close(slope, torch.full((2,), 200.0), rtol=1e-5, atol=0)
+
+
+def test_combined_steps_reach_the_fixed_point_in_fewer(monkeypatch):
+    x, y, steps = normal(100, 2), 0.5 * normal(100, 2, 1) + 1, []
+    half_step = transport._half_step
+    monkeypatch.setattr(transport, "_half_step", lambda *a: steps.append(1) or half_step(*a))
+    values, counts = [], []
+    for memory in (0, 5):
+        steps.clear()
+        monkeypatch.setattr(transport, "MEMORY", memory)
+        values.append(float(sinkhorn(x, y, epsilon=0.1, tolerance=1e-5)))
+        counts.append(len(steps))
+    assert values[1] == pytest.approx(values[0], rel=1e-6)
+    assert counts[1] < counts[0] / 3
 
 
 def test_blocks_make_no_difference(monkeypatch):
@@ -172,7 +227,7 @@ def test_blocks_make_no_difference(monkeypatch):
 
 
 def test_memory_of_gradients_is_one_block(monkeypatch):
-    """No tensor of all pairs is kept for the backward pass."""
+    """No tensor of pairs is kept for the backward pass."""
     monkeypatch.setattr(points, "BLOCK", 400)
     x, y = normal(100, 2).requires_grad_(), normal(100, 2, 1)
     kept = []

@@ -19,6 +19,7 @@ from zoo.metrics.kernels import (
     energy_distance,
     mmd,
 )
+from zoo.metrics.scattering import Scattering
 from zoo.metrics.transport import sinkhorn, sliced_wasserstein, wasserstein
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Kernel",
     "Polynomial",
     "RationalQuadratic",
+    "Scattering",
     "TriangularGap",
     "energy_distance",
     "features_of",

@@ -5,7 +5,7 @@ A set (N, D) stands for the measure that gives each of its rows the mass 1/N.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -59,16 +59,17 @@ def pairwise(x: Tensor, y: Tensor, p: float = 1.0) -> Tensor:
     return distance if p == 1 else distance.pow(p)
 
 
+def blocks(x: Tensor, width: int) -> Sequence[Tensor]:
+    """x in blocks of rows, each so small that a matrix with `width` entries for each of its rows is cheap."""
+    size = BLOCK if x.device.type == "cpu" else BLOCK * GPU_BLOCKS
+    return x.split(max(1, size // width))
+
+
 def by_rows(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
     """function(x, y) of blocks of rows of x, put together: each row must have a result of its own.
 
     The memory is that of one block, for gradients too: the backward pass computes each block again.
     """
-    blocks = []
-    size = BLOCK if x.device.type == "cpu" else BLOCK * GPU_BLOCKS
-    for rows in x.split(max(1, size // len(y))):
-        if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
-            blocks.append(checkpoint(function, rows, y, use_reentrant=False))
-        else:
-            blocks.append(function(rows, y))
-    return torch.cat(blocks)
+    if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
+        return torch.cat([checkpoint(function, rows, y, use_reentrant=False) for rows in blocks(x, len(y))])
+    return torch.cat([function(rows, y) for rows in blocks(x, len(y))])
