@@ -247,7 +247,7 @@ def figure(*, out: Path = Path("distances.png"), repeats: int = 100, seed: int =
 
     On the left two unit squares, shifted against each other by tau: total variation and Jensen-Shannon divergence stand
     still where the squares no longer meet, distances by transport grow. On the right two samples of one distribution,
-    the uniform one on a cube. The slopes of these curves are printed beside those of theory. It takes a minute.
+    the uniform one on a cube. The slopes of these curves are printed beside those of theory. It takes a minute or two.
 
     Args:
         out: the PNG file to write.
