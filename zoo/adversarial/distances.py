@@ -44,6 +44,7 @@ class Distance:
 
     features = False  # whether a critic gives features, and not one number
     paired = False  # whether what the generator minimizes depends on the data too
+    sloped = True  # whether there is a witness, one function of the data
 
     def value(self, real: Tensor, fake: Tensor) -> Tensor:
         """E_P f_P - E_Q f_Q, which the critic makes large: (N, K) and (M, K) to a scalar."""
@@ -193,6 +194,7 @@ class MiniBatchEnergy(Distance):
     """
 
     features = paired = True
+    sloped = False  # its cost is bounded; the potentials of six couplings are no one function
 
     def __init__(self, epsilon: float = 0.01, iterations: int = 50) -> None:
         _positive(epsilon=epsilon, iterations=iterations)
