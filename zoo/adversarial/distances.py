@@ -148,7 +148,9 @@ class MMD(Distance):
 class Sinkhorn(Distance):
     """The Sinkhorn divergence of features, OT(P, Q) - OT(P, P) / 2 - OT(Q, Q) / 2.
 
-    As `zoo.metrics.sinkhorn`, but with a fixed number of iterations, none of which waits for the GPU.
+    As `zoo.metrics.sinkhorn`, but with a fixed number of iterations, none of which waits for the GPU. The terms of a
+    batch with itself cost next to nothing where epsilon is small beside the distances within it, and what two batches
+    of one law differ by is then left in: a larger epsilon, towards the energy distance, trains better.
 
     Args:
         p: the cost is the Euclidean distance to this power.

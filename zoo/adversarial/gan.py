@@ -316,11 +316,11 @@ class GAN(GenerativeModel):
             fake = self.imitation(real, other)
         original = self.original(real)
         outputs = self._judged(original, fake, label, other)
-        with torch.autocast(self.device.type, enabled=False):
+        with exact_arithmetic(self.device):
             value = self.distance.value(*outputs)
-            loss = -value
-            if self.penalty:
-                loss = loss + self.penalty * self.slope_penalty(original, fake, label, *outputs)
+        loss = -value
+        if self.penalty:
+            loss = loss + self.penalty * self.slope_penalty(original, fake, label, *outputs)
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
@@ -339,7 +339,7 @@ class GAN(GenerativeModel):
             with torch.no_grad():
                 of_real = self.critic(self.original(real), label).float()
         of_fake = self.critic(fake, other).float()
-        with torch.autocast(self.device.type, enabled=False):
+        with exact_arithmetic(self.device):
             loss = self.distance.generator_loss(of_real, of_fake)
         self._watch_spread(fake)
         optimizer.zero_grad()
@@ -357,9 +357,12 @@ class GAN(GenerativeModel):
         """
         share = torch.rand(len(real), *[1] * (real.ndim - 1), device=real.device)
         between = real.float().lerp(fake.float(), share).requires_grad_()
-        witness = self.distance.witness(self.critic(between, label).float(), of_real, of_fake)
-        (slope,) = torch.autograd.grad(witness.sum(), between, create_graph=True)
-        return (slope.flatten(1).norm(dim=1) - 1).square().mean()
+        with torch.autocast(self.device.type, enabled=False):
+            at = self.critic(between, label).float()
+            with exact_arithmetic(self.device):
+                witness = self.distance.witness(at, of_real, of_fake)
+            (slope,) = torch.autograd.grad(witness.sum(), between, create_graph=True)
+            return (slope.flatten(1).norm(dim=1) - 1).square().mean()
 
     def _judged(self, real: Any, fake: Any, label: Tensor | None, other: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the critic gives to data and to samples, float32 (N, K) each."""
@@ -396,7 +399,7 @@ class GAN(GenerativeModel):
         torch.manual_seed(batch_idx)  # the same samples each time; the noise of training has its seed after this
         fake, other = self.imitation(real, label), label
         outputs = self._judged(self.original(real), fake, label, other)
-        with torch.autocast(self.device.type, enabled=False):
+        with exact_arithmetic(self.device):
             mean.update(self.distance.value(*outputs), len(real))
         self.log(f"{split}_distance", mean, prog_bar=True)
 
