@@ -6,7 +6,7 @@
 - torchmetrics: `FrechetInceptionDistance` with the same network, which adds to its sums after each batch.
 - resize: of zoo's, the part that brings images to 299 x 299.
 
-On a GPU the time is that of the clock, on a CPU one thread's processor time, in which other work on the machine does not
+On a GPU the time is that of the clock, on a CPU one thread's processor time, in which other work does not
 count. One batch is computed before.
 """
 
