@@ -125,6 +125,16 @@ class ZooCLI(LightningCLI):
         if not special and not Path(path).exists():
             raise CheckpointError(f"There is no checkpoint {path}: give a run's .ckpt file.")
 
+    def before_instantiate_classes(self) -> None:
+        """Find the last checkpoint of a run, which `Last` wrote: Lightning looks for those of `ModelCheckpoint` alone.
+
+        Only now, for from a file that is named before, Lightning would take the model's arguments too.
+        """
+        config = self.config[self.config.subcommand]
+        last = Path(config.trainer.default_root_dir, "checkpoints", "last.ckpt")
+        if config.ckpt_path == "last" and last.exists():
+            config.ckpt_path = str(last)
+
     def instantiate_classes(self) -> None:
         """Instantiate; what a constructor refuses is its own sentence, without the parser's words around it."""
         try:

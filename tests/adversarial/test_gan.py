@@ -388,8 +388,11 @@ def test_export_settles_and_has_no_best_by_likelihood(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     kind = ["--model", "zoo.adversarial.GAN", "--model.shape=[1,8,8]", "--model.levels=17", "--model.channels=4"]
     run = ["--trainer.max_steps=30", "--trainer.accelerator=cpu", "--data", "zoo.data.Digits", "--data.batch_size=32"]
-    training.main(["fit", *kind, *run, "--trainer.enable_model_summary=false"])
+    run += ["--trainer.enable_model_summary=false"]
+    training.main(["fit", *kind, *run])
     assert [path.name for path in Path("runs/unnamed/checkpoints").iterdir()] == ["last.ckpt"]
+    training.main(["fit", *kind, *run, "--trainer.max_steps=35", "--ckpt_path=last"])
+    assert steps(torch.load("runs/unnamed/checkpoints/last.ckpt", weights_only=True)) == [35, 35], "it went on"
     settled = []
     monkeypatch.setattr(GAN, "settle", lambda self: settled.append(self))
     folder = training.export_run("runs/unnamed", "gan-digits", out=tmp_path / "gan-digits")
