@@ -128,7 +128,7 @@ class ZooCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find the last checkpoint of a run, which `Last` wrote: Lightning looks for those of `ModelCheckpoint` alone.
 
-        Only now, for from a file that is named before, Lightning would take the model's arguments too.
+        Not sooner: where the options name a file, LightningCLI replaces the model's arguments by those in it.
         """
         config = self.config[self.config.subcommand]
         last = Path(config.trainer.default_root_dir, "checkpoints", "last.ckpt")
