@@ -214,6 +214,21 @@ def test_the_rates_fall_to_zero_where_asked(tmp_path):
     assert rates[4] == pytest.approx([0, 0])
 
 
+@pytest.mark.parametrize("name", ["mlp", "dcgan", "resnet, labels"])
+def test_in_16_bits_each_weight_learns_as_in_32(tmp_path, name):
+    """Those that were cast without gradients, for the critic's samples, must not serve the generator's own step."""
+    moved = {}
+    for precision in ("32-true", "bf16-mixed"):
+        torch.manual_seed(0)
+        model = spread(gan(**KINDS[name]))
+        before = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
+        fit(tmp_path / precision, model=model, data=digits(), max_steps=2, precision=precision)
+        moved[precision] = {key: parameter.detach() - before[key] for key, parameter in model.named_parameters()}
+    for key, exact in moved["32-true"].items():
+        if exact.ndim > 1 and exact.norm() > 0:  # a bias before a batch normalization has no gradient but rounding
+            assert torch.cosine_similarity(exact.flatten(), moved["bf16-mixed"][key].flatten(), dim=0) > 0.5, key
+
+
 def test_two_processes_have_the_same_weights(tmp_path):
     path = os.pathsep.join([str(HERE.parents[1]), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     loopback = {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
