@@ -83,7 +83,7 @@ class Divergence(Distance):
 
 
 class Hinge(Distance):
-    """E_P min(h, 1) - E_Q max(h, -1), at most twice the total variation (arXiv 1705.02894, equations 4 and 5)."""
+    """E_P min(h, 1) - E_Q max(h, -1), at most twice the total variation (arXiv 1705.02894)."""
 
     def value(self, real: Tensor, fake: Tensor) -> Tensor:
         """At most 2; nothing is gained by telling data from samples with more than a margin of 1."""
@@ -186,7 +186,7 @@ class MiniBatchEnergy(Distance):
 
     With X, X' two batches of data and Y, Y' two of samples, halves of what is given, it is
 
-        D^2 = 2 E W_c(X, Y) - E W_c(X, X') - E W_c(Y, Y')    (equation 6),
+        D^2 = 2 E W_c(X, Y) - E W_c(X, X') - E W_c(Y, Y'),
 
     unbiased in the batches, with the cost c = 1 - cos(h(x), h(y)).
 
@@ -253,8 +253,7 @@ def potentials(cost: Tensor, epsilon: float, iterations: int) -> tuple[Tensor, T
 def transport(cost: Tensor, epsilon: float, iterations: int) -> Tensor:
     """The entropic cost of transport, min over couplings of E c + epsilon KL(coupling || P x Q): (N, M) to a scalar.
 
-    Its gradient in the costs is the coupling: no iteration is remembered for it (Danskin's theorem; arXiv 1803.05573,
-    section 4).
+    Its gradient in the costs is the coupling: no iteration is remembered for it (Danskin's theorem; arXiv 1803.05573).
     """
     with torch.no_grad():
         _, g = potentials(cost, epsilon, iterations)

@@ -42,7 +42,7 @@ def enlarged(x: Tensor) -> Tensor:
 
 
 def analysis(x: Tensor, scales: int) -> list[Tensor]:
-    """The Laplacian pyramid of images, from coarse to fine (equation 3).
+    """The Laplacian pyramid of images, from coarse to fine.
 
     Args:
         x: (N, C, H, W), sides multiples of 2^(scales - 1).
@@ -69,7 +69,7 @@ def low_passes(pyramid: list[Tensor]) -> list[Tensor]:
 
 
 def synthesis(pyramid: list[Tensor]) -> Tensor:
-    """The images of a pyramid, (N, C, H, W): the inverse of `analysis` (equation 4)."""
+    """The images of a pyramid, (N, C, H, W): the inverse of `analysis`."""
     return low_passes(pyramid)[-1] + pyramid[-1]
 
 

@@ -49,7 +49,7 @@ class Head(nn.Module):
     """The last layer of a critic: features (N, F) to (N, K) numbers.
 
     With classes the inner product of the features with a vector of the label is added (the projection of Miyato &
-    Koyama 2018, arXiv 1802.05637, equation 3).
+    Koyama 2018, arXiv 1802.05637).
 
     Args:
         inputs: F.

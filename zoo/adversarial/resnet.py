@@ -1,9 +1,9 @@
 """Residual generators and critics: those of SNGAN, and with labels those of BigGAN on small images.
 
-Miyato et al. 2018 (arXiv 1802.05957, table 4): blocks of two convolutions, batch normalization in the generator,
+Miyato et al. 2018 (arXiv 1802.05957): blocks of two convolutions, batch normalization in the generator,
 spectral normalization in the critic. Brock et al. 2019 (arXiv 1809.11096): with labels, gain and bias of each batch
-normalization are linear in one shared vector of the label and in a piece of the latents of their own (their section 3
-and figure 15), the critic takes the label by projection, and weights start orthogonal.
+normalization are linear in one shared vector of the label and in a piece of the latents of their own, the critic takes
+the label by projection, and weights start orthogonal.
 
 Departures: no attention, as in BigGAN's own networks for CIFAR-10, and no orthogonal regularization, without which
 truncation works less well; the generator has no spectral normalization.
