@@ -191,7 +191,7 @@ class MiniBatchEnergy(Distance):
     unbiased in the batches, with the cost c = 1 - cos(h(x), h(y)).
 
     Args:
-        epsilon: of the entropy, in the unit of the cost; the paper's 1 / lambda, lambda = 500 and more.
+        epsilon: of the entropy, in the unit of the cost.
         iterations: of the potentials.
     """
 
