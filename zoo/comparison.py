@@ -16,6 +16,7 @@ from torch import Tensor
 
 from zoo import evaluation, fidelity, hub, metrics, pictures
 from zoo.errors import ZooError
+from zoo.fidelity import result
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 SPLITS = ("train", "test")
@@ -60,11 +61,8 @@ def gather(
         raise ZooError(f"{name} names no data set.")
     data = evaluation.datamodule(config["data"], root=root)
     data.prepare_data()
-    data.setup("fit" if split == "train" else "test")
-    x = torch.cat([data.train[0], data.val[0]]) if split == "train" else data.test[0]
-    # The training images of binarized data are grey until a batch draws them: no set of the model's data.
-    data.spec.check(x, f"{name}:{split}")
-    return _bytes(_first(x, n, f"{name}:{split}"), data.spec.levels)
+    what = f"{name}:{split}"
+    return _bytes(_first(fidelity.split_of(data, split, what), n, what), data.spec.levels)
 
 
 def compare(
@@ -91,7 +89,7 @@ def compare(
     if x.is_floating_point():
         return _of_points(x, y, f"{len(x):,} and {len(y):,} points", seed)
     device, network = evaluation.checked_device(device), metrics.Inception(root)
-    features = (fidelity.features_of(images, network, device, batch_size) for images in (x, y))
+    features = (metrics.features_of(images.split(batch_size), network, device) for images in (x, y))
     return [*fidelity.distances(*features, seed), *_scattered(x, y, batch_size, device)]
 
 
@@ -107,7 +105,7 @@ def _scattered(x: Tensor, y: Tensor, batch_size: int, device: torch.device) -> l
         f"the first {len(features[0]):,} and {len(features[1]):,} images of {channels} x {sides[0]} x {sides[1]}, "
         f"in 0..1; scattering with {scales} scales and 4 angles, {features[0].shape[1]:,} features, exact"
     )
-    return [_result("scattering_w1", metrics.wasserstein(*features), protocol)]
+    return [result("scattering_w1", metrics.wasserstein(*features), protocol)]
 
 
 def _of_points(x: Tensor, y: Tensor, protocol: str, seed: int) -> list[dict[str, Any]]:
@@ -115,17 +113,13 @@ def _of_points(x: Tensor, y: Tensor, protocol: str, seed: int) -> list[dict[str,
     first = x[:EXACT], y[:EXACT]
     exact = f"the first {len(first[0]):,} and {len(first[1]):,} points" if max(len(x), len(y)) > EXACT else protocol
     return [
-        _result("energy_distance", metrics.energy_distance(x, y), f"{protocol}; unbiased"),
-        _result("wasserstein_1", metrics.wasserstein(*first), exact),
-        _result("sliced_wasserstein_2", metrics.sliced_wasserstein(x, y, seed=seed), f"{protocol}; 200 directions"),
-        _result(
+        result("energy_distance", metrics.energy_distance(x, y), f"{protocol}; unbiased"),
+        result("wasserstein_1", metrics.wasserstein(*first), exact),
+        result("sliced_wasserstein_2", metrics.sliced_wasserstein(x, y, seed=seed), f"{protocol}; 200 directions"),
+        result(
             "sinkhorn", metrics.sinkhorn(*first, epsilon=EPSILON), f"{exact}; squared cost, epsilon {EPSILON}, debiased"
         ),
     ]
-
-
-def _result(metric: str, value: Tensor, protocol: str, spread: float | None = None) -> dict[str, Any]:
-    return {"metric": metric, "value": float(value), "spread": spread, "protocol": protocol}
 
 
 def _folder(path: Path, n: int | None) -> Tensor:

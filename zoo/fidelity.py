@@ -36,10 +36,7 @@ class Fidelity(Measurement):
 
     def begin(self, data: LightningDataModule, limit: int | None) -> None:
         """Take the training images, or the first of them; as many samples at most."""
-        data.setup("fit")
-        images = torch.cat([data.train[0], data.val[0]])
-        # The training images of binarized data are grey until a batch draws them.
-        data.spec.check(images, "the training split")
+        images = split_of(data, "train", "the training split")
         self.reference, self.limited = images[:limit], limit is not None
         self.n = min(self.n, len(self.reference))
         self.root = getattr(data, "root", None)
@@ -49,7 +46,9 @@ class Fidelity(Measurement):
         levels, device = self.model.spec.levels, self.model.device
         network = metrics.Inception(self.root)
         sets = (self.model.sample(self.n, seed=self.seed), self.reference)
-        features = [features_of(pictures.to_bytes(images, levels), network, device) for images in sets]
+        features = [
+            metrics.features_of(pictures.to_bytes(images, levels).split(BATCH), network, device) for images in sets
+        ]
         kept = {"kind": "samples", "n": self.n, "split": "train", "limit": self.limited}
         return [{**kept, **result} for result in distances(*features)]
 
@@ -76,12 +75,22 @@ class PointFidelity(Measurement):
         samples = self.model.sample(len(points), seed=self.seed).to(points)
         protocol = f"{len(points):,} samples; unbiased"
         value = metrics.energy_distance(samples, points)
-        return [{**_result("energy_distance", value, protocol), "kind": "samples"}]
+        return [{**result("energy_distance", value, protocol), "kind": "samples"}]
 
 
-def features_of(images: Tensor, network: metrics.Inception, device: torch.device, batch_size: int = BATCH) -> Tensor:
-    """uint8 (N, C, H, W) to (N, 2048) on the CPU."""
-    return metrics.features_of(images.split(batch_size), network, device)
+def split_of(data: LightningDataModule, split: str, what: str) -> Tensor:
+    """The data of a split, (N, *shape): "train", with those held out for validation, as FID takes it, or "test".
+
+    Args:
+        data: whose files are there.
+        split: which.
+        what: its name in the refusal of what is no set of the model's data: the training images of binarized data are
+            grey until a batch draws them.
+    """
+    data.setup("fit" if split == "train" else "test")
+    x = torch.cat([data.train[0], data.val[0]]) if split == "train" else data.test[0]
+    data.spec.check(x, what)
+    return x
 
 
 def distances(generated: Tensor, real: Tensor, seed: int = 0) -> list[dict[str, Any]]:
@@ -95,7 +104,7 @@ def distances(generated: Tensor, real: Tensor, seed: int = 0) -> list[dict[str, 
     Raises:
         DataError: there are too few.
     """
-    few = min(len(generated), len(real))
+    few, most = sorted((len(generated), len(real)))
     if few < LEAST:
         raise DataError(
             f"FID, KID, precision and recall take at least {LEAST} images of each, not {len(generated)} and "
@@ -107,15 +116,16 @@ def distances(generated: Tensor, real: Tensor, seed: int = 0) -> list[dict[str, 
     )
     size = min(SUBSET, few)
     mean, spread = metrics.kernel_distance(generated, real, subsets=SUBSETS, size=size, seed=seed)
-    precision, recall = metrics.precision_recall(real[:MANIFOLD], generated[:MANIFOLD], k=min(NEIGHBOURS, few - 1))
-    manifold = f"{protocol}; {NEIGHBOURS} neighbours" + (f", the first {MANIFOLD:,}" if few > MANIFOLD else "")
+    precision, recall = metrics.precision_recall(real[:MANIFOLD], generated[:MANIFOLD], k=NEIGHBOURS)
+    manifold = f"{protocol}; {NEIGHBOURS} neighbours" + (f", the first {MANIFOLD:,}" if most > MANIFOLD else "")
     return [
-        _result("fid", metrics.frechet_distance(generated, real), protocol),
-        _result("kid", mean, f"{protocol}; {SUBSETS} subsets of {size:,}", float(spread)),
-        _result("precision", precision, manifold),
-        _result("recall", recall, manifold),
+        result("fid", metrics.frechet_distance(generated, real), protocol),
+        result("kid", mean, f"{protocol}; {SUBSETS} subsets of {size:,}", float(spread)),
+        result("precision", precision, manifold),
+        result("recall", recall, manifold),
     ]
 
 
-def _result(metric: str, value: Tensor, protocol: str, spread: float | None = None) -> dict[str, Any]:
+def result(metric: str, value: Tensor, protocol: str, spread: float | None = None) -> dict[str, Any]:
+    """A distance with what gives it its meaning."""
     return {"metric": metric, "value": float(value), "spread": spread, "protocol": protocol}
