@@ -316,6 +316,13 @@ class GenerativeModel(LightningModule):
         if n < 1:
             raise DataError(f"n must be at least 1, not {n}.")
 
+    @staticmethod
+    def check_latents(z: Tensor, size: int) -> None:
+        """Refuse what are not latents of so many components, floating point (N, size)."""
+        if not isinstance(z, Tensor) or not z.is_floating_point() or z.shape[1:] != (size,):
+            given = f"{z.dtype} {tuple(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
+            raise DataError(f"z must be latents, floating point (N, {size}), not {given}.")
+
     def check_known(self, x: Tensor, known: Tensor) -> Tensor:
         """`known`, boolean, in the shape of the data `x`; refuses what does not fit."""
         self.spec.check(x)

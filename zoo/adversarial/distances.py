@@ -36,7 +36,7 @@ from torch import Tensor
 
 from zoo.errors import DataError
 from zoo.metrics import DIVERGENCES, RationalQuadratic
-from zoo.metrics.points import pairwise
+from zoo.metrics.points import check_positive, pairwise
 
 
 class Distance:
@@ -161,7 +161,7 @@ class Sinkhorn(Distance):
     features = paired = True
 
     def __init__(self, p: float = 2.0, epsilon: float = 0.1, iterations: int = 20) -> None:
-        _positive(epsilon=epsilon, iterations=iterations, p=p)
+        check_positive(epsilon=epsilon, iterations=iterations, p=p)
         self.p, self.epsilon, self.iterations = p, epsilon, iterations
 
     def value(self, real: Tensor, fake: Tensor) -> Tensor:
@@ -199,7 +199,7 @@ class MiniBatchEnergy(Distance):
     sloped = False  # its cost is bounded; the potentials of six couplings are no one function
 
     def __init__(self, epsilon: float = 0.01, iterations: int = 50) -> None:
-        _positive(epsilon=epsilon, iterations=iterations)
+        check_positive(epsilon=epsilon, iterations=iterations)
         self.epsilon, self.iterations = epsilon, iterations
 
     def value(self, real: Tensor, fake: Tensor) -> Tensor:
@@ -288,9 +288,3 @@ def distance(name: str, options: Mapping[str, Any] | None = None) -> Distance:
         if key not in taken:
             raise DataError(f"The distance {name} takes {', '.join(sorted(taken)) or 'no options'}, not {key!r}.")
     return kind(**fixed, **given)
-
-
-def _positive(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 < value < math.inf:
-            raise DataError(f"{name} must be positive and finite, not {value}.")

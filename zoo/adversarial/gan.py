@@ -38,6 +38,7 @@ from zoo.adversarial.resnet import ResNetCritic, ResNetGenerator
 from zoo.data.spec import DataSpec
 from zoo.errors import DataError
 from zoo.fidelity import Fidelity, PointFidelity
+from zoo.metrics.points import check_positive
 from zoo.model import GenerativeModel, Measurement
 from zoo.nn.precision import exact_arithmetic
 
@@ -198,10 +199,7 @@ class GAN(GenerativeModel):
             z: latents.
             label: an integer or N of them, which a conditional model needs.
         """
-        size = self.latent_size
-        if not isinstance(z, Tensor) or not z.is_floating_point() or z.shape[1:] != (size,):
-            given = f"{z.dtype} {tuple(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
-            raise DataError(f"z must be latents, floating point (N, {size}), not {given}.")
+        self.check_latents(z, self.latent_size)
         labels = self.labels(label, len(z))
         if labels is None and self.spec.classes:
             raise DataError(f"The model is conditioned on labels: give one of 0..{self.spec.classes - 1}.")
@@ -245,8 +243,7 @@ class GAN(GenerativeModel):
     def _latents(self, n: int, generator: torch.Generator, truncation: float | None) -> Tensor:
         if truncation is None:
             return torch.randn(n, self.latent_size, generator=generator)
-        if not 0 < truncation < math.inf:
-            raise DataError(f"truncation must be positive and finite, not {truncation}.")
+        check_positive(truncation=truncation)
         # The inverse of the distribution function between -truncation and truncation, of uniform numbers.
         inside = math.erf(truncation / math.sqrt(2))
         uniform = torch.rand(n, self.latent_size, generator=generator, dtype=torch.float64)
@@ -397,8 +394,7 @@ class GAN(GenerativeModel):
         label = batch[1] if self.spec.classes else None
         real = self.to_unit(batch[0])
         torch.manual_seed(batch_idx)  # the same samples each time; the noise of training has its seed after this
-        fake, other = self.imitation(real, label), label
-        outputs = self._judged(self.original(real), fake, label, other)
+        outputs = self._judged(self.original(real), self.imitation(real, label), label, label)
         with exact_arithmetic(self.device):
             mean.update(self.distance.value(*outputs), len(real))
         self.log(f"{split}_distance", mean, prog_bar=True)

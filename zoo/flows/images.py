@@ -351,9 +351,7 @@ class ImageFlow(Dequantized, GenerativeModel):
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """The images of latents (N, D): uint8 (N, C, H, W). Those of `encode(x)` are x itself."""
-        if not isinstance(z, Tensor) or not z.is_floating_point() or z.shape[1:] != (self.spec.dims,):
-            given = f"{z.dtype} {tuple(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
-            raise DataError(f"z must be latents, floating point (N, {self.spec.dims}), not {given}.")
+        self.check_latents(z, self.spec.dims)
         with self.drawing(cached=False), exact_arithmetic(self.device):
             return self.to_levels(self.net.transform.inverse(z)[0])
 

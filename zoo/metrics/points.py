@@ -36,6 +36,13 @@ def check_points(x: Tensor, y: Tensor, *, least: int = 1) -> None:
         )
 
 
+def check_positive(**values: float) -> None:
+    """Refuse numbers, given by their names, that are not positive and finite."""
+    for name, value in values.items():
+        if not 0 < value < float("inf"):
+            raise DataError(f"{name} must be positive and finite, not {value}.")
+
+
 def check_power(p: float) -> None:
     """Refuse a power below one, with which |x - y|^p is no cost of a Wasserstein distance."""
     if not 1 <= p < float("inf"):

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import DataError
-from zoo.metrics.points import blocks, check_points, check_power, pairwise
+from zoo.metrics.points import blocks, check_points, check_positive, check_power, pairwise
 from zoo.nn.precision import exact_arithmetic
 
 LARGEST = 10_000_000  # pairs of points that the exact distance takes
@@ -123,9 +123,7 @@ def sinkhorn(
     """
     check_points(x, y)
     check_power(p)
-    for name, value in (("epsilon", epsilon), ("tolerance", tolerance)):
-        if not 0 < value < math.inf:
-            raise DataError(f"{name} must be positive and finite, not {value}.")
+    check_positive(epsilon=epsilon, tolerance=tolerance)
     if iterations < 1:
         raise DataError(f"iterations must be at least 1, not {iterations}.")
     value = x.new_zeros(())
