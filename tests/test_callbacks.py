@@ -123,6 +123,28 @@ def test_buffers_are_copied_and_not_averaged(tmp_path):
         assert seen.item() == 7
 
 
+class NoWait(Callback):
+    """From the third batch on, PyTorch raises where anything waits for the GPU."""
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == 2:
+            torch.cuda.set_sync_debug_mode("error")
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == 9:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU can be waited for")
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_step_waits_for_no_gpu(tmp_path, optimizer):
+    settings = {"accelerator": "gpu", "precision": "bf16-mixed", "gradient_clip_val": 1.0, "log_every_n_steps": 100}
+    try:
+        fit(tmp_path, EMA(0.9), NoWait(), model=patch_model(optimizer=optimizer), max_steps=12, **settings)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 @pytest.mark.parametrize("decay", [-0.1, 1, 1.5])
 def test_bad_decay(decay):
     with pytest.raises(ValueError, match=rf"decay must be in \[0, 1\), not {decay}"):

@@ -12,7 +12,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
 
 from zoo import figures, pictures
 from zoo.building import class_path_of
@@ -32,7 +31,7 @@ class EMA(WeightAveraging):
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1), not {decay}.")
         self.decay = decay
-        super().__init__(use_buffers=False, multi_avg_fn=self._average)
+        super().__init__(use_buffers=False)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the average beside the model: it was made before the model reached its device.
@@ -41,9 +40,26 @@ class EMA(WeightAveraging):
         """
         self._average_model.module.to(pl_module.device)
 
-    def _average(self, average: list[Tensor], current: list[Tensor], _: Tensor) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Average after an optimizer step.
+
+        Not by `AveragedModel.update_parameters`: it sends its counter to the GPU, and with it waits at each step for
+        all that the GPU has to do. The GPU would then wait for the launches of the next step.
+        """
         t = self._latest_update_step
-        torch._foreach_lerp_(average, current, 1 - min(self.decay, (1 + t) / (10 + t)))
+        if trainer.global_step <= t:
+            return
+        average = self._average_model
+        # The first average is the weights themselves.
+        decay = min(self.decay, (1 + t) / (10 + t)) if average.n_averaged else 0.0
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.module.parameters()), list(pl_module.parameters()), 1 - decay)
+            for own, current in zip(average.module.buffers(), pl_module.buffers(), strict=True):
+                own.copy_(current, non_blocking=True)
+        average.n_averaged += 1
+        self._latest_update_step = trainer.global_step
 
 
 class Compile(Callback):
