@@ -31,7 +31,7 @@ from zoo.metrics.inception import SIZE
 def statistics(batches: list[Tensor], network: nn.Module, device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean (F,) and covariance (F, F)."""
     features = metrics.features_of(batches, network, device).double()
-    return features.mean(0), torch.cov(features.T)
+    return features.mean(0).cpu(), torch.cov(features.T).cpu()
 
 
 def of_torchmetrics(batches: list[Tensor], network: nn.Module, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -96,15 +96,15 @@ def _between(side: int, size: int) -> Tensor:
 
 
 def features_of(batches: Iterable[Tensor], network: nn.Module, device: torch.device | str = "cpu") -> Tensor:
-    """The features of batches of images, (N, F) on the CPU.
+    """The features of batches of images, (N, F).
 
     Args:
         batches: uint8 (n, C, H, W) each.
         network: an `Inception`, or any module from images to (n, F).
-        device: where it is computed.
+        device: where it is computed, and where the features stay: on a GPU their distances take a moment.
     """
     network = network.to(device)
-    features = [network(batch.to(device)).float().cpu() for batch in batches]
+    features = [network(batch.to(device)).float() for batch in batches]
     if not features:
         raise DataError("There is no image to compute features of.")
     return torch.cat(features)
