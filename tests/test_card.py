@@ -231,6 +231,8 @@ def test_headline_prefers_the_papers_metric_and_exact_over_bound():
     reference = {**CONFIG["reference"], "metric": "fid"}
     assert card.headline(changed(results=[RESULT, fid], reference=reference)) == fid
     assert card.headline(changed(results=[])) is None
+    kid = {**fid, "metric": "kid", "value": fid["value"] / 1000}
+    assert card.headline(changed(results=[kid, fid], reference=None)) == fid, "no smaller number, but the usual one"
 
 
 def test_names():
@@ -296,6 +298,7 @@ def test_likelihoods_of_one_data_set_are_ranked_by_the_papers_numbers():
         "c-cifar10": changed(reference=None),
         "d-cifar10": changed(results=[]),
         "e-mnist": changed(data={"class_path": "zoo.data.MNIST", "init_args": {}}),
+        "f-cifar10": changed(results=[{**RESULT, "metric": "fid", "kind": "samples"}]),
     }
     assert card.likelihoods(configs, "cifar10") == [
         ("name", "paper's", "ours", "unit", "kind"),

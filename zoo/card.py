@@ -149,15 +149,16 @@ def unit(metric: str) -> str:
 def headline(config: Config) -> Mapping[str, Any] | None:
     """The result that stands for a checkpoint: of a whole split, in the reference's metric, exact or the best bound.
 
-    That is the one of most samples: the lowest of several noisy ones would be the luckiest.
+    That is the one of most samples: the lowest of several noisy ones would be the luckiest. Where there is no
+    reference, metrics come in the order of `METRICS`.
     """
     metric = (config.get("reference") or {}).get("metric")
     kinds = {"exact": 0, "bound": 1}
     whole = [result for result in config.get("results") or () if not result.get("limit")]
 
-    def order(result: Mapping[str, Any]) -> tuple[bool, int, int, float]:
-        kind = kinds.get(result.get("kind"), 2)
-        return result["metric"] != metric, kind, -result.get("samples", 1), result["value"]
+    def order(result: Mapping[str, Any]) -> tuple[bool, int, int, int, float]:
+        kind, place = kinds.get(result.get("kind"), 2), [*METRICS, result["metric"]].index(result["metric"])
+        return result["metric"] != metric, kind, place, -result.get("samples", 1), result["value"]
 
     return min(whole, key=order, default=None)
 
@@ -211,7 +212,8 @@ def likelihoods(configs: Mapping[str, Config], dataset: str) -> list[tuple[str, 
     by_dataset: dict[str, list[tuple[float, tuple[str, ...]]]] = {}
     for name, config in configs.items():
         result, reference = headline(config), config.get("reference")
-        if result and config.get("data"):
+        # What is measured on samples, as FID, is no likelihood.
+        if result and result.get("kind") != "samples" and config.get("data"):
             metric = result["metric"]
             paper = reference["value"] if reference and reference["metric"] == metric else -math.inf
             row = (name, _reference(config, metric), measured(result), unit(metric), str(result.get("kind") or "-"))
