@@ -238,6 +238,20 @@ ADVERSARIAL = {
 }
 
 
+@pytest.mark.parametrize("benchmark", ["kernels"], indirect=True)
+def test_kernels(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys):
+    tiny = ["--model.channels=4", "--model.blocks=1", "--data.batch_size=16", "--trainer.accelerator=cpu"]
+    steps = ["--warmup=2", "--steps=3", "--top=4"]
+    monkeypatch.setattr("sys.argv", ["kernels.py", str(ROOT / "recipes" / "pixelcnn-digits.yaml"), *steps, *tiny])
+    benchmark.main()
+    first, *rows = capsys.readouterr().out.splitlines()
+    assert first.startswith("pixelcnn-digits on CPU: ")
+    times = [float(row.split()[0]) for row in rows]
+    assert len(times) == 4
+    assert times == sorted(times, reverse=True)
+    assert any("convolution" in row for row in rows)
+
+
 @pytest.mark.parametrize("benchmark", ["adversarial"], indirect=True)
 @pytest.mark.parametrize("name", ADVERSARIAL)
 def test_the_plain_loop_takes_the_steps_of_ours(benchmark: ModuleType, name: str):

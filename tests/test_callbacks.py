@@ -18,9 +18,10 @@ from tiny_runs import BATCH, Patches, Stop, differences, fit, last, patch_model,
 from torch import Tensor
 
 from zoo import callbacks, figures, pictures
+from zoo.adversarial import GAN
 from zoo.autoregressive import PixelCNN
 from zoo.callbacks import EMA, Compile, Last, SampleGrid, TimeBudget
-from zoo.data import Points
+from zoo.data import Digits, Points
 from zoo.flows import MAF
 
 
@@ -135,12 +136,20 @@ class NoWait(Callback):
             torch.cuda.set_sync_debug_mode("default")
 
 
+WITHOUT_WAITING = {
+    "adamw": (lambda: patch_model(optimizer="adamw"), Patches, {"gradient_clip_val": 1.0}),
+    "muon": (lambda: patch_model(optimizer="muon"), Patches, {"gradient_clip_val": 1.0}),
+    "two networks": (lambda: GAN([1, 8, 8], 17, channels=4, critic_norm="spectral"), Digits, {}),
+}
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU can be waited for")
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_step_waits_for_no_gpu(tmp_path, optimizer):
-    settings = {"accelerator": "gpu", "precision": "bf16-mixed", "gradient_clip_val": 1.0, "log_every_n_steps": 100}
+@pytest.mark.parametrize("name", WITHOUT_WAITING)
+def test_a_step_waits_for_no_gpu(tmp_path, name):
+    build, data, settings = WITHOUT_WAITING[name]
+    settings = {"accelerator": "gpu", "precision": "bf16-mixed", "log_every_n_steps": 100, **settings}
     try:
-        fit(tmp_path, EMA(0.9), NoWait(), model=patch_model(optimizer=optimizer), max_steps=12, **settings)
+        fit(tmp_path, EMA(0.9), NoWait(), model=build(), data=data(), max_steps=12, **settings)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
