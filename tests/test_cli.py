@@ -15,10 +15,11 @@ from PIL import Image
 
 import zoo
 from zoo import card, cli, figures, hub, pictures
+from zoo.adversarial import GAN
 from zoo.autoregressive import GatedPixelCNN, PixelCNN
 from zoo.data import DataSpec, Digits
 from zoo.errors import ZooError
-from zoo.flows import MAF, NICE, EnergyFlow
+from zoo.flows import MAF, NICE, EnergyFlow, Glow
 
 CELL = 64 + pictures.GAP  # an 8x8 digit is drawn 8 times as large
 
@@ -168,6 +169,23 @@ def test_sample_draws_the_label(run, tmp_path):
     assert (status, out, err) == (1, "", "zoo: label is 10; this model takes 0..9.\n")
 
 
+@pytest.mark.parametrize(("option", "other"), [("temperature", "truncation"), ("truncation", "temperature")])
+def test_sample_draws_as_the_family_can(run, tmp_path, option, other):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = {"temperature": Glow, "truncation": GAN}[option]([1, 8, 8], 17, channels=8)
+    checkpoint, file = zoo.save(model, tmp_path / "it"), tmp_path / "drawn.png"
+    command = ["sample", checkpoint, "-n", 4, "--seed", 0, "--out", file]
+    assert run(*command, f"--{option}", 0.25) == (0, f"{file}\n", "")
+    expected = model.sample(4, seed=0, **{option: 0.25})
+    assert (cells(file).reshape(4, 8, 8) == pictures.to_bytes(expected, 17)[:, 0].numpy()).all()
+    assert not torch.equal(expected, model.sample(4, seed=0))
+    assert f"--{other}" in run(*command, f"--{other}", 0.25)[2]
+    assert run(*command, f"--{option}", 0) in [
+        (1, "", f"zoo: {option} must be positive{end}, not 0.0.\n") for end in ("", " and finite")
+    ]
+
+
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
@@ -179,6 +197,8 @@ def test_sample_draws_the_label(run, tmp_path):
         (["--device", "cuda:99"], "no device 'cuda:99'"),
         (["--device", "abacus"], "no device 'abacus'"),
         (["--label", "3"], "is not conditioned on classes: leave out --label"),
+        (["--temperature", "0.7"], "is not drawn with a temperature: leave out --temperature"),
+        (["--truncation", "0.5"], "is not drawn with a truncation: leave out --truncation"),
     ],
 )
 def test_sample_refuses(run, checkpoint, monkeypatch, tmp_path, argv, sentence):
@@ -400,6 +420,8 @@ def test_points_are_drawn_as_a_figure(run, training, tmp_path):
     figures.draw(model, tmp_path / "exported.png")
     assert (folder / "samples.png").read_bytes() == (tmp_path / "exported.png").read_bytes()
     assert "![samples](samples.png)" in (folder / "README.md").read_text(encoding="utf-8")
+    status, _, err = run("sample", folder, "--temperature", "0.5")
+    assert (status, err) == (1, f"zoo: {folder} is not drawn with a temperature: leave out --temperature.\n")
     status, _, err = run("sample", folder, "--label", "1")
     assert (status, err) == (1, f"zoo: {folder} is not conditioned on classes: leave out --label.\n")
 

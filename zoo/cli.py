@@ -77,6 +77,8 @@ def sample(
     *,
     n: int | None = None,
     label: int | None = None,
+    temperature: float | None = None,
+    truncation: float | None = None,
     seed: int | None = None,
     out: Path = Path("samples.png"),
     device: str = "cpu",
@@ -90,6 +92,9 @@ def sample(
         name: a name from `zoo list`, a folder, or a Hub repository NAMESPACE/NAME.
         n: number of samples; by default 16 images, or 10,000 points.
         label: draw samples of this class, from a model that is conditioned on classes; by default of all classes.
+        temperature: factor on what a flow makes images of; below one they are less varied and more likely.
+        truncation: the largest number that a GAN may make images of, in standard deviations; the smaller, the more
+            typical and the more alike they are.
         seed: the same seed draws the same samples; by default each run draws others.
         out: the PNG file to write.
         device: cpu, cuda or cuda:1.
@@ -103,11 +108,16 @@ def sample(
     model = _load(name, device, revision)
     if label is not None and not model.spec.classes:
         raise ZooError(f"{name} is not conditioned on classes: leave out --label.")
+    given = {"label": label, "temperature": temperature, "truncation": truncation}
+    conditions = {option: value for option, value in given.items() if value is not None}
+    known = () if figures.makes_points(model) else inspect.signature(model.sample).parameters
+    for option in conditions:
+        if option not in known:
+            raise ZooError(f"{name} is not drawn with a {option}: leave out --{option}.")
     if figures.makes_points(model):
         print(figures.draw(model, out, n=n or 10_000, seed=seed))
         return
     levels = _levels(model)
-    conditions = {} if label is None else {"label": label}
     print(pictures.save(model.sample(n or 16, seed=seed, **conditions), out, levels))
 
 
