@@ -396,11 +396,15 @@ def test_lightning_has_the_training_commands_only(run, training):
 
 
 def test_export_leaves_a_card_and_samples(run, training, own):
-    training.export_run = lambda run, name, dtype: training.calls.append((str(run), name, dtype)) or own
+    training.export_run = lambda run, name, **options: training.calls.append((str(run), name, options)) or own
     assert run("export", "runs/mine", "pixelcnn-digits")[:2] == (0, f"{own}\n")
-    assert run("export", "runs/mine", "pixelcnn-digits", "--dtype", "float32")[:2] == (0, f"{own}\n")
+    other = ["--dtype", "float32", "--overwrite"]
+    assert run("export", "runs/mine", "pixelcnn-digits", *other)[:2] == (0, f"{own}\n")
     names = "runs/mine", "pixelcnn-digits"
-    assert training.calls == [(*names, "float16"), (*names, "float32")]
+    assert training.calls == [
+        (*names, {"dtype": "float16", "overwrite": False}),
+        (*names, {"dtype": "float32", "overwrite": True}),
+    ]
     assert (own / "README.md").read_text(encoding="utf-8") == card.render(hub.read_config(own), own.name)
     assert cells(own / "samples.png").shape == (4, 4, 8, 8)
 
@@ -415,7 +419,7 @@ def test_points_are_drawn_as_a_figure(run, training, tmp_path):
     out = tmp_path / "drawn.png"
     assert run("sample", folder, "-n", "500", "--seed", "3", "--out", out)[:2] == (0, f"{out}\n")
     assert out.read_bytes() == expected
-    training.export_run = lambda run, name, dtype: folder
+    training.export_run = lambda run, name, **options: folder
     assert run("export", "runs/mine", "maf-moons")[0] == 0
     figures.draw(model, tmp_path / "exported.png")
     assert (folder / "samples.png").read_bytes() == (tmp_path / "exported.png").read_bytes()

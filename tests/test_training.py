@@ -622,6 +622,19 @@ def test_an_export_without_averaging_is_the_weights(tmp_path):
         assert torch.equal(tensor, model.state_dict()[key])
 
 
+def test_an_export_replaces_a_checkpoint_only_when_told(tmp_path):
+    fit(tmp_path / "run", max_steps=3)
+    out = tmp_path / "out"
+    training.export_run(tmp_path / "run", "pixelcnn-patches", out=out)
+    kept = {path.name: path.read_bytes() for path in out.iterdir()}
+    fit(tmp_path / "run", max_steps=5, seed=6)
+    with pytest.raises(CheckpointError, match=r"out is a checkpoint already: choose another name, or --overwrite"):
+        training.export_run(tmp_path / "run", "pixelcnn-patches", out=out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == kept
+    training.export_run(tmp_path / "run", "pixelcnn-patches", out=out, overwrite=True)
+    assert hub.read_config(out)["training"]["steps"] == 5
+
+
 def test_an_export_of_the_command_line_knows_its_recipe(run, tmp_path):
     reference = '{"metric": "bits_per_dim", "value": 1.5, "source": "Nobody 1999"}'
     result = run("fit", "--config", DIGITS, *SMALL, "--trainer.max_steps=3", f"--reference={reference}")

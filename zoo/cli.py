@@ -286,17 +286,18 @@ def figure(*, out: Path = Path("distances.png"), repeats: int = 100, seed: int =
     print(figures.save(panels, out))
 
 
-def export(run: Path, name: str, *, dtype: str = "float16") -> None:
+def export(run: Path, name: str, *, dtype: str = "float16", overwrite: bool = False) -> None:
     """Make a checkpoint folder, checkpoints/NAME, from a training run.
 
     Args:
         run: the run's folder, or one .ckpt file in it.
         name: FAMILY-DATASET in lower case, for example pixelcnn-digits.
         dtype: of the stored weights; float32 for small models whose numbers 16 bits would change.
+        overwrite: replace a checkpoint of that name, with its numbers and notes.
     """
     from zoo import card, figures, hub, pictures, training
 
-    folder = training.export_run(run, name, dtype=dtype)
+    folder = training.export_run(run, name, dtype=dtype, overwrite=overwrite)
     picture = folder / "samples.png"
     if not picture.exists():
         model = hub.load(folder)

@@ -254,7 +254,9 @@ def _names_data(argv: list[str]) -> bool:
     return False
 
 
-def export_run(run: str | Path, name: str, *, out: str | Path | None = None, dtype: str = "float16") -> Path:
+def export_run(
+    run: str | Path, name: str, *, out: str | Path | None = None, dtype: str = "float16", overwrite: bool = False
+) -> Path:
     """Write a run's weights as a checkpoint folder.
 
     Args:
@@ -263,14 +265,17 @@ def export_run(run: str | Path, name: str, *, out: str | Path | None = None, dty
         name: FAMILY-DATASET.
         out: where to write; `checkpoints/NAME` unless given.
         dtype: of the stored weights.
+        overwrite: replace a checkpoint that is there, with its numbers and notes.
 
     Returns:
         The folder.
 
     Raises:
-        CheckpointError: there is no such run, or it was not made by this package.
+        CheckpointError: there is no such run, it was not made by this package, or a checkpoint is there already.
     """
-    path = Path(run)
+    path, folder = Path(run), Path(out or hub.BUNDLED / name)
+    if (folder / hub.CONFIG).exists() and not overwrite:
+        raise CheckpointError(f"{folder} is a checkpoint already: choose another name, or --overwrite to replace it.")
     if path.is_dir():
         candidates = sorted((path / "checkpoints").glob("last*.ckpt"), key=lambda p: p.stat().st_mtime)
         if not candidates:
@@ -303,7 +308,7 @@ def export_run(run: str | Path, name: str, *, out: str | Path | None = None, dty
     }
     return hub.save(
         model,
-        out or hub.BUNDLED / name,
+        folder,
         dtype=dtype,
         data=record["data"],
         recipe=record["recipe"],
