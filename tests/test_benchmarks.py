@@ -262,7 +262,7 @@ def test_the_plain_loop_takes_the_steps_of_ours(benchmark: ModuleType, name: str
     model.log, model.manual_backward = lambda *_, **__: None, lambda loss: loss.backward()
     optimizer = torch.optim.Adam(model.critic.parameters(), 1e-3, (model.hparams.beta1, model.hparams.beta2))
     torch.manual_seed(0)
-    model._train_critic(optimizer, model.to_unit(x), label if model.spec.classes else None)
+    model._train_critic(optimizer, model.original(model.to_unit(x)), label if model.spec.classes else None)
     torch.manual_seed(0)
     assert not loop.batch(x, label)
     ours, plain = (

@@ -110,11 +110,12 @@ def sample(
         raise ZooError(f"{name} is not conditioned on classes: leave out --label.")
     given = {"label": label, "temperature": temperature, "truncation": truncation}
     conditions = {option: value for option, value in given.items() if value is not None}
-    known = () if figures.makes_points(model) else inspect.signature(model.sample).parameters
+    points = figures.makes_points(model)
+    known = () if points else inspect.signature(model.sample).parameters
     for option in conditions:
         if option not in known:
             raise ZooError(f"{name} is not drawn with a {option}: leave out --{option}.")
-    if figures.makes_points(model):
+    if points:
         print(figures.draw(model, out, n=n or 10_000, seed=seed))
         return
     levels = _levels(model)

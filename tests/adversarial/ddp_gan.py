@@ -15,8 +15,8 @@ class Noted(GAN):
 
     noise: float = 0.0
 
-    def imitation(self, real, label):
-        fake = super().imitation(real, label)
+    def imitation(self, original, label):
+        fake = super().imitation(original, label)
         self.noise += fake.detach().sum().item()
         return fake
 

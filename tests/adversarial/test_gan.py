@@ -310,8 +310,8 @@ def test_only_a_critic_without_a_penalty_is_compiled():
 
 def test_a_loss_without_a_value_stops_the_run(tmp_path):
     class Failing(GAN):
-        def imitation(self, real, label):
-            fake = super().imitation(real, label)
+        def imitation(self, original, label):
+            fake = super().imitation(original, label)
             return fake * torch.nan if self.global_step == 3 else fake
 
     model = Failing([1, 8, 8], 17, network="mlp", channels=8)

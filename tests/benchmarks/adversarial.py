@@ -80,9 +80,9 @@ class PlainLoop:
     def batch(self, x: Tensor, label: Tensor) -> bool:
         """Train on images (N, C, H, W) and labels (N,); whether the generator took a step."""
         model = self.model
-        real, label = model.to_unit(x), label if model.spec.classes else None
-        original, other = model.original(real), model.other_labels(label)
-        fake = model.imitation(real, other)
+        label = label if model.spec.classes else None
+        original, other = model.original(model.to_unit(x)), model.other_labels(label)
+        fake = model.imitation(original, other)
         if self.batches % model.generator_steps == 0:
             self._train_critic(original, fake, label, other)
         self.batches += 1

@@ -266,9 +266,9 @@ class GAN(GenerativeModel):
         """Latents, and labels of a conditional model, to what `to_data` makes data of."""
         return self.net(z, label)
 
-    def imitation(self, real: Tensor, label: Tensor | None) -> Any:
-        """As many samples as there are data, as the critic sees them, while training."""
-        z = torch.randn(len(real), self.latent_size, device=self.device)
+    def imitation(self, original: Any, label: Tensor | None) -> Any:
+        """As many samples as there are data, given what `original` makes of those, as the critic sees them."""
+        z = torch.randn(len(original), self.latent_size, device=self.device)
         return self.generate(z, label)
 
     def original(self, real: Tensor) -> Any:
@@ -296,22 +296,21 @@ class GAN(GenerativeModel):
         """A step of the critic, of the generator, or of both."""
         x, label = batch[0], batch[1] if self.spec.classes else None
         self.spec.check(x, values=False)
-        real = self.to_unit(x)
+        original = self.original(self.to_unit(x))
         before = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # batches
         # The generator's optimizer alone is Lightning's, which counts its steps.
         generator, critic = self.optimizers()[0], self.optimizers(use_pl_optimizer=False)[1]
         if before % self.generator_steps == 0:
-            self._train_critic(critic, real, label)
+            self._train_critic(critic, original, label)
         if (before + 1) % self.critic_steps == 0:
-            self._train_generator(generator, real, label)
+            self._train_generator(generator, original, label)
             for scheduler in self.lr_schedulers():
                 scheduler.step()
 
-    def _train_critic(self, optimizer: torch.optim.Optimizer, real: Tensor, label: Tensor | None) -> None:
+    def _train_critic(self, optimizer: torch.optim.Optimizer, original: Any, label: Tensor | None) -> None:
         other = self.other_labels(label)
         with torch.no_grad():
-            fake = self.imitation(real, other)
-        original = self.original(real)
+            fake = self.imitation(original, other)
         outputs = self._judged(original, fake, label, other)
         with exact_arithmetic(self.device):
             value = self.distance.value(*outputs)
@@ -327,14 +326,14 @@ class GAN(GenerativeModel):
                     parameter.clamp_(-self.clip, self.clip)
         self.log("train_distance", value, prog_bar=True)
 
-    def _train_generator(self, optimizer: LightningOptimizer, real: Tensor, label: Tensor | None) -> None:
+    def _train_generator(self, optimizer: LightningOptimizer, original: Any, label: Tensor | None) -> None:
         other = self.other_labels(label)
         self.critic.requires_grad_(False)  # whose gradients would cost as much again
-        fake = self.imitation(real, other)
+        fake = self.imitation(original, other)
         of_real = None
         if self.distance.paired:
             with torch.no_grad():
-                of_real = self.critic(self.original(real), label).float()
+                of_real = self.critic(original, label).float()
         of_fake = self.critic(fake, other).float()
         with exact_arithmetic(self.device):
             loss = self.distance.generator_loss(of_real, of_fake)
@@ -392,11 +391,11 @@ class GAN(GenerativeModel):
 
     def _distance_step(self, split: str, mean: MeanMetric, batch: tuple[Tensor, ...], batch_idx: int) -> None:
         label = batch[1] if self.spec.classes else None
-        real = self.to_unit(batch[0])
+        original = self.original(self.to_unit(batch[0]))
         torch.manual_seed(batch_idx)  # the same samples each time; the noise of training has its seed after this
-        outputs = self._judged(self.original(real), self.imitation(real, label), label, label)
+        outputs = self._judged(original, self.imitation(original, label), label, label)
         with exact_arithmetic(self.device):
-            mean.update(self.distance.value(*outputs), len(real))
+            mean.update(self.distance.value(*outputs), len(batch[0]))
         self.log(f"{split}_distance", mean, prog_bar=True)
 
     def configure_optimizers(self) -> list[dict[str, Any]]:

@@ -276,10 +276,10 @@ class LAPGAN(GAN):
         """Latents to images, from coarse to fine."""
         return synthesis(self.net(z, label))
 
-    def imitation(self, real: Tensor, label: Tensor | None) -> list[Tensor]:
+    def imitation(self, original: list[Tensor], label: Tensor | None) -> list[Tensor]:
         """What is drawn at each scale, given the low-pass of the data, as the critics see it."""
-        lows = low_passes(analysis(real, self.hparams.scales))
-        z = torch.randn(len(real), self.latent_size, device=self.device)
+        lows = [view.chunk(2, 1)[1] for view in original[1:]]
+        z = torch.randn(len(original[0]), self.latent_size, device=self.device)
         return views(self.net(z, label, lows), lows)
 
     def original(self, real: Tensor) -> list[Tensor]:
