@@ -16,6 +16,7 @@ from lightning.pytorch import Callback
 from PIL import Image
 from tiny_runs import BATCH, Patches, Stop, differences, fit, last, patch_model, read, sealed
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from zoo import callbacks, figures, pictures
 from zoo.adversarial import GAN
@@ -124,6 +125,29 @@ def test_buffers_are_copied_and_not_averaged(tmp_path):
         assert seen.item() == 7
 
 
+class NoReading(TorchDispatchMode):
+    """Raises where the value of a tensor is asked for, which on a GPU waits for all that comes before."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert function is not torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+class Unread(EMA):
+    """An average that must be made without a look at any value."""
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        with NoReading():
+            super().on_train_batch_end(*args)
+
+
+def test_averaging_reads_no_value(tmp_path):
+    _, trainer = fit(tmp_path, Unread(0.9), max_steps=4)
+    assert trainer.global_step == 4
+    with pytest.raises(AssertionError), NoReading():
+        bool(torch.tensor(1) > 0)
+
+
 class NoWait(Callback):
     """From the third batch on, PyTorch raises where anything waits for the GPU."""
 
@@ -134,6 +158,9 @@ class NoWait(Callback):
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         if trainer.global_step == 9:
             torch.cuda.set_sync_debug_mode("default")
+
+    def on_exception(self, *_: Any) -> None:
+        torch.cuda.set_sync_debug_mode("default")  # what tidies up afterwards may wait
 
 
 WITHOUT_WAITING = {
@@ -148,10 +175,7 @@ WITHOUT_WAITING = {
 def test_a_step_waits_for_no_gpu(tmp_path, name):
     build, data, settings = WITHOUT_WAITING[name]
     settings = {"accelerator": "gpu", "precision": "bf16-mixed", "log_every_n_steps": 100, **settings}
-    try:
-        fit(tmp_path, EMA(0.9), NoWait(), model=build(), data=data(), max_steps=12, **settings)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    fit(tmp_path, EMA(0.9), NoWait(), model=build(), data=data(), max_steps=12, **settings)
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1, 1.5])

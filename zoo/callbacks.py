@@ -34,10 +34,7 @@ class EMA(WeightAveraging):
         super().__init__(use_buffers=False)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the average beside the model: it was made before the model reached its device.
-
-        The counter of averages stays on the CPU, where reading it does not wait for the GPU.
-        """
+        """Put the average beside the model: it may have been made before the model reached its device."""
         self._average_model.module.to(pl_module.device)
 
     def on_train_batch_end(
@@ -45,7 +42,7 @@ class EMA(WeightAveraging):
     ) -> None:
         """Average after an optimizer step.
 
-        Not by `AveragedModel.update_parameters`: it sends its counter to the GPU, and with it waits at each step for
+        Not by `AveragedModel.update_parameters`: it reads its counter of averages, and with it waits at each step for
         all that the GPU has to do. The GPU would then wait for the launches of the next step.
         """
         t = self._latest_update_step
@@ -53,7 +50,7 @@ class EMA(WeightAveraging):
             return
         average = self._average_model
         # The first average is the weights themselves.
-        decay = min(self.decay, (1 + t) / (10 + t)) if average.n_averaged else 0.0
+        decay = min(self.decay, (1 + t) / (10 + t)) if t else 0.0
         with torch.no_grad():
             torch._foreach_lerp_(list(average.module.parameters()), list(pl_module.parameters()), 1 - decay)
             for own, current in zip(average.module.buffers(), pl_module.buffers(), strict=True):
