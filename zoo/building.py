@@ -244,7 +244,8 @@ def fill(model: GenerativeModel, weights: Mapping[str, Tensor], where: str) -> N
 
     Args:
         model: the model to fill.
-        weights: name -> tensor, the whole state dict, as `zoo.checkpoint.load_weights` returns it.
+        weights: name -> tensor, the whole state dict, as `zoo.checkpoint.load_weights` returns it. Integers may be of
+            fewer bits than the model's.
         where: names the checkpoint in errors.
 
     Raises:
@@ -268,7 +269,9 @@ def fill(model: GenerativeModel, weights: Mapping[str, Tensor], where: str) -> N
             )
         if tensor.dtype != target.dtype and not (
             # Half precision has been widened before; float64 is never rounded behind the reader's back.
-            tensor.dtype == torch.float32 and target.is_floating_point()
+            (tensor.dtype == torch.float32 and target.is_floating_point())
+            # Integers are stored in as few bits as hold them.
+            or (tensor.dtype in (torch.int8, torch.int16, torch.int32) and target.dtype == torch.int64)
         ):
             raise CheckpointError(f"{where}: {show(key)} is {tensor.dtype}; the model's is {target.dtype}.")
-    model.load_state_dict(dict(weights))
+    model.load_state_dict({key: tensor.to(expected[key].dtype) for key, tensor in weights.items()})

@@ -31,6 +31,8 @@ from zoo.errors import CheckpointError, ZooError
 from zoo.remote import REPO_ID, pull, push_folder
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from zoo.model import GenerativeModel
 
 __all__ = ["find", "load", "load_weights", "names", "pull", "push", "read_config", "save", "write_config"]
@@ -182,7 +184,8 @@ def save(
     Args:
         model: its constructor's arguments are read from `model.hparams`.
         folder: the folder to write; its parents are made.
-        dtype: parameters are rounded to it (float16, bfloat16, float32); buffers are stored as they are.
+        dtype: parameters are rounded to it (float16, bfloat16, float32); buffers keep their values, integers in the
+            fewest bits that hold them.
         data: class_path and init_args of the data module, without paths.
         recipe: name of the recipe that trained it.
         training: hardware, minutes, steps and the like, for the card.
@@ -234,7 +237,9 @@ def save(
 
 
 def _stored(model: GenerativeModel, dtype: str) -> dict[str, Any]:
-    """The state dict on the CPU, parameters rounded to `dtype`, each tensor with memory of its own."""
+    """The state dict on the CPU, parameters rounded to `dtype`, integers as narrow as they fit, each with memory of its
+    own.
+    """
     import torch
 
     parameters = {key for key, _ in model.named_parameters(remove_duplicate=False)}
@@ -250,8 +255,19 @@ def _stored(model: GenerativeModel, dtype: str) -> dict[str, Any]:
                 value = value.to(getattr(torch, dtype))
                 if not bool(torch.isfinite(value).all()):
                     raise CheckpointError(f"{show(key)} overflows {dtype}; save with dtype float32 or bfloat16.")
+        elif value.dtype == torch.int64:
+            value = _narrowed(value)
         stored[key] = value
     return stored
+
+
+def _narrowed(values: Tensor) -> Tensor:
+    """Integers in the narrowest signed type that holds them: orderings and degrees need no 64 bits each."""
+    import torch
+
+    ends = [int(end) for end in values.aminmax()] if values.numel() else [0]
+    kinds = (torch.int8, torch.int16, torch.int32, torch.int64)
+    return values.to(next(k for k in kinds if all(torch.iinfo(k).min <= end <= torch.iinfo(k).max for end in ends)))
 
 
 def _init_args(model: GenerativeModel) -> dict[str, Any]:

@@ -71,6 +71,29 @@ def test_every_kind_of_tensor(tmp_path):
     assert dict(loaded.hparams) == {"width": 4, "names": ["a"], "scale": 0.5}
 
 
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([0, 127], torch.int8),
+        ([-128, 5], torch.int8),
+        ([-129, 5], torch.int16),
+        ([128, 0], torch.int16),
+        ([0, 2**15], torch.int32),
+        ([-(2**31), 2**31 - 1], torch.int32),
+        ([0, 2**31], torch.int64),
+        ([-(2**63), 2**63 - 1], torch.int64),
+    ],
+)
+def test_integers_are_stored_in_the_bits_they_need(tmp_path, values, kind):
+    toy = Toy(width=2)
+    toy.order.copy_(torch.tensor(values))
+    folder = hub.save(toy, tmp_path / "toy")
+    assert load_file(folder / "model.safetensors")["order"].dtype == kind
+    order = hub.load(folder, cls=Toy).order
+    assert order.dtype == torch.int64
+    assert order.tolist() == values
+
+
 def test_the_files_are_as_documented(model, tmp_path):
     facts = {
         "data": {"class_path": "zoo.data.Digits", "init_args": {}},
