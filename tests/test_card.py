@@ -74,6 +74,18 @@ def test_the_hub_reads_the_numbers_back():
     assert (second.metric_type, second.metric_value, second.metric_args["kind"]) == ("fid", 12.5, "estimate")
 
 
+def test_a_card_says_which_weights_a_run_started_from():
+    start = {"name": "pixelcnn-first", "sha256": {"model.safetensors": "cd" * 32}, "training": CONFIG["training"]}
+    second = {**CONFIG["training"], "hardware": "1 x Slate", "minutes": 4.0}
+    config = changed(training={**second, "from": start})
+    text = card.render(config, "pixelcnn-cifar10")
+    assert f"- started from: the weights of pixelcnn-first, of SHA-256 {'cd' * 32}\n" in text
+    assert "- training of those weights: 17.5 min, 2 x Abacus, 40,000 steps, 10,000,000 images\n" in text
+    assert "17.5 min, 2 x Abacus, then 4.0 min, 1 x Slate |" in card.results_table({"pixelcnn-cifar10": config})
+    for odd in ("text", 3, [], {"training": "text"}, {"sha256": "text", "training": {"steps": "many"}}):
+        assert "# pixelcnn-cifar10" in card.render(changed(training={**second, "from": odd}), "pixelcnn-cifar10")
+
+
 def test_a_card_without_results_has_valid_metadata():
     config = changed(results=[], reference=None, training=None, data=None, recipe=None, notes=[])
     text = card.render(config, "somebody/pixelcnn-mine")

@@ -546,6 +546,23 @@ def test_a_fine_tuning_resumes_from_its_own_weights(run, trained, tmp_path):
     assert result.cli.trainer.callback_metrics["val_bits_per_dim"].item() == pytest.approx(expected["value"])
 
 
+def test_a_fine_tuning_tells_what_it_started_from(run, trained, tmp_path):
+    config = hub.read_config(trained)
+    options = ["--trainer.logger=false", *FEW]
+    assert run("fit", "--from", trained, *options, "--trainer.max_steps=2").status == 0
+    # Resumed, it still started there.
+    assert run("fit", *options, "--from", trained, "--trainer.max_steps=3", "--ckpt_path=last").status == 0
+    folder = training.export_run(tmp_path / "runs" / "unnamed", "pixelcnn-few", out=tmp_path / "out")
+    told = hub.read_config(folder)["training"]
+    assert told["steps"] == 3
+    assert told["from"] == {
+        "name": "pixelcnn-digits",
+        "sha256": config["weights"]["sha256"],
+        "training": config["training"],
+    }
+    assert "from" not in config["training"]
+
+
 def test_weights_that_do_not_fit_are_refused(run, trained):
     said = sentence(run("fit", "--config", DIGITS, "--from", trained))
     assert str(trained) in said

@@ -256,10 +256,17 @@ class Record(Callback):
         recipe: name of the recipe, None where there is none.
         reference: {"metric", "value", "source"}: the number that others report; with "target": true, one to reach
             where they report none.
+        start: {"name", "sha256", "training"} of the published weights that the run started from, None where it started
+            from none.
     """
 
-    def __init__(self, recipe: str | None = None, reference: dict[str, Any] | None = None) -> None:
-        self.recipe, self.reference = recipe, reference
+    def __init__(
+        self,
+        recipe: str | None = None,
+        reference: dict[str, Any] | None = None,
+        start: dict[str, Any] | None = None,
+    ) -> None:
+        self.recipe, self.reference, self.start = recipe, reference, start
         self.seconds, self.images = 0.0, 0
         self._resumed_at = self._last = time.monotonic()
         self._last_images = 0
@@ -315,9 +322,11 @@ class Record(Callback):
             "images_per_second": self.images / max(seconds, 1e-9),
             "recipe": self.recipe,
             "reference": self.reference,
+            "from": self.start,
             **self._run,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Go on counting; a run that is resumed started where it did at first."""
         self.seconds, self.images = state_dict["seconds"], state_dict["images"]
+        self.start = state_dict.get("from")

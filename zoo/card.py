@@ -408,7 +408,28 @@ def _training(config: Config) -> str:
             # The values of a stranger's config.json may be anything; text is shown as it is.
             known = isinstance(training[key], int | float)
             lines.append(f"- {label}: {_line(form.format(training[key]) if known else training[key])}")
+    start = _start(training)
+    if start:
+        digests = start.get("sha256")
+        which = f", of SHA-256 {', '.join(map(str, digests.values()))}" if isinstance(digests, dict) else ""
+        lines.append(f"- started from: the weights of {_line(start.get('name'))}{_line(which)}")
+        took = [_effort(start)]
+        for key, what in (("steps", "steps"), ("images", "images")):
+            count = _dictionary(start.get("training")).get(key)
+            took += [f"{count:,} {what}"] if isinstance(count, int) else []
+        if any(took):
+            lines.append(f"- training of those weights: {_line(', '.join(filter(None, took)))}")
     return "\n".join(lines)
+
+
+def _start(training: Any) -> dict[str, Any]:
+    """What a run says of the weights it started from; empty where it started from none."""
+    return _dictionary(_dictionary(training).get("from"))
+
+
+def _dictionary(value: Any) -> dict[str, Any]:
+    """A part of a stranger's config.json, which may be anything."""
+    return value if isinstance(value, dict) else {}
 
 
 def _weights(config: Config) -> str:
@@ -420,14 +441,15 @@ def _weights(config: Config) -> str:
 
 
 def _effort(config: Config) -> str:
-    """Time and hardware of training, for a table cell."""
-    training = config.get("training") or {}
+    """Time and hardware of training, for a table cell; before it, those of the weights that it started from."""
+    training = _dictionary(config.get("training"))
     parts = []
     if training.get("minutes") is not None:
         parts.append(f"{training['minutes']:,.1f} min")
     if training.get("hardware"):
         parts.append(training["hardware"])
-    return ", ".join(parts)
+    start = _start(training)
+    return ", then ".join(filter(None, (_effort(start) if start else "", ", ".join(parts))))
 
 
 def _markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -154,7 +154,12 @@ class ZooCLI(LightningCLI):
             callbacks += self._checkpoints(root, callbacks)
         reference = self._get(self.config_init, "reference")
         # `Record` precedes the callback that saves, so that what is saved counts the batch that was just seen.
-        callbacks = [Record(self.recipe, dict(reference) if reference else None), *callbacks]
+        start = self.start and {
+            "name": self.start.folder.resolve().name,
+            "sha256": dict(self.start.config["weights"]["sha256"]),
+            "training": self.start.config.get("training"),
+        }
+        callbacks = [Record(self.recipe, dict(reference) if reference else None, start), *callbacks]
         logger = config["logger"]
         if logger in (None, True) and not config["fast_dev_run"]:
             logger = [CSVLogger(root, "logs")]
@@ -306,6 +311,8 @@ def export_run(
         "torch": record["torch"],
         "lightning": record["lightning"],
     }
+    if record.get("from"):
+        training["from"] = record["from"]
     return hub.save(
         model,
         folder,
