@@ -130,10 +130,17 @@ class GenerativeModel(LightningModule):
         """(N,) the number to minimize and to report, in the unit that `metric` names."""
         return (self.negative_log_likelihood if self.metric == "nats" else self.bits_per_dim)(x, **conditions)
 
+    def report(self, name: str, value: Tensor) -> None:
+        """Log a number of a training step; for a progress bar too, where there is one.
+
+        What a bar might show Lightning reads in each step, which waits for the GPU.
+        """
+        self.log(name, value, prog_bar=self.trainer.progress_bar_callback is not None)
+
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         """Mean loss of a batch (x, labels)."""
         loss = self.loss(batch[0]).mean()
-        self.log(f"train_{self.metric}", loss, prog_bar=True)
+        self.report(f"train_{self.metric}", loss)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:

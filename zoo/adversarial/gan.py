@@ -324,7 +324,7 @@ class GAN(GenerativeModel):
             with torch.no_grad():
                 for parameter in self.critic.parameters():
                     parameter.clamp_(-self.clip, self.clip)
-        self.log("train_distance", value, prog_bar=True)
+        self.report("train_distance", value)
 
     def _train_generator(self, optimizer: LightningOptimizer, original: Any, label: Tensor | None) -> None:
         other = self.other_labels(label)
@@ -342,7 +342,7 @@ class GAN(GenerativeModel):
         self.manual_backward(loss)
         optimizer.step()
         self.critic.requires_grad_(True)
-        self.log("train_generator", loss, prog_bar=True)
+        self.report("train_generator", loss)
 
     def slope_penalty(
         self, real: Tensor, fake: Tensor, label: Tensor | None, of_real: Tensor, of_fake: Tensor
