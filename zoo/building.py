@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from zoo.checkpoint import one_line, show
 from zoo.errors import CheckpointError
 from zoo.model import GenerativeModel
+from zoo.nn.masked import visible_entries
 
 _MAX_INTEGER = 2**31 - 1
 _MAX_DIMS = 2**24  # components of one datum; a colour image of 2048 x 2048 has 12.6 million
@@ -242,6 +243,8 @@ def build(
 def fill(model: GenerativeModel, weights: Mapping[str, Tensor], where: str) -> None:
     """Copy `weights` into `model`; their names, shapes and dtypes must be exactly the model's.
 
+    Of a weight with a mask, a vector of the entries that the mask shows will do; the others are then zero.
+
     Args:
         model: the model to fill.
         weights: name -> tensor, the whole state dict, as `zoo.checkpoint.load_weights` returns it. Integers may be of
@@ -261,12 +264,13 @@ def fill(model: GenerativeModel, weights: Mapping[str, Tensor], where: str) -> N
                 more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
                 complaints.append(f"{what} {', '.join(map(show, keys[:3]))}{more}")
         raise CheckpointError(f"{where}: the weights {' and '.join(complaints)}, as {type(model).__name__} names them.")
+    packed = {}  # a mask may follow from buffers that come first
     for key, tensor in weights.items():
         target = expected[key]
-        if tensor.shape != target.shape:
-            raise CheckpointError(
-                f"{where}: {show(key)} has shape {tuple(tensor.shape)}; the model's is {tuple(target.shape)}."
-            )
+        if tensor.ndim == 1 < target.ndim:
+            packed[key] = tensor
+        elif tensor.shape != target.shape:
+            raise CheckpointError(_misshapen(where, key, tensor, target))
         if tensor.dtype != target.dtype and not (
             # Half precision has been widened before; float64 is never rounded behind the reader's back.
             (tensor.dtype == torch.float32 and target.is_floating_point())
@@ -274,4 +278,16 @@ def fill(model: GenerativeModel, weights: Mapping[str, Tensor], where: str) -> N
             or (tensor.dtype in (torch.int8, torch.int16, torch.int32) and target.dtype == torch.int64)
         ):
             raise CheckpointError(f"{where}: {show(key)} is {tensor.dtype}; the model's is {target.dtype}.")
-    model.load_state_dict({key: tensor.to(expected[key].dtype) for key, tensor in weights.items()})
+    whole = {key: tensor.to(expected[key].dtype) for key, tensor in weights.items() if key not in packed}
+    model.load_state_dict(whole, strict=not packed)
+    visible = visible_entries(model) if packed else {}
+    for key, tensor in packed.items():
+        if key not in visible or len(tensor) != int(visible[key].sum()):
+            raise CheckpointError(_misshapen(where, key, tensor, expected[key]))
+        packed[key] = torch.zeros_like(expected[key]).masked_scatter_(visible[key], tensor.to(expected[key].dtype))
+    if packed:
+        model.load_state_dict(packed, strict=False)
+
+
+def _misshapen(where: str, key: str, tensor: Tensor, target: Tensor) -> str:
+    return f"{where}: {show(key)} has shape {tuple(tensor.shape)}; the model's is {tuple(target.shape)}."

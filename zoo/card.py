@@ -174,7 +174,8 @@ def difference(result: Mapping[str, Any], reference: Mapping[str, Any]) -> str:
 
 def size(config: Config) -> str:
     """Size of a checkpoint's weights, for people: `12.3 MB`."""
-    count = config["weights"]["parameters"] * BYTES[config["weights"]["dtype"]]
+    weights = config["weights"]
+    count = weights.get("bytes") or weights["parameters"] * BYTES[weights["dtype"]]
     return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
 
 

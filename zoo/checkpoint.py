@@ -215,6 +215,8 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
     dtype, parameters, hashes = (weights.get(key) for key in ("dtype", "parameters", "sha256"))
     need(text(dtype) and dtype in DTYPES, "weights.dtype", f"one of {', '.join(DTYPES)}", dtype)
     need(integer(parameters) and parameters >= 0, "weights.parameters", "a count", parameters)
+    size = weights.get("bytes")  # which early checkpoints lack
+    need(size is None or (integer(size) and size >= 0), "weights.bytes", "a count or null", size)
     need(isinstance(hashes, dict) and bool(hashes), "weights.sha256", "an object from file to SHA-256", hashes)
     for name, digest in hashes.items():
         need(_FILE_NAME.fullmatch(name) is not None, "a name in weights.sha256", "a plain *.safetensors", name)

@@ -185,7 +185,7 @@ def save(
         model: its constructor's arguments are read from `model.hparams`.
         folder: the folder to write; its parents are made.
         dtype: parameters are rounded to it (float16, bfloat16, float32); buffers keep their values, integers in the
-            fewest bits that hold them.
+            fewest bits that hold them. Of a weight with a mask, what the mask hides is not stored.
         data: class_path and init_args of the data module, without paths.
         recipe: name of the recipe that trained it.
         training: hardware, minutes, steps and the like, for the card.
@@ -222,6 +222,7 @@ def save(
             "weights": {
                 "dtype": dtype,
                 "parameters": sum(p.numel() for p in model.parameters()),
+                "bytes": sum((temporary / name).stat().st_size for name in hashes),
                 "sha256": hashes,
             },
             "results": list(results),
@@ -238,10 +239,13 @@ def save(
 
 def _stored(model: GenerativeModel, dtype: str) -> dict[str, Any]:
     """The state dict on the CPU, parameters rounded to `dtype`, integers as narrow as they fit, each with memory of its
-    own.
+    own. Of a weight with a mask only what the mask shows, as a vector.
     """
     import torch
 
+    from zoo.nn.masked import visible_entries
+
+    visible = visible_entries(model)
     parameters = {key for key, _ in model.named_parameters(remove_duplicate=False)}
     stored = {}
     for key, tensor in model.state_dict().items():
@@ -257,7 +261,7 @@ def _stored(model: GenerativeModel, dtype: str) -> dict[str, Any]:
                     raise CheckpointError(f"{show(key)} overflows {dtype}; save with dtype float32 or bfloat16.")
         elif value.dtype == torch.int64:
             value = _narrowed(value)
-        stored[key] = value
+        stored[key] = value[visible[key].cpu()] if key in visible else value
     return stored
 
 

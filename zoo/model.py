@@ -135,7 +135,7 @@ class GenerativeModel(LightningModule):
 
         What a bar might show Lightning reads in each step, which waits for the GPU.
         """
-        self.log(name, value, prog_bar=self.trainer.progress_bar_callback is not None)
+        self.log(name, value, prog_bar=getattr(self._trainer, "progress_bar_callback", None) is not None)
 
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         """Mean loss of a batch (x, labels)."""

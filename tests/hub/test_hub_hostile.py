@@ -308,6 +308,7 @@ def test_config_is_utf_8(checkpoint):
         ("weights", [..., None, [], "x"]),
         ("weights.dtype", [..., None, "int8", "float8_e4m3fn", 16, "torch.float16", "__class__"]),
         ("weights.parameters", [..., None, -1, 1.5, True, "12"]),
+        ("weights.bytes", [-1, 1.5, True, "12"]),
         ("weights.sha256", [..., None, {}, [], "0" * 64]),
         ("results", [None, {}, [1], [{}], [{"metric": "nats"}], *([{**RESULT, "samples": n}] for n in (0, "2", 1.5))]),
         ("results", [[{**RESULT, "split": 1}], [{**RESULT, "spread": "0.1"}], [{"split": None}]]),

@@ -5,14 +5,17 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from damage import rehash
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from zoo import hub
-from zoo.autoregressive import PixelCNN
+from zoo.autoregressive import DARN, MADE, PixelCNN, PixelRNN
 from zoo.data.spec import DataSpec
 from zoo.errors import CheckpointError, ZooError
+from zoo.flows import MAF
 from zoo.model import GenerativeModel
+from zoo.nn.masked import visible_entries
 
 
 class Toy(GenerativeModel):
@@ -94,6 +97,64 @@ def test_integers_are_stored_in_the_bits_they_need(tmp_path, values, kind):
     assert order.tolist() == values
 
 
+MASKED = {
+    "pixelcnn": lambda: PixelCNN(shape=[3, 4, 4], levels=4, channels=6, blocks=1),
+    "pixelrnn": lambda: PixelRNN(shape=[3, 4, 4], levels=4, channels=6, layers=1),
+    "darn": lambda: DARN(shape=[1, 2, 3], latents=4, width=5, masked=2, layers=2),
+    "linear darn": lambda: DARN(shape=[1, 2, 3], latents=4, width=0, masked=0),
+    "made": lambda: MADE(shape=[1, 2, 3], hidden=16, direct=True, ordering_seed=3),
+    "maf": lambda: MAF(shape=[2], layers=2, hidden=8),
+}
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_what_a_mask_hides_is_not_stored(tmp_path, name):
+    torch.manual_seed(0)
+    model = MASKED[name]().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()  # also where masks hide it
+    folder = hub.save(model, tmp_path / "a-b", dtype="float32")
+    stored, visible = load_file(folder / "model.safetensors"), visible_entries(model)
+    assert not all(mask.all() for mask in visible.values())
+    assert all(stored[key].shape == (int(mask.sum()),) for key, mask in visible.items())
+    assert sum(value.numel() for key, value in stored.items() if key in visible) < sum(
+        map(torch.numel, visible.values())
+    )
+    loaded = hub.load(folder)
+    for key, value in model.state_dict().items():
+        expected = value * visible[key] if key in visible else value
+        assert torch.equal(loaded.state_dict()[key], expected)
+    # The whole weights will do as well.
+    whole = hub.save(MASKED[name](), tmp_path / "c-d", dtype="float32")
+    save_file({key: value.clone() for key, value in model.state_dict().items()}, whole / "model.safetensors")
+    rehash(whole)
+    for key, value in model.state_dict().items():
+        assert torch.equal(hub.load(whole).state_dict()[key], value)
+
+
+def test_a_mask_follows_from_what_is_stored(tmp_path):
+    made = MADE(shape=[1, 2, 3], hidden=16, ordering_seed=3)
+    # As if another version had drawn the degrees.
+    made.net.load_state_dict({"degrees": made.net.degrees.flip(2)}, strict=False)
+    x = torch.randint(2, (5, 1, 2, 3), dtype=torch.uint8)
+    loaded = hub.load(hub.save(made, tmp_path / "a-b", dtype="float32"))
+    assert torch.equal(loaded.net.degrees, made.net.degrees)
+    torch.testing.assert_close(loaded.log_prob(x), made.log_prob(x))
+
+
+def test_a_vector_that_no_mask_explains_is_refused(tmp_path):
+    folder = hub.save(MASKED["pixelcnn"](), tmp_path / "a-b")
+    path = folder / "model.safetensors"
+    stored = load_file(path)
+    visible = visible_entries(MASKED["pixelcnn"]())
+    for key in (next(iter(visible)), next(key for key in stored if key not in visible and stored[key].ndim > 1)):
+        save_file({**stored, key: stored[key].flatten()[:-1].clone()}, path)
+        rehash(folder)
+        with pytest.raises(CheckpointError, match=rf"'{key}' has shape \(\d+,\); the model's is \(\d+, .*\d+\)"):
+            hub.load(folder)
+
+
 def test_the_files_are_as_documented(model, tmp_path):
     facts = {
         "data": {"class_path": "zoo.data.Digits", "init_args": {}},
@@ -124,6 +185,7 @@ def test_the_files_are_as_documented(model, tmp_path):
     assert config["weights"] == {
         "dtype": "float16",
         "parameters": sum(p.numel() for p in model.parameters()),
+        "bytes": len(data),
         "sha256": {"model.safetensors": hashlib.sha256(data).hexdigest()},
     }
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]

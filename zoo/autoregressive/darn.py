@@ -74,6 +74,13 @@ class AutoregressiveBernoulli(nn.Module):
             self.register_buffer("reads", (place[None] < m[:, None]).float(), persistent=False)
             self.register_buffer("feeds", (m[None] <= place[:, None]).float(), persistent=False)
 
+    def visible(self) -> dict[str, Tensor]:
+        """As `zoo.nn.masked.visible_entries` asks for it."""
+        if not self.masked:
+            return {"linear": self.before}
+        deeper = {f"deeper.{i}.weight": self.passes for i in range(len(self.deeper))}
+        return {"linear": self.before, "hidden.weight": self.reads, "out": self.feeds, **deeper}
+
     def forward(self, v: Tensor, c: Tensor | None = None) -> Tensor:
         """Units (..., D) and context (..., context) to logits, float32 (..., D)."""
         hidden = None

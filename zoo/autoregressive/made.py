@@ -53,6 +53,10 @@ class MaskedLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
         self.register_buffer("mask", None, persistent=False)
 
+    def visible(self) -> dict[str, Tensor]:
+        """As `zoo.nn.masked.visible_entries` asks for it."""
+        return {} if self.mask is None else {"weight": self.mask}
+
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(..., inputs) to (..., outputs) or, with masks (S, outputs, inputs), (S, N, inputs) to (S, N, outputs)."""
         if mask is None:

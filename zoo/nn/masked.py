@@ -95,6 +95,19 @@ class CachedStep:
         return sum(cache.nbytes for cache in self._caches.values())
 
 
+def visible_entries(model: nn.Module) -> dict[str, Tensor]:
+    """Which entries of its masked weights a model ever uses: the name of each to booleans of its shape.
+
+    Modules with masked weights say it in `visible()`, by the names of their own weights, in numbers or booleans. What a
+    mask hides need not be stored.
+    """
+    found = {}
+    for prefix, module in model.named_modules():
+        for name, mask in getattr(module, "visible", dict)().items():
+            found[f"{prefix}.{name}".lstrip(".")] = mask.bool()
+    return found
+
+
 class MaskedConv2d(nn.Module):
     """A convolution that sees only what comes before, in raster order and colour order.
 
@@ -160,6 +173,10 @@ class MaskedConv2d(nn.Module):
         if self.half:
             x = F.pad(x, (self.half, self.ahead, self.rows_above, 0))
         return F.conv2d(x, self.weight * self.mask, self.bias)
+
+    def visible(self) -> dict[str, Tensor]:
+        """As `visible_entries` asks for it."""
+        return {"weight": self.mask}
 
     def new_cache(self, batch: int, width: int) -> _ConvCache:
         """The memory of this layer for drawing `batch` images of that width."""
