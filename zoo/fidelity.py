@@ -4,13 +4,20 @@ precision and recall (`zoo.metrics.inception`), of points the energy distance.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from zoo import metrics, pictures
+from zoo.data.files import data_root
 from zoo.errors import DataError
 from zoo.model import GenerativeModel, Measurement
 
@@ -45,12 +52,15 @@ class Fidelity(Measurement):
         """Draw, and compare."""
         levels, device = self.model.spec.levels, self.model.device
         network = metrics.Inception(self.root)
-        sets = (self.model.sample(self.n, seed=self.seed), self.reference)
-        features = [
-            metrics.features_of(pictures.to_bytes(images, levels).split(BATCH), network, device) for images in sets
-        ]
+        samples = pictures.to_bytes(self.model.sample(self.n, seed=self.seed), levels)
+        generated = metrics.features_of(samples.split(BATCH), network, device)
+        reference = pictures.to_bytes(self.reference, levels)
+        if self.limited:  # a quick check leaves no files
+            real = metrics.features_of(reference.split(BATCH), network, device)
+        else:
+            real = features_of_reference(reference, network, device, self.root)
         kept = {"kind": "samples", "n": self.n, "split": "train", "limit": self.limited}
-        return [{**kept, **result} for result in distances(*features)]
+        return [{**kept, **result} for result in distances(generated, real)]
 
 
 class PointFidelity(Measurement):
@@ -76,6 +86,44 @@ class PointFidelity(Measurement):
         protocol = f"{len(points):,} samples; unbiased"
         value = metrics.energy_distance(samples, points)
         return [{**result("energy_distance", value, protocol), "kind": "samples"}]
+
+
+def features_of_reference(
+    images: Tensor, network: nn.Module, device: torch.device | str, root: str | Path | None = None
+) -> Tensor:
+    """The features (N, F) of a reference set, computed once: half of the time of a FID, and minutes on a CPU.
+
+    They are kept under the folder of the data sets, in `inception/features/`, in a file named by a hash of the images
+    and the network. Those of the first images are computed each time: where the file has others, it is made anew.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        network: an `Inception`, whose `identity` tells it from other networks; without one nothing is kept.
+        device: where they are computed, and where they stay.
+        root: the folder of the data sets; by default ZOO_DATA or the user cache.
+    """
+    identity = getattr(network, "identity", None)
+    if identity is None:
+        return metrics.features_of(images.split(BATCH), network, device)
+    about = f"{identity} {tuple(images.shape)}".encode()
+    name = hashlib.sha256(about + images.cpu().contiguous().numpy().tobytes()).hexdigest()
+    path = data_root(root) / "inception" / "features" / f"{name}.safetensors"
+    first = metrics.features_of([images[:LEAST]], network, device)
+    with contextlib.suppress(OSError, SafetensorError, KeyError):
+        kept = load_file(path)["features"].to(device)
+        sound = kept.dtype == first.dtype and kept.shape == (len(images), first.shape[1])
+        if sound and bool(kept.isfinite().all()) and torch.allclose(kept[:LEAST], first, rtol=0.01, atol=0.01):
+            return kept
+    features = metrics.features_of(images.split(BATCH), network, device)
+    with contextlib.suppress(OSError, SafetensorError):  # a folder that cannot be written only costs time
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{name}.{os.getpid()}.partial")
+        try:
+            save_file({"features": features.cpu().contiguous()}, partial)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    return features
 
 
 def split_of(data: LightningDataModule, split: str, what: str) -> Tensor:

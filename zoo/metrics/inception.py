@@ -40,6 +40,8 @@ class Inception(nn.Module):
         root: the folder of data sets; below it `inception/fid_inception.pt`, a TorchScript file that takes
             (image - 128) / 128 at 299x299. By default ZOO_DATA or the user cache.
 
+    Its `identity` is a word that tells the network from others.
+
     Raises:
         DataError: the file is not there, or is another one.
     """
@@ -52,8 +54,10 @@ class Inception(nn.Module):
             if hashlib.sha256(data).hexdigest() != SHA256:
                 raise DataError(f"{path} is damaged, or not the network of FID: remove it and fetch it again.")
             self.network, self.resizes = torch.jit.load(path, map_location="cpu").eval(), False
+            self.identity = SHA256
         else:
             self.network, self.resizes = _of_torchmetrics(path), True
+            self.identity = "torch-fidelity"
         self.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Inception:
