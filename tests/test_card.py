@@ -82,7 +82,14 @@ def test_a_card_says_which_weights_a_run_started_from():
     assert f"- started from: the weights of pixelcnn-first, of SHA-256 {'cd' * 32}\n" in text
     assert "- training of those weights: 17.5 min, 2 x Abacus, 40,000 steps, 10,000,000 images\n" in text
     assert "17.5 min, 2 x Abacus, then 4.0 min, 1 x Slate |" in card.results_table({"pixelcnn-cifar10": config})
-    for odd in ("text", 3, [], {"training": "text"}, {"sha256": "text", "training": {"steps": "many"}}):
+    for odd in (
+        "text",
+        3,
+        [],
+        {"training": "text"},
+        {"training": {"minutes": "x", "hardware": 3}},
+        {"sha256": "text", "training": {"steps": "many"}},
+    ):
         assert "# pixelcnn-cifar10" in card.render(changed(training={**second, "from": odd}), "pixelcnn-cifar10")
 
 

@@ -445,10 +445,10 @@ def _effort(config: Config) -> str:
     """Time and hardware of training, for a table cell; before it, those of the weights that it started from."""
     training = _dictionary(config.get("training"))
     parts = []
-    if training.get("minutes") is not None:
+    if isinstance(training.get("minutes"), int | float):
         parts.append(f"{training['minutes']:,.1f} min")
     if training.get("hardware"):
-        parts.append(training["hardware"])
+        parts.append(_line(training["hardware"]))
     start = _start(training)
     return ", then ".join(filter(None, (_effort(start) if start else "", ", ".join(parts))))
 

@@ -54,8 +54,9 @@ class WholeFiles(TorchCheckpointIO):
 
 
 class Published(NamedTuple):
-    """The checkpoint to start from: its folder, its config.json and its state dict."""
+    """The checkpoint to start from: its name, its folder, its config.json and its state dict."""
 
+    name: str
     folder: Path
     config: dict[str, Any]
     weights: dict[str, torch.Tensor]
@@ -155,7 +156,7 @@ class ZooCLI(LightningCLI):
         reference = self._get(self.config_init, "reference")
         # `Record` precedes the callback that saves, so that what is saved counts the batch that was just seen.
         start = self.start and {
-            "name": self.start.folder.resolve().name,
+            "name": self.start.name,
             "sha256": dict(self.start.config["weights"]["sha256"]),
             "training": self.start.config.get("training"),
         }
@@ -230,10 +231,13 @@ def _published(name: str) -> Published:
     """Find and read published weights."""
     folder = hub.find(name)
     config = hub.read_config(folder)
+    path = Path(name).expanduser()
+    if path.is_dir() and path.samefile(folder):
+        name = folder.resolve().name  # a card says nothing of the folders around it
     if config["class_path"].startswith("zoo."):
         # Refuses what is damaged, hostile or absurdly large before its arguments are used.
-        return Published(folder, config, hub.load(folder).state_dict())
-    return Published(folder, config, hub.load_weights(folder, config))
+        return Published(name, folder, config, hub.load(folder).state_dict())
+    return Published(name, folder, config, hub.load_weights(folder, config))
 
 
 def _options(argv: list[str], *names: str) -> list[str]:
