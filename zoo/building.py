@@ -280,13 +280,14 @@ def fill(model: GenerativeModel, weights: Mapping[str, Tensor], where: str) -> N
             raise CheckpointError(f"{where}: {show(key)} is {tensor.dtype}; the model's is {target.dtype}.")
     whole = {key: tensor.to(expected[key].dtype) for key, tensor in weights.items() if key not in packed}
     model.load_state_dict(whole, strict=not packed)
-    visible = visible_entries(model) if packed else {}
+    if not packed:
+        return
+    visible = visible_entries(model)
     for key, tensor in packed.items():
         if key not in visible or len(tensor) != int(visible[key].sum()):
             raise CheckpointError(_misshapen(where, key, tensor, expected[key]))
         packed[key] = torch.zeros_like(expected[key]).masked_scatter_(visible[key], tensor.to(expected[key].dtype))
-    if packed:
-        model.load_state_dict(packed, strict=False)
+    model.load_state_dict(packed, strict=False)
 
 
 def _misshapen(where: str, key: str, tensor: Tensor, target: Tensor) -> str:

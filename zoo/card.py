@@ -415,8 +415,8 @@ def _training(config: Config) -> str:
         which = f", of SHA-256 {', '.join(map(str, digests.values()))}" if isinstance(digests, dict) else ""
         lines.append(f"- started from: the weights of {_line(start.get('name'))}{_line(which)}")
         took = [_effort(start)]
-        for key, what in (("steps", "steps"), ("images", "images")):
-            count = _dictionary(start.get("training")).get(key)
+        for what in ("steps", "images"):
+            count = _dictionary(start.get("training")).get(what)
             took += [f"{count:,} {what}"] if isinstance(count, int) else []
         if any(took):
             lines.append(f"- training of those weights: {_line(', '.join(filter(None, took)))}")

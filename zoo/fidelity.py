@@ -6,18 +6,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from zoo import metrics, pictures
-from zoo.data.files import data_root
+from zoo.data.files import data_root, publish, workshop
 from zoo.errors import DataError
 from zoo.model import GenerativeModel, Measurement
 
@@ -91,10 +90,10 @@ class PointFidelity(Measurement):
 def features_of_reference(
     images: Tensor, network: nn.Module, device: torch.device | str, root: str | Path | None = None
 ) -> Tensor:
-    """The features (N, F) of a reference set, computed once: half of the time of a FID, and minutes on a CPU.
+    """The features (N, F) of a reference set, computed once: half of the time of a FID, which on a CPU is hours.
 
     They are kept under the folder of the data sets, in `inception/features/`, in a file named by a hash of the images
-    and the network. Those of the first images are computed each time: where the file has others, it is made anew.
+    and the network. Where those of the first images, computed again, are others than the file's, it is made anew.
 
     Args:
         images: uint8 (N, C, H, W).
@@ -105,24 +104,19 @@ def features_of_reference(
     identity = getattr(network, "identity", None)
     if identity is None:
         return metrics.features_of(images.split(BATCH), network, device)
-    about = f"{identity} {tuple(images.shape)}".encode()
-    name = hashlib.sha256(about + images.cpu().contiguous().numpy().tobytes()).hexdigest()
-    path = data_root(root) / "inception" / "features" / f"{name}.safetensors"
-    first = metrics.features_of([images[:LEAST]], network, device)
+    digest = hashlib.sha256(f"{identity} {tuple(images.shape)}".encode())
+    digest.update(images.cpu().contiguous().numpy())
+    path = data_root(root) / "inception" / "features" / f"{digest.hexdigest()}.safetensors"
     with contextlib.suppress(OSError, SafetensorError, KeyError):
         kept = load_file(path)["features"].to(device)
+        first = metrics.features_of([images[:LEAST]], network, device)
         sound = kept.dtype == first.dtype and kept.shape == (len(images), first.shape[1])
         if sound and bool(kept.isfinite().all()) and torch.allclose(kept[:LEAST], first, rtol=0.01, atol=0.01):
             return kept
     features = metrics.features_of(images.split(BATCH), network, device)
-    with contextlib.suppress(OSError, SafetensorError):  # a folder that cannot be written only costs time
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{name}.{os.getpid()}.partial")
-        try:
-            save_file({"features": features.cpu().contiguous()}, partial)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+    # A folder that cannot be written only costs time.
+    with contextlib.suppress(DataError), workshop(path.parent) as temporary:
+        publish(save({"features": features.cpu().contiguous()}), path, temporary)
     return features
 
 
