@@ -21,10 +21,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from zoo import callbacks, figures, pictures
 from zoo.adversarial import GAN
 from zoo.autoregressive import PixelCNN
-from zoo.callbacks import EMA, Compile, Last, SampleGrid, TimeBudget
+from zoo.callbacks import EMA, Compile, CUDAGraphs, Last, SampleGrid, TimeBudget
 from zoo.data import Digits, Points
+from zoo.errors import DataError
 from zoo.flows import MAF
 from zoo.model import GenerativeModel
+from zoo.nn.graphs import WARMUP, Replayed
 
 
 @pytest.fixture(autouse=True)
@@ -196,7 +198,9 @@ def test_a_step_reads_no_value(tmp_path, monkeypatch, name):
 def test_a_step_waits_for_no_gpu(tmp_path, name):
     build, data, settings = WITHOUT_WAITING[name]
     settings = {"accelerator": "gpu", "precision": "bf16-mixed", "log_every_n_steps": 100, **settings}
-    fit(tmp_path, EMA(0.9), NoWait(), model=build(), data=data(), max_steps=12, **settings)
+    fit(tmp_path / "plain", EMA(0.9), NoWait(), model=build(), data=data(), max_steps=12, **settings)
+    if build().captured:
+        fit(tmp_path, EMA(0.9), NoWait(), CUDAGraphs(), model=build(), data=data(), max_steps=12, **settings)
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1, 1.5])
@@ -275,6 +279,72 @@ def test_a_compiler_gets_the_options_of_the_mode_and_others(tmp_path, monkeypatc
         {"dynamic": False, "mode": "reduce-overhead"},
         {"dynamic": False, "options": {"triton.cudagraphs": True, "max_autotune": True}},
     ]
+
+
+# -- CUDAGraphs ----------------------------------------------------------------------------------------------
+
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs are those of a GPU")
+PASSES = {
+    "batch normalization": {"network": "dcgan", "critic_norm": "batch"},
+    "penalty": {"network": "dcgan", "distance": "sinkhorn", "features": 4, "penalty": 1.0, "critic_steps": 2},
+    "labels": {"network": "resnet", "critic_norm": "spectral", "distance": "hinge", "classes": 10},
+}
+
+
+def two_networks(name: str) -> GAN:
+    torch.manual_seed(1)
+    return GAN([1, 8, 8], 17, channels=4, **PASSES[name])
+
+
+@on_a_gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("name", PASSES)
+def test_captured_passes_train_as_others(tmp_path, name, precision):
+    settings = {"max_steps": 20, "accelerator": "gpu", "precision": precision, "deterministic": "warn"}
+    first, _ = fit(tmp_path / "plain", EMA(0.9), model=two_networks(name), data=Digits(), **settings)
+    graphs = CUDAGraphs()
+    second, _ = fit(tmp_path / "graphs", EMA(0.9), graphs, model=two_networks(name), data=Digits(), **settings)
+    for (key, one), other in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4, msg=key)
+    assert not {"critic_pass", "generator_pass"} & vars(second).keys(), "the methods are back"
+
+
+@on_a_gpu
+def test_a_capture_sees_other_values_and_takes_other_shapes():
+    weight = torch.nn.Parameter(torch.ones(3, device="cuda"))
+
+    def passed(x: Tensor, none: None) -> Tensor:
+        weight.grad = None
+        loss = (weight * x).sum()
+        loss.backward()
+        return loss.detach()
+
+    replayed = Replayed(passed, [weight])
+    for i in range(WARMUP + 3):
+        n = 2 if i == WARMUP + 1 else 5
+        x = torch.full((n, 3), float(i), device="cuda")
+        with torch.no_grad():
+            weight.fill_(i)
+        assert replayed(x, None).item() == 3 * n * i * i
+        assert weight.grad.tolist() == [n * i] * 3
+
+
+def test_nothing_is_captured_on_a_cpu(tmp_path):
+    seen = []
+
+    class Passes(GAN):
+        def critic_pass(self, x, label):
+            seen.append(type(self.critic_pass))
+            return super().critic_pass(x, label)
+
+    fit(tmp_path, CUDAGraphs(), model=Passes([1, 8, 8], 17, channels=4), data=Digits(), max_steps=2)
+    assert seen == [types.MethodType] * 2
+
+
+def test_a_model_without_passes_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"PixelCNN has no pass that CUDAGraphs captures: take it out") as caught:
+        fit(tmp_path, CUDAGraphs(), max_steps=1)
+    assert "\n" not in str(caught.value)
 
 
 # -- SampleGrid ----------------------------------------------------------------------------------------------

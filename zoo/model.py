@@ -222,12 +222,16 @@ class GenerativeModel(LightningModule):
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Stop where the loss is not finite."""
+        self.watch_loss(loss)
+        super().backward(loss, *args, **kwargs)
+
+    def watch_loss(self, loss: Tensor) -> None:
+        """Stop the run where a loss is not finite."""
         self.watch(
             torch.isfinite(loss.detach()),
             f"The loss of optimizer step {self.trainer.global_step + 1} is not finite: lower the learning rate or clip "
             f"gradients (--trainer.gradient_clip_val 1), and start again or from the run's last checkpoint.",
         )
-        super().backward(loss, *args, **kwargs)
 
     def watch(self, good: Tensor, complaint: str) -> None:
         """Stop the run with a `TrainingError` of these words where `good`, a boolean scalar, is false.
@@ -264,6 +268,11 @@ class GenerativeModel(LightningModule):
     def compiled(self) -> tuple[str, ...]:
         """The attributes that are the model's inner networks, which `zoo.callbacks.Compile` compiles."""
         return ("net",)
+
+    @property
+    def captured(self) -> tuple[str, ...]:
+        """The methods, of a batch to its gradients, that `zoo.callbacks.CUDAGraphs` captures."""
+        return ()
 
     # -- randomness -----------------------------------------------------------------------------------------------
     # The noise of a training batch (dropout, binarization, flips) is a function of the seed, the rank and the number of

@@ -292,23 +292,49 @@ class GAN(GenerativeModel):
         if stage == "fit" and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             raise DataError("float16 would need a gradient scaler for each network: set precision to bf16-mixed or 32.")
 
+    @property
+    def captured(self) -> tuple[str, ...]:
+        """What `zoo.callbacks.CUDAGraphs` captures: both passes, whose many kernels are short."""
+        return "critic_pass", "generator_pass"
+
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
         """A step of the critic, of the generator, or of both."""
         x, label = batch[0], batch[1] if self.spec.classes else None
         self.spec.check(x, values=False)
-        original = self.original(self.to_unit(x))
         before = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # batches
         # The generator's optimizer alone is Lightning's, which counts its steps.
         generator, critic = self.optimizers()[0], self.optimizers(use_pl_optimizer=False)[1]
         if before % self.generator_steps == 0:
-            self._train_critic(critic, original, label)
+            self._train_critic(critic, x, label)
         if (before + 1) % self.critic_steps == 0:
-            self._train_generator(generator, original, label)
+            self._train_generator(generator, x, label)
             for scheduler in self.lr_schedulers():
                 scheduler.step()
 
-    def _train_critic(self, optimizer: torch.optim.Optimizer, original: Any, label: Tensor | None) -> None:
-        other = self.other_labels(label)
+    def _train_critic(self, optimizer: torch.optim.Optimizer, x: Tensor, label: Tensor | None) -> None:
+        value, loss = self.critic_pass(x, label)
+        self.watch_loss(loss)
+        optimizer.step()
+        if self.clip:
+            with torch.no_grad():
+                for parameter in self.critic.parameters():
+                    parameter.clamp_(-self.clip, self.clip)
+        self.report("train_distance", value)
+
+    def _train_generator(self, optimizer: LightningOptimizer, x: Tensor, label: Tensor | None) -> None:
+        loss, spread = self.generator_pass(x, label)
+        self.watch_loss(loss)
+        self.watch(
+            spread > ALIKE,
+            f"All samples of optimizer step {self.trainer.global_step + 1} are alike, the generator has collapsed: "
+            f"lower the learning rates or hold the critic (penalty, critic_norm: spectral), and start again.",
+        )
+        optimizer.step()
+        self.report("train_generator", loss)
+
+    def critic_pass(self, x: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The critic's gradients of a batch, (N, *shape) and labels (N,): the distance and the loss, scalars."""
+        original, other = self.original(self.to_unit(x)), self.other_labels(label)
         with torch.no_grad():
             fake = self.imitation(original, other)
         outputs = self._judged(original, fake, label, other)
@@ -317,17 +343,15 @@ class GAN(GenerativeModel):
         loss = -value
         if self.penalty:
             loss = loss + self.penalty * self.slope_penalty(original, fake, label, *outputs)
-        optimizer.zero_grad()
+        self.critic.zero_grad()
         self.manual_backward(loss)
-        optimizer.step()
-        if self.clip:
-            with torch.no_grad():
-                for parameter in self.critic.parameters():
-                    parameter.clamp_(-self.clip, self.clip)
-        self.report("train_distance", value)
+        return value.detach(), loss.detach()
 
-    def _train_generator(self, optimizer: LightningOptimizer, original: Any, label: Tensor | None) -> None:
-        other = self.other_labels(label)
+    def generator_pass(self, x: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The generator's gradients of a batch, (N, *shape) and labels (N,): the loss, and by how much samples differ,
+        their largest standard deviation as the critic sees them, the least of its views.
+        """
+        original, other = self.original(self.to_unit(x)), self.other_labels(label)
         self.critic.requires_grad_(False)  # whose gradients would cost as much again
         fake = self.imitation(original, other)
         of_real = None
@@ -337,12 +361,15 @@ class GAN(GenerativeModel):
         of_fake = self.critic(fake, other).float()
         with exact_arithmetic(self.device):
             loss = self.distance.generator_loss(of_real, of_fake)
-        self._watch_spread(fake)
-        optimizer.zero_grad()
+        self.net.zero_grad()
         self.manual_backward(loss)
-        optimizer.step()
         self.critic.requires_grad_(True)
-        self.report("train_generator", loss)
+        views = [fake] if isinstance(fake, Tensor) else fake
+        return loss.detach(), torch.stack([view.detach().float().std(0).amax() for view in views]).amin()
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Without a look at the loss, which a recorded pass cannot take; the step looks at it."""
+        loss.backward(*args, **kwargs)
 
     def slope_penalty(
         self, real: Tensor, fake: Tensor, label: Tensor | None, of_real: Tensor, of_fake: Tensor
@@ -371,15 +398,6 @@ class GAN(GenerativeModel):
         else:
             both = [torch.cat([part, other_part.to(part)]) for part, other_part in zip(real, fake, strict=True)]
         return self.critic(both, labels).float().chunk(2)
-
-    def _watch_spread(self, fake: Any) -> None:
-        """Stop where all samples are alike, as one of the critics sees them."""
-        parts = [fake] if isinstance(fake, Tensor) else fake
-        self.watch(
-            torch.stack([part.detach().float().std(0).amax() for part in parts]).amin() > ALIKE,
-            f"All samples of optimizer step {self.trainer.global_step + 1} are alike, the generator has collapsed: "
-            f"lower the learning rates or hold the critic (penalty, critic_norm: spectral), and start again.",
-        )
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
         """Log the distance of the validation split, as the critic sees it."""
