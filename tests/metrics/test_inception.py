@@ -218,7 +218,7 @@ def test_bad_input_is_named(file, tmp_path):
 # -- on the real network -------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:Metric `Kernel:UserWarning")
+@pytest.mark.filterwarnings("ignore:Metric `Kernel:UserWarning")
 def test_on_inception_fid_and_kid_are_torchmetrics(real_data):
     """Of few images, whose covariances have mostly zeros for eigenvalues, of which torchmetrics takes complex roots."""
     network = Inception(real_data("inception"))

@@ -16,8 +16,10 @@ sums that go on over batches and processes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -53,12 +55,14 @@ class Inception(nn.Module):
             data = path.read_bytes()
             if hashlib.sha256(data).hexdigest() != SHA256:
                 raise DataError(f"{path} is damaged, or not the network of FID: remove it and fetch it again.")
-            self.network, self.resizes = torch.jit.load(path, map_location="cpu").eval(), False
+            with _of_torchscript():
+                self.network, self.resizes = torch.jit.load(path, map_location="cpu").eval(), False
             self.identity = SHA256
         else:
             self.network, self.resizes = _of_torchmetrics(path), True
             self.identity = "torch-fidelity"
         self.requires_grad_(False)
+        self._frozen: tuple[torch.device, torch.jit.ScriptModule] | None = None
 
     def train(self, mode: bool = True) -> Inception:
         """It stays in evaluation mode."""
@@ -75,7 +79,23 @@ class Inception(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             if self.resizes:
                 return self.network(images)
-            return self.network((resize(images.float(), SIZE) - 128) / 128).flatten(1)
+            enlarged = (resize(images.float(), SIZE) - 128) / 128
+            return self._on(images.device)(enlarged.to(memory_format=torch.channels_last)).flatten(1)
+
+    def _on(self, device: torch.device) -> torch.jit.ScriptModule:
+        """The network with its normalizations folded into its convolutions, which pins it to a device."""
+        if self._frozen is None or self._frozen[0] != device:
+            with _of_torchscript():
+                self._frozen = device, torch.jit.freeze(self.network)
+        return self._frozen[1]
+
+
+@contextlib.contextmanager
+def _of_torchscript() -> Iterator[None]:
+    """Without PyTorch's advice to export networks otherwise: the file is what it is, and the reader has not made it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*torch.jit", FutureWarning)
+        yield
 
 
 def resize(images: Tensor, size: int) -> Tensor:
