@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import re
 import types
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from zoo import callbacks, figures, pictures
 from zoo.adversarial import GAN
 from zoo.autoregressive import PixelCNN
-from zoo.callbacks import EMA, Compile, CUDAGraphs, Last, SampleGrid, TimeBudget
+from zoo.callbacks import EMA, Compile, CUDAGraphs, Last, ProgressBar, SampleGrid, TimeBudget
 from zoo.data import Digits, Points
 from zoo.errors import DataError
 from zoo.flows import MAF
@@ -186,9 +187,11 @@ def test_a_step_reads_no_value(tmp_path, monkeypatch, name):
     # What looks for NaN takes only copies that have come from a GPU: on a CPU, at once.
     monkeypatch.setattr(GenerativeModel, "watch", lambda self, *_: None)
     build, data, settings = WITHOUT_WAITING[name]
-    settings = {"log_every_n_steps": 100, **settings}
-    _, trainer = fit(tmp_path, EMA(0.9), Unread(), model=build(), data=data(), max_steps=12, **settings)
-    assert trainer.global_step >= 12
+    settings = {"log_every_n_steps": 100, "max_steps": 12, **settings}
+    for more in ({}, {"enable_progress_bar": True}):
+        bar = [ProgressBar()] if more else []
+        _, trainer = fit(tmp_path, EMA(0.9), Unread(), *bar, model=build(), data=data(), **settings, **more)
+        assert trainer.global_step >= 12
     with pytest.raises(AssertionError), NoReading():
         bool(torch.tensor(1) > 0)
 
@@ -422,6 +425,21 @@ def test_a_line_at_each_validation_where_there_is_no_bar(tmp_path, capsys):
     assert all(text in lines[1] for text in ("min", "step 20", "train_nats", "val_nats"))
     fit(tmp_path, max_steps=10, enable_progress_bar=True)
     assert "images/s" not in capsys.readouterr().err
+
+
+# -- ProgressBar ---------------------------------------------------------------------------------------------
+
+
+def test_a_bar_shows_what_is_logged_when_it_is_drawn(tmp_path, capsys):
+    losses, bar = Losses(), ProgressBar(refresh_rate=4)
+    fit(tmp_path, losses, bar, max_steps=10, enable_progress_bar=True)
+    drawn = capsys.readouterr().out.replace("\r", "\n").splitlines()
+    found = (re.search(r"(\d+)/10 .* train_nats=([\d.]+)\]", line) for line in drawn)
+    shown = {int(each[1]): each for each in found if each}  # a line comes twice: the second time with its own numbers
+    assert shown.keys() == {4, 8, 10}
+    for batches, each in shown.items():
+        assert float(each[2]) == pytest.approx(losses.losses[batches - 1], abs=0.05)
+    assert "val_nats=" in shown[10][0]
 
 
 # -- Last ----------------------------------------------------------------------------------------------------

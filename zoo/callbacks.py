@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
+from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
 
 from zoo import figures, pictures
@@ -38,6 +38,7 @@ class EMA(WeightAveraging):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the average beside the model: it may have been made before the model reached its device."""
         self._average_model.module.to(pl_module.device)
+        self._averages, self._currents = ([*module.parameters()] for module in (self._average_model.module, pl_module))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -54,7 +55,7 @@ class EMA(WeightAveraging):
         # The first average is the weights themselves.
         decay = min(self.decay, (1 + t) / (10 + t)) if t else 0.0
         with torch.no_grad():
-            torch._foreach_lerp_(list(average.module.parameters()), list(pl_module.parameters()), 1 - decay)
+            torch._foreach_lerp_(self._averages, self._currents, 1 - decay)
             for own, current in zip(average.module.buffers(), pl_module.buffers(), strict=True):
                 own.copy_(current, non_blocking=True)
         average.n_averaged += 1
@@ -97,6 +98,25 @@ class Compile(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Run compiled again."""
         torch.compiler.set_stance("default")
+
+
+class ProgressBar(TQDMProgressBar):
+    """Lightning's bar, with the training numbers as they are when it is drawn.
+
+    What is logged with `prog_bar=True` Lightning reads in every step, and a step that is read waits for the GPU.
+
+    Args:
+        refresh_rate: draw after every that many batches.
+    """
+
+    def __init__(self, refresh_rate: int = 10) -> None:
+        super().__init__(refresh_rate=refresh_rate)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """What the bar shows."""
+        logged = trainer.callback_metrics.items()
+        own = {name: float(value) for name, value in logged if name.startswith("train_")}
+        return {**super().get_metrics(trainer, pl_module), **own}
 
 
 class CUDAGraphs(Callback):

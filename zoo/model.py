@@ -130,17 +130,10 @@ class GenerativeModel(LightningModule):
         """(N,) the number to minimize and to report, in the unit that `metric` names."""
         return (self.negative_log_likelihood if self.metric == "nats" else self.bits_per_dim)(x, **conditions)
 
-    def report(self, name: str, value: Tensor) -> None:
-        """Log a number of a training step; for a progress bar too, where there is one.
-
-        What a bar might show Lightning reads in each step, which waits for the GPU.
-        """
-        self.log(name, value, prog_bar=getattr(self._trainer, "progress_bar_callback", None) is not None)
-
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         """Mean loss of a batch (x, labels)."""
         loss = self.loss(batch[0]).mean()
-        self.report(f"train_{self.metric}", loss)
+        self.log(f"train_{self.metric}", loss)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
@@ -296,7 +289,10 @@ class GenerativeModel(LightningModule):
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         # Three large odd constants spread (seed, rank, batches) over 63 bits, so that no two runs share a stream.
         mixed = (seed + 1) * 0x9E3779B97F4A7C15 + self.global_rank * 0xC2B2AE3D27D4EB4F + batches * 0x165667B19E3779F9
-        torch.manual_seed(mixed % (2**63))
+        # Not `torch.manual_seed`, which looks for every kind of device there is.
+        torch.default_generator.manual_seed(mixed % (2**63))
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(mixed % (2**63))
 
     # -- drawing --------------------------------------------------------------------------------------------------
 

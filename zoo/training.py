@@ -19,6 +19,7 @@ import torch
 import yaml
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import ProgressBar as AnyBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
@@ -29,7 +30,7 @@ import zoo.data
 import zoo.flows
 import zoo.mixtures  # noqa: F401  their classes may then be named without a path
 from zoo import building, hub
-from zoo.callbacks import EMA, Last, Record
+from zoo.callbacks import EMA, Last, ProgressBar, Record
 from zoo.errors import CheckpointError, ZooError
 from zoo.model import GenerativeModel
 
@@ -161,6 +162,8 @@ class ZooCLI(LightningCLI):
             "training": self.start.config.get("training"),
         }
         callbacks = [Record(self.recipe, dict(reference) if reference else None, start), *callbacks]
+        if config["enable_progress_bar"] is not False and not any(isinstance(each, AnyBar) for each in callbacks):
+            callbacks.append(ProgressBar())
         logger = config["logger"]
         if logger in (None, True) and not config["fast_dev_run"]:
             logger = [CSVLogger(root, "logs")]

@@ -319,7 +319,7 @@ class GAN(GenerativeModel):
             with torch.no_grad():
                 for parameter in self.critic.parameters():
                     parameter.clamp_(-self.clip, self.clip)
-        self.report("train_distance", value)
+        self.log("train_distance", value)
 
     def _train_generator(self, optimizer: LightningOptimizer, x: Tensor, label: Tensor | None) -> None:
         loss, spread = self.generator_pass(x, label)
@@ -330,7 +330,7 @@ class GAN(GenerativeModel):
             f"lower the learning rates or hold the critic (penalty, critic_norm: spectral), and start again.",
         )
         optimizer.step()
-        self.report("train_generator", loss)
+        self.log("train_generator", loss)
 
     def critic_pass(self, x: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
         """The critic's gradients of a batch, (N, *shape) and labels (N,): the distance and the loss, scalars."""

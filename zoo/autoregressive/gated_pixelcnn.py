@@ -344,7 +344,7 @@ class GatedPixelCNN(RasterModel):
         if batch_idx == 0:
             self.labels(label, len(x))
         loss = self.loss(x, label=label).mean()
-        self.report(f"train_{self.metric}", loss)
+        self.log(f"train_{self.metric}", loss)
         return loss
 
     # -- drawing --------------------------------------------------------------------------------------------------

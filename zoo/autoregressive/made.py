@@ -386,7 +386,7 @@ class MADE(GenerativeModel):
         parts = math.gcd(min(self.hparams.parts, masks), len(x))
         sets = torch.randperm(masks, device=x.device)[:parts]
         loss = -self._log_prob(x.unflatten(0, (parts, -1)), sets).mean()
-        self.report(f"train_{self.metric}", loss)
+        self.log(f"train_{self.metric}", loss)
         return loss
 
     def sample(self, n: int, *, seed: int | None = None, cached: bool = True) -> Tensor:

@@ -247,5 +247,5 @@ class ContinuousFlow(VectorFlow):
             x, log_det = transform.estimate(x, hutchinson=hutchinson, tolerance=tolerance)
             total = total + log_det
         loss = -(self.flow.base.log_prob(x) + total).mean()
-        self.report("train_nats", loss)
+        self.log("train_nats", loss)
         return loss

@@ -374,7 +374,7 @@ class EnergyFlow(GenerativeModel):
         else:
             z, log_prob = self.flow.rsample(len(batch[0]))
         loss = self._excess(z, log_prob, temperature).mean()
-        self.report("train_divergence", loss)
+        self.log("train_divergence", loss)
         return loss
 
     def draws_and_scores(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
