@@ -188,9 +188,9 @@ def test_a_step_reads_no_value(tmp_path, monkeypatch, name):
     monkeypatch.setattr(GenerativeModel, "watch", lambda self, *_: None)
     build, data, settings = WITHOUT_WAITING[name]
     settings = {"log_every_n_steps": 100, "max_steps": 12, **settings}
-    for more in ({}, {"enable_progress_bar": True}):
-        bar = [ProgressBar()] if more else []
-        _, trainer = fit(tmp_path, EMA(0.9), Unread(), *bar, model=build(), data=data(), **settings, **more)
+    for bars in ([], [ProgressBar()]):
+        settings["enable_progress_bar"] = bool(bars)
+        _, trainer = fit(tmp_path, EMA(0.9), Unread(), *bars, model=build(), data=data(), **settings)
         assert trainer.global_step >= 12
     with pytest.raises(AssertionError), NoReading():
         bool(torch.tensor(1) > 0)

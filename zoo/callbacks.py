@@ -1,4 +1,4 @@
-"""What happens around training: averaged weights, compilation, pictures, and the record of a run."""
+"""What happens around training: averaged weights, compilation, graphs, the bar, pictures, and the record of a run."""
 
 from __future__ import annotations
 

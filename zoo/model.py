@@ -289,10 +289,11 @@ class GenerativeModel(LightningModule):
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         # Three large odd constants spread (seed, rank, batches) over 63 bits, so that no two runs share a stream.
         mixed = (seed + 1) * 0x9E3779B97F4A7C15 + self.global_rank * 0xC2B2AE3D27D4EB4F + batches * 0x165667B19E3779F9
+        mixed %= 2**63
         # Not `torch.manual_seed`, which looks for every kind of device there is.
-        torch.default_generator.manual_seed(mixed % (2**63))
+        torch.default_generator.manual_seed(mixed)
         if self.device.type != "cpu":
-            torch.get_device_module(self.device).manual_seed(mixed % (2**63))
+            torch.get_device_module(self.device).manual_seed(mixed)
 
     # -- drawing --------------------------------------------------------------------------------------------------
 
