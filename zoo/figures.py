@@ -179,7 +179,7 @@ def save(panels: Sequence[Tensor], path: str | Path) -> Path:
         raise ZooError(f"Panels must be of one height; these are {[tuple(panel.shape) for panel in panels]}.")
     white = panels[0].new_full((3, panels[0].shape[1], GAP), 255)
     row = [piece for panel in panels for piece in (white, panel)][1:]
-    return pictures.save(torch.cat(row, 2)[None], path)
+    return pictures.save(torch.cat(row, 2)[None], path, palette=True)
 
 
 def makes_points(model: GenerativeModel) -> bool:

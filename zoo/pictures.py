@@ -74,8 +74,18 @@ def to_bytes(images: Tensor, levels: int) -> Tensor:
     return (values.double() * (255 / (levels - 1))).round().to(torch.uint8)
 
 
-def save(images: Tensor, path: str | Path, levels: int = 256, *, columns: int | None = None) -> Path:
+def save(
+    images: Tensor, path: str | Path, levels: int = 256, *, columns: int | None = None, palette: bool = False
+) -> Path:
     """Write `grid(images, levels, columns=columns)` as a PNG file and return its path.
+
+    Args:
+        images: as `grid` takes them.
+        path: the PNG file.
+        levels: number of values of a sub-pixel.
+        columns: of the grid.
+        palette: whether the file keeps no more than 256 colours, the nearest ones: drawings need no more, and take less
+            than half the bytes.
 
     Raises:
         ZooError: when these are not images, or the file cannot be written.
@@ -85,7 +95,10 @@ def save(images: Tensor, path: str | Path, levels: int = 256, *, columns: int | 
     path = writable(path)
     pixels = grid(images, levels, columns=columns).permute(1, 2, 0).numpy()
     try:
-        Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(path, format="PNG")
+        image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+        if palette:
+            image = image.quantize(256, dither=Image.Dither.NONE)
+        image.save(path, format="PNG", optimize=palette)
     except OSError as error:
         raise ZooError(f"{path} cannot be written: {error.strerror or error}.") from error
     return path
