@@ -22,6 +22,7 @@ from zoo.adversarial.distances import (
     Wasserstein,
     distance,
     transport,
+    transports,
 )
 from zoo.errors import DataError
 
@@ -142,6 +143,29 @@ def test_the_slope_of_sinkhorns_witness_is_where_transport_pushes():
     at = x.detach().requires_grad_()
     (slope,) = torch.autograd.grad(found.witness(at, x.detach(), y).sum(), at)
     torch.testing.assert_close(len(x) * push, slope, rtol=1e-5, atol=1e-6)
+
+
+def test_without_self_pairs_sinkhorns_divergence_of_one_law_is_zero_on_average():
+    plain, apart = Sinkhorn(1.0, 1.0, 200), Sinkhorn(1.0, 1.0, 200, self_pairs=False)
+    values = torch.tensor(
+        [[found.value(x, y) for found in (plain, apart)] for x, y in ((points(8), points(8)) for _ in range(300))]
+    )
+    error = values.std(0) / math.sqrt(len(values))
+    assert values[:, 1].mean().abs() < 3 * error[1]
+    assert values[:, 0].mean() > 20 * error[0]
+    # With much entropy every coupling is the product.
+    x, y = points(8), points(6, 1.0)
+    much = Sinkhorn(1.0, 1e6, 3, self_pairs=False)
+    torch.testing.assert_close(much.value(x, y), Energy().value(x, y) / 2, rtol=1e-4, atol=1e-5)
+    with pytest.raises(DataError, match="must have two items, not 1"):
+        much.value(x[:1], y)
+
+
+def test_several_transports_at_once_are_those_one_by_one():
+    costs = [torch.rand(5, 7, dtype=torch.float64) for _ in range(3)]
+    for several in (costs, [*costs, torch.rand(4, 4, dtype=torch.float64)]):
+        found = torch.stack(transports(several, 0.1, 50))
+        torch.testing.assert_close(found, torch.stack([transport(cost, 0.1, 50) for cost in several]))
 
 
 def test_transport_with_little_entropy_is_the_best_assignment():

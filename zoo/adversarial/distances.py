@@ -148,37 +148,47 @@ class MMD(Distance):
 class Sinkhorn(Distance):
     """The Sinkhorn divergence of features, OT(P, Q) - OT(P, P) / 2 - OT(Q, Q) / 2.
 
-    As `zoo.metrics.sinkhorn`, but with a fixed number of iterations, none of which waits for the GPU. The terms of a
-    batch with itself cost next to nothing where epsilon is small beside the distances within it, and what two batches
-    of one law differ by is then left in: a larger epsilon, towards the energy distance, trains better.
+    As `zoo.metrics.sinkhorn`, but with a fixed number of iterations, none of which waits for the GPU. Where a point may
+    be coupled with itself, the last two terms of a batch are too small, and two batches of one law differ by what grows
+    with the features: a critic then learns to enlarge that. Without such pairs this is gone, as from the unbiased
+    energy distance, whose half it is for a large epsilon and p = 1.
 
     Args:
         p: the cost is the Euclidean distance to this power.
         epsilon: of the entropy, in the unit of the cost.
         iterations: of the potentials.
+        self_pairs: whether a point of a batch may be coupled with itself, as in arXiv 1706.00292.
     """
 
     features = paired = True
 
-    def __init__(self, p: float = 2.0, epsilon: float = 0.1, iterations: int = 20) -> None:
+    def __init__(self, p: float = 2.0, epsilon: float = 0.1, iterations: int = 20, self_pairs: bool = True) -> None:
         check_positive(epsilon=epsilon, iterations=iterations, p=p)
-        self.p, self.epsilon, self.iterations = p, epsilon, iterations
+        self.p, self.epsilon, self.iterations, self.self_pairs = p, epsilon, iterations, self_pairs
 
     def value(self, real: Tensor, fake: Tensor) -> Tensor:
         """In the unit of the cost."""
-        cross, *own = (self._transport(x, y) for x, y in ((real, fake), (real, real), (fake, fake)))
+        if not self.self_pairs and min(len(real), len(fake)) < 2:
+            raise DataError(f"Without self_pairs a batch must have two items, not {min(len(real), len(fake))}.")
+        costs = [powers(real, fake, self.p), self._own(real), self._own(fake)]
+        cross, *own = transports(costs, self.epsilon, self.iterations)
+        if not self.self_pairs:  # the entropy is then relative to n (n - 1) pairs
+            own = [each + self.epsilon * math.log1p(-1 / len(x)) for each, x in zip(own, (real, fake), strict=True)]
         return cross - 0.5 * sum(own)
 
     def witness(self, at: Tensor, real: Tensor, fake: Tensor) -> Tensor:
         """f(x), the potential of the coupling with the samples, less that of the coupling of the data with itself."""
         parts = []
-        for other in (fake, real):
-            _, potential = potentials(powers(real, other, self.p).detach(), self.epsilon, self.iterations)
+        for other, cost in ((fake, powers(real, fake, self.p)), (real, self._own(real))):
+            _, potential = potentials(cost.detach(), self.epsilon, self.iterations)
             parts.append(half_step(powers(at, other, self.p), potential, self.epsilon))
         return parts[0] - parts[1]
 
-    def _transport(self, x: Tensor, y: Tensor) -> Tensor:
-        return transport(powers(x, y, self.p), self.epsilon, self.iterations)
+    def _own(self, x: Tensor) -> Tensor:
+        cost = powers(x, x, self.p)
+        if self.self_pairs:
+            return cost
+        return cost.masked_fill(torch.eye(len(x), dtype=torch.bool, device=x.device), math.inf)
 
 
 class MiniBatchEnergy(Distance):
@@ -207,11 +217,9 @@ class MiniBatchEnergy(Distance):
         if min(len(real), len(fake)) < 2:
             raise DataError(f"The batches must have two halves each, not {len(real)} and {len(fake)} items.")
         (x, x2), (y, y2) = (F.normalize(batch, dim=1).chunk(2) for batch in (real, fake))
-        across = (self._transport(a, b) for a in (x, x2) for b in (y, y2))
-        return 0.5 * sum(across) - self._transport(x, x2) - self._transport(y, y2)
-
-    def _transport(self, x: Tensor, y: Tensor) -> Tensor:
-        return transport(1 - x @ y.T, self.epsilon, self.iterations)
+        pairs = (x, x2), (y, y2), *((a, b) for a in (x, x2) for b in (y, y2))
+        within, within2, *across = transports([1 - a @ b.T for a, b in pairs], self.epsilon, self.iterations)
+        return 0.5 * sum(across) - within - within2
 
 
 # -- of a batch, without a look at its values, which would make each step wait for the GPU ------------------------
@@ -237,27 +245,37 @@ def _minus_distance(x: Tensor, y: Tensor) -> Tensor:
 
 
 def half_step(cost: Tensor, potential: Tensor, epsilon: float) -> Tensor:
-    """f_i = -epsilon log mean_j exp((g_j - c_ij) / epsilon): costs (N, M) and g (M,) to (N,)."""
-    return -epsilon * torch.logsumexp((potential - cost) / epsilon - math.log(cost.shape[1]), 1)
+    """f_i = -epsilon log mean_j exp((g_j - c_ij) / epsilon): costs (..., N, M) and g (..., M) to (..., N)."""
+    return -epsilon * torch.logsumexp((potential.unsqueeze(-2) - cost) / epsilon - math.log(cost.shape[-1]), -1)
 
 
 def potentials(cost: Tensor, epsilon: float, iterations: int) -> tuple[Tensor, Tensor]:
-    """f (N,) and g (M,) after so many iterations from zero, on costs (N, M)."""
-    g = cost.new_zeros(cost.shape[1])
+    """f (..., N) and g (..., M) after so many iterations from zero, on costs (..., N, M)."""
+    g = cost.new_zeros(*cost.shape[:-2], cost.shape[-1])
     for _ in range(iterations):
         f = half_step(cost, g, epsilon)
-        g = half_step(cost.T, f, epsilon)
+        g = half_step(cost.mT, f, epsilon)
     return f, g
 
 
 def transport(cost: Tensor, epsilon: float, iterations: int) -> Tensor:
-    """The entropic cost of transport, min over couplings of E c + epsilon KL(coupling || P x Q): (N, M) to a scalar.
+    """The entropic cost of transport, min over couplings of E c + epsilon KL(coupling || P x Q): (..., N, M) to (...).
 
     Its gradient in the costs is the coupling: no iteration is remembered for it (Danskin's theorem; arXiv 1803.05573).
     """
     with torch.no_grad():
         _, g = potentials(cost, epsilon, iterations)
-    return half_step(cost, g, epsilon).mean() + g.mean()
+    return half_step(cost, g, epsilon).mean(-1) + g.mean(-1)
+
+
+def transports(costs: list[Tensor], epsilon: float, iterations: int) -> list[Tensor]:
+    """`transport` of several costs, (N, M) each, to scalars.
+
+    All at once where they are of one size: an iteration is a few kernels, so small that one takes as long as many.
+    """
+    if len({cost.shape for cost in costs}) > 1:
+        return [transport(cost, epsilon, iterations) for cost in costs]
+    return list(transport(torch.stack(costs), epsilon, iterations).unbind())
 
 
 # -- by name -----------------------------------------------------------------------------------------------------
