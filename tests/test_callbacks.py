@@ -520,6 +520,20 @@ def test_a_run_ends_with_its_time_and_its_schedule(tmp_path, clock):
     assert 0 < rate.rate < (math.pi / trainer.global_step) ** 2, "the last step of a cosine to zero"
 
 
+@pytest.mark.parametrize("later", [0.25, 4.0])
+def test_a_run_that_becomes_faster_or_slower_ends_with_its_time(tmp_path, clock, later):
+    class Neighbour(Callback):
+        """Other work beside the run, which ends or begins."""
+
+        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+            clock.now += later - 1 if trainer.global_step >= 60 else 0
+
+    begin = clock.now
+    _, trainer = fit(tmp_path, clock, Neighbour(), TimeBudget(minutes=4, skip=5, measure=10), max_steps=-1)
+    assert clock.now - begin == pytest.approx(240, rel=0.05)
+    assert trainer.global_step == pytest.approx(60 + (180 - 60) / later, rel=0.05)
+
+
 def test_a_resumed_run_keeps_its_number_of_steps(tmp_path, clock):
     whole = TimeBudget(minutes=3, skip=5, measure=10)
     fit(tmp_path / "whole", clock, whole, max_steps=-1)

@@ -149,20 +149,22 @@ class CUDAGraphs(Callback):
 class TimeBudget(Callback):
     """Choose the number of steps so that a run, with its learning-rate schedule, ends when the time does.
 
-    The speed is measured once, after the compilation and the first steps; `max_steps` is then set, and a resumed run
-    keeps it. A recipe states the number of steps that came of it, so that others train as long on slower machines.
+    The speed is measured after the compilation and the first steps, and `max_steps` is set. After each tenth of what is
+    left it is corrected by the speed of that tenth, for other work may come or go beside the run. A resumed run keeps
+    the number of steps. A recipe states the one that came of it, so that others train as long on slower machines.
 
     Args:
         minutes: of training in all.
-        skip: steps before the measurement.
-        measure: steps of the measurement.
+        skip: steps before the first measurement.
+        measure: steps of a measurement, at least.
     """
 
     def __init__(self, minutes: float, skip: int = 200, measure: int = 400) -> None:
         self.minutes, self.skip, self.measure = minutes, skip, measure
         self.max_steps: int | None = None
-        self._begin = self._skipped = 0.0
-        self._first = skip
+        self._begin = 0.0
+        self._mark: tuple[int, float] | None = None  # step and time from which on the speed is measured
+        self._next: int | None = None  # the step of the next look at the clock
 
     def state_dict(self) -> dict[str, Any]:
         """The number of steps, once it is chosen."""
@@ -174,28 +176,32 @@ class TimeBudget(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock; a run that was resumed before the measurement begins it anew."""
-        self._begin = time.monotonic()
-        self._first = trainer.global_step + self.skip
+        self._begin, self._mark = time.monotonic(), None
         if self.max_steps:
+            self._next = None
             trainer.fit_loop.epoch_loop.max_steps = self.max_steps
+        else:
+            self._next = trainer.global_step + self.skip
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measure, then decide; every rank takes the decision of the first."""
         step = trainer.global_step
-        if self.max_steps or step not in (self._first, self._first + self.measure):
+        if self._next is None or step < self._next:
             return
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)
-        if step == self._first:
-            self._skipped = time.monotonic()
+        now, mark = time.monotonic(), self._mark
+        self._mark = step, now
+        if mark is None:
+            self._next = step + self.measure
             return
-        now = time.monotonic()
         left = 60 * self.minutes - (now - self._begin)
-        steps = step + max(0, int(left * self.measure / (now - self._skipped)))
+        steps = step + max(0, int(left * (step - mark[0]) / (now - mark[1])))
         self.max_steps = trainer.strategy.broadcast(steps)
         trainer.fit_loop.epoch_loop.max_steps = self.max_steps
+        self._next = step + max(self.measure, (self.max_steps - step) // 10)
 
 
 class SampleGrid(Callback):
