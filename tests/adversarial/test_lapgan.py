@@ -249,6 +249,15 @@ def test_its_arguments_are_its_own():
     assert "network" not in hparams
 
 
+def test_each_scale_may_have_channels_of_its_own():
+    model = three(channels=[8, 12, 4], critic_channels=[4, 6, 10])
+    assert [generator.last.in_channels for generator in (model.net.coarse, *model.net.finer)] == [8, 12, 4]
+    assert [critic.blocks[0].conv1.out_channels for critic in model.critic.critics] == [4, 6, 10]
+    same = three(channels=[8, 12, 4])
+    assert [critic.blocks[0].conv1.out_channels for critic in same.critic.critics] == [8, 12, 4]
+    assert three(channels=(8, 12, 4)).sample(1, seed=0).shape == (1, 3, 16, 24)
+
+
 def test_a_cifar_model_is_small():
     model = LAPGAN([3, 32, 32])
     assert 2 * sum(value.numel() for value in model.state_dict().values()) <= 6 * 2**20
@@ -264,6 +273,9 @@ def test_a_cifar_model_is_small():
         ({"distance": "energy"}, "energy is one of features, but the critics of LAPGAN give one number each"),
         ({"distance": "far"}, "distance must be one of"),
         ({"channels": 0}, "channels must be at least 1"),
+        ({"channels": [8, 0]}, "channels must be at least 1"),
+        ({"channels": [8, 8, 8]}, r"channels must be one number, or 2, one for each scale, not \[8, 8, 8\]"),
+        ({"critic_channels": [8]}, r"critic_channels must be one number, or 2, one for each scale, not \[8\]"),
         ({"critic_steps": 0}, "critic_steps must be at least 1"),
     ],
 )

@@ -144,12 +144,12 @@ class GAN(GenerativeModel):
         self.clip, self.penalty, self.critic_norm = clip, penalty, critic_norm
         self.critic_steps, self.generator_steps = critic_steps, generator_steps
         self.spec = DataSpec(tuple(shape), levels, classes)
-        self.net, self.critic = self.networks(critic_channels or channels)
+        self.net, self.critic = self.networks()
 
-    def networks(self, critic_channels: int) -> tuple[nn.Module, nn.Module]:
+    def networks(self) -> tuple[nn.Module, nn.Module]:
         """The generator and the critic that the arguments ask for."""
         given, shape, classes = self.hparams, self.spec.shape, self.spec.classes
-        ends = critic_channels, given.features, given.critic_norm, classes
+        ends = given.critic_channels or given.channels, given.features, given.critic_norm, classes
         if given.network == "mlp":
             bounded = self.spec.levels is not None
             generator = PerceptronGenerator(shape, given.latents, given.channels, classes, bounded)

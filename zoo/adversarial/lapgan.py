@@ -22,6 +22,7 @@ Departures:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -172,6 +173,11 @@ class PyramidCritic(nn.Module):
         return torch.cat([critic(view, label) for critic, view in zip(self.critics, seen, strict=True)], 1)
 
 
+def each(value: int | Sequence[int], scales: int) -> list[int]:
+    """A number for each scale, of which one may stand for all."""
+    return list(value) if isinstance(value, Sequence) else [value] * scales
+
+
 def views(pyramid: list[Tensor], lows: list[Tensor]) -> list[Tensor]:
     """What the critics see: the small image, then at each finer scale the image and its low-pass, (N, 2C, H, W)."""
     finer = zip(pyramid[1:], lows, strict=True)
@@ -188,8 +194,8 @@ class LAPGAN(GAN):
         scales: images in the pyramid; each is half as high and wide as the next.
         latents: components of a latent for the small image, of a normal distribution; each pixel of the finer scales
             has one more.
-        channels: of all hidden images of the generators.
-        critic_channels: of the critics; by default the same.
+        channels: of all hidden images of the generators: one number, or one for each scale from coarse to fine.
+        critic_channels: the same of the critics; by default those of the generators.
         distance: one of `zoo.adversarial.distances.NAMES` that takes one number of a critic.
         options: arguments of the distance's class.
         critic_steps: of the critics for one of the generators.
@@ -214,8 +220,8 @@ class LAPGAN(GAN):
         classes: int = 0,
         scales: int = 3,
         latents: int = 128,
-        channels: int = 96,
-        critic_channels: int | None = None,
+        channels: int | Sequence[int] = 96,
+        critic_channels: int | Sequence[int] | None = None,
         distance: str = "hinge",
         options: dict[str, Any] | None = None,
         critic_steps: int = 1,
@@ -233,6 +239,9 @@ class LAPGAN(GAN):
                 f"Images of {shape[1]} x {shape[2]} pixels cannot be halved {scales - 1} times, to 2 x 2 or more: set "
                 f"scales lower, or pad the images."
             )
+        for name, value in (("channels", channels), ("critic_channels", critic_channels)):
+            if isinstance(value, Sequence) and len(value) != scales:
+                raise DataError(f"{name} must be one number, or {scales}, one for each scale, not {list(value)}.")
         if distance in DISTANCES and DISTANCES[distance].features:
             raise DataError(
                 f"The distance {distance} is one of features, but the critics of LAPGAN give one number each: set "
@@ -244,8 +253,8 @@ class LAPGAN(GAN):
             classes,
             network="resnet",
             latents=latents,
-            channels=channels,
-            critic_channels=critic_channels,
+            channels=min(each(channels, scales)),
+            critic_channels=None if critic_channels is None else min(each(critic_channels, scales)),
             critic_norm="spectral",
             distance=distance,
             options=options,
@@ -257,14 +266,16 @@ class LAPGAN(GAN):
             decay=decay,
         )
 
-    def networks(self, critic_channels: int) -> tuple[PyramidGenerator, PyramidCritic]:
+    def networks(self) -> tuple[PyramidGenerator, PyramidCritic]:
         """The generators and the critics of all scales."""
         given, classes, (colours, *sides) = self.hparams, self.spec.classes, self.spec.shape
         (small, *finer) = [tuple(side >> i for side in sides) for i in reversed(range(given.scales))]
-        coarse = ResNetGenerator((colours, *small), given.latents, given.channels, classes)
-        conditional = [ConditionalGenerator(colours, given.channels, classes) for _ in finer]
+        first, *others = widths = each(given.channels, given.scales)
+        coarse = ResNetGenerator((colours, *small), given.latents, first, classes)
+        conditional = [ConditionalGenerator(colours, width, classes) for width in others]
         shapes = [(colours, *small), *((2 * colours, *each) for each in finer)]
-        critics = [ResNetCritic(shape, critic_channels, classes=classes) for shape in shapes]
+        of_critics = each(given.critic_channels or widths, given.scales)
+        critics = [ResNetCritic(shape, width, classes=classes) for shape, width in zip(shapes, of_critics, strict=True)]
         return PyramidGenerator(coarse, conditional, given.latents, finer), PyramidCritic(critics)
 
     @property
