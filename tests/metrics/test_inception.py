@@ -215,6 +215,14 @@ def test_bad_input_is_named(file, tmp_path):
         Inception(tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_torchmetrics_need_not_try_it_on_an_image(file, tmp_path, monkeypatch):
+    """It would try one on the CPU, where a network on a GPU fails."""
+    network = Inception(tmp_path)
+    monkeypatch.setattr(Inception, "forward", lambda *given: pytest.fail("It was tried."))
+    assert FrechetInceptionDistance(feature=network).real_features_sum.shape == (2048,)
+
+
 # -- on the real network -------------------------------------------------------------------------------------
 
 

@@ -48,6 +48,8 @@ class Inception(nn.Module):
         DataError: the file is not there, or is another one.
     """
 
+    num_features = 2048  # for torchmetrics' FID, which else tries an image on the CPU, wherever the network is
+
     def __init__(self, root: str | Path | None = None) -> None:
         super().__init__()
         path = data_root(root) / FILE
