@@ -178,11 +178,11 @@ class Sinkhorn(Distance):
 
     def witness(self, at: Tensor, real: Tensor, fake: Tensor) -> Tensor:
         """f(x), the potential of the coupling with the samples, less that of the coupling of the data with itself."""
-        parts = []
-        for other, cost in ((fake, powers(real, fake, self.p)), (real, self._own(real))):
-            _, potential = potentials(cost.detach(), self.epsilon, self.iterations)
-            parts.append(half_step(powers(at, other, self.p), potential, self.epsilon))
-        return parts[0] - parts[1]
+        with torch.no_grad():
+            costs = [powers(real, fake, self.p), self._own(real)]
+            of_fake, of_real = at_once(lambda cost: potentials(cost, self.epsilon, self.iterations)[1], costs)
+        to_fake = half_step(powers(at, fake, self.p), of_fake, self.epsilon)
+        return to_fake - half_step(powers(at, real, self.p), of_real, self.epsilon)
 
     def _own(self, x: Tensor) -> Tensor:
         cost = powers(x, x, self.p)
@@ -269,13 +269,18 @@ def transport(cost: Tensor, epsilon: float, iterations: int) -> Tensor:
 
 
 def transports(costs: list[Tensor], epsilon: float, iterations: int) -> list[Tensor]:
-    """`transport` of several costs, (N, M) each, to scalars.
+    """`transport` of several costs, (N, M) each, to scalars."""
+    return at_once(lambda cost: transport(cost, epsilon, iterations), costs)
 
-    All at once where they are of one size: an iteration is a few kernels, so small that one takes as long as many.
+
+def at_once(function: Callable[[Tensor], Tensor], costs: list[Tensor]) -> list[Tensor]:
+    """A function of each of several costs, of all at once where they are of one size.
+
+    An iteration is a few kernels, so small that one takes as long as many.
     """
     if len({cost.shape for cost in costs}) > 1:
-        return [transport(cost, epsilon, iterations) for cost in costs]
-    return list(transport(torch.stack(costs), epsilon, iterations).unbind())
+        return [function(cost) for cost in costs]
+    return list(function(torch.stack(costs)).unbind())
 
 
 # -- by name -----------------------------------------------------------------------------------------------------
