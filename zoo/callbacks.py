@@ -63,7 +63,7 @@ class EMA(WeightAveraging):
 
 
 class Compile(Callback):
-    """`torch.compile` of the model's inner networks, which `GenerativeModel.compiled` names, while training.
+    """`torch.compile` of the inner networks and functions that `GenerativeModel.compiled` names, while training.
 
     The LightningModule itself is left alone (logging breaks the graph), and so is validation, whose shapes vary.
 
@@ -89,7 +89,16 @@ class Compile(Callback):
 
             how = {"options": {**list_mode_options(self.mode), **self.options}}
         for name in pl_module.compiled:
-            getattr(pl_module, name).compile(dynamic=False, **how)
+            part = getattr(pl_module, name)
+            if isinstance(part, torch.nn.Module):
+                part.compile(dynamic=False, **how)
+            else:
+                setattr(pl_module, name, torch.compile(part, dynamic=False, **how))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put methods back."""
+        for name in pl_module.compiled:
+            vars(pl_module).pop(name, None)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Run eagerly."""
