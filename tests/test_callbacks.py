@@ -302,14 +302,16 @@ def two_networks(name: str) -> GAN:
 @on_a_gpu
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("name", PASSES)
-def test_captured_passes_train_as_others(tmp_path, name, precision):
+@pytest.mark.parametrize("compiled", [False, True])
+def test_captured_passes_train_as_others(tmp_path, compiled, name, precision):
     settings = {"max_steps": 20, "accelerator": "gpu", "precision": precision, "deterministic": "warn"}
-    first, _ = fit(tmp_path / "plain", EMA(0.9), model=two_networks(name), data=Digits(), **settings)
-    graphs = CUDAGraphs()
-    second, _ = fit(tmp_path / "graphs", EMA(0.9), graphs, model=two_networks(name), data=Digits(), **settings)
+    callbacks = [EMA(0.9), *[Compile()] * compiled]
+    first, _ = fit(tmp_path / "plain", *callbacks, model=two_networks(name), data=Digits(), **settings)
+    callbacks.append(CUDAGraphs())
+    second, _ = fit(tmp_path / "graphs", *callbacks, model=two_networks(name), data=Digits(), **settings)
     for (key, one), other in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4, msg=key)
-    assert not {"critic_pass", "generator_pass"} & vars(second).keys(), "the methods are back"
+    assert not {"critic_pass", "generator_pass", "slope"} & vars(second).keys(), "the methods are back"
 
 
 @on_a_gpu
