@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import functools
 import json
 import os
 import subprocess
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.loggers import CSVLogger
 from tiny_runs import FewDigits, Patches, Stop, differences, fit, last
 from torch import nn
 
@@ -19,7 +22,7 @@ from zoo import evaluation, metrics, training
 from zoo.adversarial import GAN
 from zoo.adversarial.distances import NAMES, distance
 from zoo.adversarial.gan import CHUNK, slerp
-from zoo.callbacks import EMA
+from zoo.callbacks import EMA, Compile
 from zoo.data import Digits, Points
 from zoo.errors import DataError, TrainingError
 
@@ -327,6 +330,44 @@ def test_a_compiled_penalty_has_the_gradients_of_the_definition(distance, norm):
     compiled = torch.compile(model.slope, backend="aot_eager", dynamic=False, fullgraph=True)
     torch.testing.assert_close(gradients(compiled), expected, rtol=1e-4, atol=1e-5)
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ({}, ("net", "critic")),
+        ({"penalty": 1.0}, ("net", "critic", "slope")),
+        ({"penalty": 1.0, "critic_norm": "spectral"}, ("net", "slope")),
+    ],
+    ids=["no penalty", "penalty", "spectral"],
+)
+def test_a_compiled_run_is_the_run(tmp_path, monkeypatch, arguments, parts):
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    runs = []
+    for callbacks in ([], [Compile()]):
+        torch.manual_seed(0)
+        model = gan(network="resnet", distance="energy", features=3, critic_steps=2, **arguments)
+        assert model.compiled == parts
+        runs.append(fit(tmp_path, *callbacks, model=model, data=digits(), max_steps=3)[0])
+        assert "slope" not in vars(model), "the method is back"
+    eager, compiled = (run.critic.state_dict() for run in runs)
+    # It moves all features alike, and the generator has biases before batch normalization: such parameters have no
+    # gradient but rounding, of which Adam makes whole steps.
+    eager["head.linear.bias"] = compiled["head.linear.bias"]
+    torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-5)
+    torch._dynamo.reset()
+
+
+def test_both_losses_are_logged_when_lightning_reads_them(tmp_path):
+    """Also that of the generator, which was trained some batches before."""
+    logger = CSVLogger(tmp_path, name="", version="")
+    settings = {"max_steps": 5, "logger": logger, "log_every_n_steps": 4, "limit_val_batches": 0}
+    fit(tmp_path, model=gan(critic_steps=3), data=digits(), **settings)
+    with open(tmp_path / "metrics.csv") as file:
+        rows = [row for row in csv.DictReader(file) if row["train_distance"]]
+    assert len(rows) == 15 // 4
+    assert all(float(row["train_generator"]) > 0 for row in rows)
 
 
 # -- what stops a run ----------------------------------------------------------------------------------------

@@ -155,8 +155,8 @@ class Sinkhorn(Distance):
 
     Args:
         p: the cost is the Euclidean distance to this power.
-        epsilon: of the entropy, in the unit of the cost. Well below the distances of features, the couplings of two
-            batches have little in common, and training swings.
+        epsilon: of the entropy, in the unit of the cost. With 30 a GAN on CIFAR-10 was seen to swing, and its samples
+            lost their variety.
         iterations: of the potentials.
         self_pairs: whether a point of a batch may be coupled with itself, as in arXiv 1706.00292.
     """

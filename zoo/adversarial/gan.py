@@ -315,7 +315,7 @@ class GAN(GenerativeModel):
             self._train_generator(generator, x, label)
             for scheduler in self.lr_schedulers():
                 scheduler.step()
-        # Where somebody reads them: logged at each batch, they would take a third of a step's Python.
+        # Where somebody reads them: logged at each batch, they took a quarter of a small step's time.
         if self.trainer.is_last_batch or (before + 1) % self.trainer.log_every_n_steps == 0:
             self.log_dict(self._latest)
 

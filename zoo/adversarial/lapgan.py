@@ -253,7 +253,7 @@ class LAPGAN(GAN):
             classes,
             network="resnet",
             latents=latents,
-            channels=min(each(channels, scales)),
+            channels=min(each(channels, scales)),  # there only looked at: the hyperparameters are those given here
             critic_channels=None if critic_channels is None else min(each(critic_channels, scales)),
             critic_norm="spectral",
             distance=distance,
@@ -273,7 +273,7 @@ class LAPGAN(GAN):
         first, *others = widths = each(given.channels, given.scales)
         coarse = ResNetGenerator((colours, *small), given.latents, first, classes)
         conditional = [ConditionalGenerator(colours, width, classes) for width in others]
-        shapes = [(colours, *small), *((2 * colours, *each) for each in finer)]
+        shapes = [(colours, *small), *((2 * colours, *side) for side in finer)]
         of_critics = each(given.critic_channels or widths, given.scales)
         critics = [ResNetCritic(shape, width, classes=classes) for shape, width in zip(shapes, of_critics, strict=True)]
         return PyramidGenerator(coarse, conditional, given.latents, finer), PyramidCritic(critics)

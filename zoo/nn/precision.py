@@ -18,9 +18,10 @@ def exact_arithmetic(device: torch.device, *, convolutions: bool = True) -> Iter
     """
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
-    exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+    exact = {"enabled": True, "deterministic": True, "allow_tf32": False}
+    cudnn = torch.backends.cudnn.flags(**exact) if convolutions else contextlib.nullcontext()
     try:
-        with torch.autocast(device.type, enabled=False), exact if convolutions else contextlib.nullcontext():
+        with torch.autocast(device.type, enabled=False), cudnn:
             yield
     finally:
         torch.set_float32_matmul_precision(precision)
