@@ -35,6 +35,12 @@ class EMA(WeightAveraging):
         self.decay = decay
         super().__init__(use_buffers=False)
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin an average, and count its steps anew: those of a run before would hold up this one's."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self._latest_update_step = 0
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the average beside the model: it may have been made before the model reached its device."""
         self._average_model.module.to(pl_module.device)
@@ -63,7 +69,7 @@ class EMA(WeightAveraging):
 
 
 class Compile(Callback):
-    """`torch.compile` of the inner networks and functions that `GenerativeModel.compiled` names, while training.
+    """`torch.compile` of the model's inner networks, which `GenerativeModel.compiled` names, while training.
 
     The LightningModule itself is left alone (logging breaks the graph), and so is validation, whose shapes vary.
 
@@ -89,16 +95,7 @@ class Compile(Callback):
 
             how = {"options": {**list_mode_options(self.mode), **self.options}}
         for name in pl_module.compiled:
-            part = getattr(pl_module, name)
-            if isinstance(part, torch.nn.Module):
-                part.compile(dynamic=False, **how)
-            else:
-                setattr(pl_module, name, torch.compile(part, dynamic=False, **how))
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put methods back."""
-        for name in pl_module.compiled:
-            vars(pl_module).pop(name, None)
+            getattr(pl_module, name).compile(dynamic=False, **how)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Run eagerly."""

@@ -259,7 +259,7 @@ class GenerativeModel(LightningModule):
 
     @property
     def compiled(self) -> tuple[str, ...]:
-        """The inner networks, and methods of tensors, that `zoo.callbacks.Compile` compiles."""
+        """The attributes that are the model's inner networks, which `zoo.callbacks.Compile` compiles."""
         return ("net",)
 
     @property

@@ -303,42 +303,9 @@ def test_a_spectral_critic_has_slopes_of_at_most_one():
     assert slope.norm(dim=1).max() <= 1 + 1e-4
 
 
-@pytest.mark.parametrize("distance", ["wasserstein", "energy", "mmd", "sinkhorn"])
-@pytest.mark.parametrize("norm", ["none", "spectral"])
-def test_a_compiled_penalty_has_the_gradients_of_the_definition(distance, norm):
-    torch.manual_seed(0)
-    features = {} if distance == "wasserstein" else {"features": 3}
-    model = gan(network="resnet", distance=distance, critic_norm=norm, penalty=1.0, **features)
-    model.critic.eval()  # where spectral normalization no longer changes from pass to pass
-    real, fake = torch.randn(2, 4, 1, 8, 8)
-
-    def gradients(slopes) -> list[torch.Tensor]:
-        model.critic.zero_grad()
-        outputs = model._judged(real, fake, None, None)
-        (slopes(real.lerp(fake, 0.3), None, *outputs).flatten(1).norm(dim=1) - 1).square().mean().backward()
-        return [parameter.grad.clone() for parameter in model.critic.parameters() if parameter.grad is not None]
-
-    def definition(at, label, *outputs):
-        at.requires_grad_()
-        witness = model.distance.witness(model.critic(at, label).float(), *outputs)
-        return torch.autograd.grad(witness.sum(), at, create_graph=True)[0]
-
-    expected = gradients(definition)
-    assert any(gradient.abs().max() > 1e-4 for gradient in expected)
-    torch.testing.assert_close(gradients(model.slope), expected)
-    model.critic.compile(backend="aot_eager", dynamic=False)
-    compiled = torch.compile(model.slope, backend="aot_eager", dynamic=False, fullgraph=True)
-    torch.testing.assert_close(gradients(compiled), expected, rtol=1e-4, atol=1e-5)
-    torch._dynamo.reset()
-
-
 @pytest.mark.parametrize(
     ("arguments", "parts"),
-    [
-        ({}, ("net", "critic")),
-        ({"penalty": 1.0}, ("net", "critic", "slope")),
-        ({"penalty": 1.0, "critic_norm": "spectral"}, ("net", "slope")),
-    ],
+    [({}, ("net", "critic")), ({"penalty": 1.0}, ("net",)), ({"critic_norm": "spectral"}, ("net", "critic"))],
     ids=["no penalty", "penalty", "spectral"],
 )
 def test_a_compiled_run_is_the_run(tmp_path, monkeypatch, arguments, parts):
@@ -350,7 +317,6 @@ def test_a_compiled_run_is_the_run(tmp_path, monkeypatch, arguments, parts):
         model = gan(network="resnet", distance="energy", features=3, critic_steps=2, **arguments)
         assert model.compiled == parts
         runs.append(fit(tmp_path, *callbacks, model=model, data=digits(), max_steps=3)[0])
-        assert "slope" not in vars(model), "the method is back"
     eager, compiled = (run.critic.state_dict() for run in runs)
     # It moves all features alike, and the generator has biases before batch normalization: such parameters have no
     # gradient but rounding, of which Adam makes whole steps.

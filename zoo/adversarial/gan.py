@@ -284,12 +284,8 @@ class GAN(GenerativeModel):
 
     @property
     def compiled(self) -> tuple[str, ...]:
-        """What `zoo.callbacks.Compile` compiles."""
-        if not self.penalty:
-            return "net", "critic"
-        # Both passes of a step renew the singular vectors of spectral normalization, which a compiled one keeps for its
-        # gradients without a copy.
-        return ("net", "slope") if self.critic_norm == "spectral" else ("net", "critic", "slope")
+        """What `zoo.callbacks.Compile` compiles: the critic only where no gradient of its gradient is taken."""
+        return ("net",) if self.penalty else ("net", "critic")
 
     def setup(self, stage: str) -> None:
         """Refuse data that the model was not made for, and what manual optimization cannot do."""
@@ -387,20 +383,13 @@ class GAN(GenerativeModel):
         In float32: it is a gradient of a gradient.
         """
         share = torch.rand(len(real), *[1] * (real.ndim - 1), device=real.device)
-        between = real.float().lerp(fake.float(), share)
-        with exact_arithmetic(self.device, convolutions=False):
-            slope = self.slope(between, label, of_real, of_fake)
+        between = real.float().lerp(fake.float(), share).requires_grad_()
+        with torch.autocast(self.device.type, enabled=False):
+            at = self.critic(between, label).float()
+            with exact_arithmetic(self.device):
+                witness = self.distance.witness(at, of_real, of_fake)
+            (slope,) = torch.autograd.grad(witness.sum(), between, create_graph=True)
             return (slope.flatten(1).norm(dim=1) - 1).square().mean()
-
-    def slope(self, at: Tensor, label: Tensor | None, of_real: Tensor, of_fake: Tensor) -> Tensor:
-        """The gradient of the critic's witness at each of (N, *shape), which may be differentiated again."""
-
-        def witness(x: Tensor) -> Tensor:
-            return self.distance.witness(self.critic(x, label).float(), of_real, of_fake)
-
-        # As a function, which a compiler sees through: what autograd leaves behind it would not differentiate again.
-        values, pullback = torch.func.vjp(witness, at)
-        return pullback(torch.ones_like(values))[0]
 
     def _judged(self, real: Any, fake: Any, label: Tensor | None, other: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the critic gives to data and to samples, float32 (N, K) each."""
