@@ -145,6 +145,17 @@ def test_the_slope_of_sinkhorns_witness_is_where_transport_pushes():
     torch.testing.assert_close(len(x) * push, slope, rtol=1e-5, atol=1e-6)
 
 
+def test_the_slope_of_the_witness_of_mini_batches_is_where_transport_pushes():
+    # Halves alike, whose couplings with others are the same; their own is of one with the other.
+    x, y = points(7).repeat(2, 1).requires_grad_(), points(7, 0.5).repeat(2, 1)
+    found = MiniBatchEnergy(epsilon=0.5, iterations=3000)
+    (push,) = torch.autograd.grad(found.value(x, y), x)
+    at = x.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(found.witness(at, x.detach(), y).sum(), at)
+    assert slope.abs().max() > 0.1
+    torch.testing.assert_close(len(x) * push, 2 * slope, rtol=1e-5, atol=1e-6)
+
+
 def test_without_self_pairs_sinkhorns_divergence_of_one_law_is_zero_on_average():
     plain, apart = Sinkhorn(1.0, 1.0, 200), Sinkhorn(1.0, 1.0, 200, self_pairs=False)
     values = torch.tensor(
@@ -187,11 +198,14 @@ def test_the_energy_distance_of_mini_batches():
     same = torch.cat([a, a])
     assert found.value(same, same).abs() < 1e-9
     torch.testing.assert_close(found.value(3 * x, y), found.value(x, y))  # directions alone count
+    scaled = MiniBatchEnergy(epsilon=0.02, iterations=2000, scale=30)
+    torch.testing.assert_close(scaled.value(x, y), 30 * found.value(x, y))
+    torch.testing.assert_close(scaled.witness(x, x, y), 30 * found.witness(x, x, y))
     with pytest.raises(DataError, match="two halves"):
         found.value(x[:1], y)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if distance(name).sloped])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_witness_may_be_differentiated_twice(name):
     found, (real, fake) = distance(name), features(name)
     at = (0.5 * (real + fake)).requires_grad_()
@@ -219,6 +233,7 @@ def test_each_has_a_name():
         ("hinge", {"epsilon": 1}, "The distance hinge takes no options, not 'epsilon'"),
         ("sinkhorn", {"epsilon": 0.0}, "epsilon must be positive and finite, not 0.0"),
         ("mini_batch_energy", {"iterations": 0}, "iterations must be positive"),
+        ("mini_batch_energy", {"scale": 0.0}, "scale must be positive and finite, not 0.0"),
         ("mmd", {"exponents": [-1.0]}, "exponents must be positive"),
         ("kl", {"name": "pearson"}, "The distance kl takes saturating, not 'name'"),
     ],

@@ -381,7 +381,6 @@ def test_a_collapsed_generator_stops_the_run(tmp_path):
         ({"network": "dcgan", "shape": [1, 30, 30]}, "cannot be halved 3 times"),
         ({"network": "resnet", "classes": 10, "latents": 5}, "latents must be a multiple of 2"),
         ({"distance": "far"}, "distance must be one of"),
-        ({"distance": "mini_batch_energy", "features": 4, "penalty": 1.0}, "set penalty to 0"),
     ],
 )
 def test_what_makes_no_model_is_refused(arguments, said):

@@ -44,7 +44,6 @@ class Distance:
 
     features = False  # whether a critic gives features, and not one number
     paired = False  # whether what the generator minimizes depends on the data too
-    sloped = True  # whether there is a witness, one function of the data
 
     def value(self, real: Tensor, fake: Tensor) -> Tensor:
         """E_P f_P - E_Q f_Q, which the critic makes large: (N, K) and (M, K) to a scalar."""
@@ -199,28 +198,41 @@ class MiniBatchEnergy(Distance):
 
         D^2 = 2 E W_c(X, Y) - E W_c(X, X') - E W_c(Y, Y'),
 
-    unbiased in the batches, with the cost c = 1 - cos(h(x), h(y)).
+    unbiased in the batches, with the cost c = scale (1 - cos(h(x), h(y))). The paper's batches have 8,000 items and its
+    critic no penalty. With batches of 64 such critics were seen to end with one direction for all images of CIFAR-10,
+    where the distance and its gradient vanish; a penalty on the slope of the witness holds them up.
 
     Args:
-        epsilon: of the entropy, in the unit of the cost.
+        epsilon: of the entropy, in the unit of 1 - cos.
         iterations: of the potentials.
+        scale: of the cost. A slope of 1, which a penalty asks for, leads past the 2 that 1 - cos has room for long
+            before it has crossed from one image to another; with a scale as large as images are apart, it does not.
     """
 
     features = paired = True
-    sloped = False  # its cost is bounded; the potentials of six couplings are no one function
 
-    def __init__(self, epsilon: float = 0.01, iterations: int = 50) -> None:
-        check_positive(epsilon=epsilon, iterations=iterations)
-        self.epsilon, self.iterations = epsilon, iterations
+    def __init__(self, epsilon: float = 0.01, iterations: int = 50, scale: float = 1.0) -> None:
+        check_positive(epsilon=epsilon, iterations=iterations, scale=scale)
+        self.epsilon, self.iterations, self.scale = epsilon, iterations, scale
 
     def value(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Between about 0 and 2; twice the mean of the four W_c(X, Y), less the two others."""
+        """Between about 0 and twice the scale; twice the mean of the four W_c(X, Y), less the two others."""
         if min(len(real), len(fake)) < 2:
             raise DataError(f"The batches must have two halves each, not {len(real)} and {len(fake)} items.")
         (x, x2), (y, y2) = (F.normalize(batch, dim=1).chunk(2) for batch in (real, fake))
         pairs = (x, x2), (y, y2), *((a, b) for a in (x, x2) for b in (y, y2))
         within, within2, *across = transports([1 - a @ b.T for a, b in pairs], self.epsilon, self.iterations)
-        return 0.5 * sum(across) - within - within2
+        return self.scale * (0.5 * sum(across) - within - within2)
+
+    def witness(self, at: Tensor, real: Tensor, fake: Tensor) -> Tensor:
+        """f(x), the mean potential of the couplings of data with samples, less that of those of data with data."""
+        at, (x, x2), (y, y2) = F.normalize(at, dim=1), *(F.normalize(batch, dim=1).chunk(2) for batch in (real, fake))
+        pairs = (x, y), (x, y2), (x2, y), (x2, y2), (x, x2), (x2, x)
+        with torch.no_grad():
+            costs = [1 - a @ b.T for a, b in pairs]
+            ends = at_once(lambda cost: potentials(cost, self.epsilon, self.iterations)[1], costs)
+        f = [half_step(1 - at @ b.T, end, self.epsilon) for (_, b), end in zip(pairs, ends, strict=True)]
+        return self.scale * (sum(f[:4]) / 4 - sum(f[4:]) / 2)
 
 
 # -- of a batch, without a look at its values, which would make each step wait for the GPU ------------------------

@@ -136,8 +136,6 @@ class GAN(GenerativeModel):
                 raise DataError(f"The network {network} is one of images, which have levels: set network to mlp.")
         if penalty and critic_norm == "batch":
             raise DataError("A penalty on the slope at one image needs critic_norm spectral or none, not batch.")
-        if penalty and not self.distance.sloped:
-            raise DataError(f"The distance {distance} has no one function whose slope to hold: set penalty to 0.")
         # Those of the class itself, which may leave out some of these.
         self.save_hyperparameters(*inspect.signature(type(self)).parameters)
         self.automatic_optimization = False
