@@ -221,17 +221,18 @@ class MiniBatchEnergy(Distance):
             raise DataError(f"The batches must have two halves each, not {len(real)} and {len(fake)} items.")
         (x, x2), (y, y2) = (F.normalize(batch, dim=1).chunk(2) for batch in (real, fake))
         pairs = (x, x2), (y, y2), *((a, b) for a in (x, x2) for b in (y, y2))
-        within, within2, *across = transports([1 - a @ b.T for a, b in pairs], self.epsilon, self.iterations)
+        within, within2, *across = transports([_apart(a, b) for a, b in pairs], self.epsilon, self.iterations)
         return self.scale * (0.5 * sum(across) - within - within2)
 
     def witness(self, at: Tensor, real: Tensor, fake: Tensor) -> Tensor:
         """f(x), the mean potential of the couplings of data with samples, less that of those of data with data."""
-        at, (x, x2), (y, y2) = F.normalize(at, dim=1), *(F.normalize(batch, dim=1).chunk(2) for batch in (real, fake))
+        at = F.normalize(at, dim=1)
+        (x, x2), (y, y2) = (F.normalize(batch, dim=1).chunk(2) for batch in (real, fake))
         pairs = (x, y), (x, y2), (x2, y), (x2, y2), (x, x2), (x2, x)
         with torch.no_grad():
-            costs = [1 - a @ b.T for a, b in pairs]
+            costs = [_apart(a, b) for a, b in pairs]
             ends = at_once(lambda cost: potentials(cost, self.epsilon, self.iterations)[1], costs)
-        f = [half_step(1 - at @ b.T, end, self.epsilon) for (_, b), end in zip(pairs, ends, strict=True)]
+        f = [half_step(_apart(at, b), end, self.epsilon) for (_, b), end in zip(pairs, ends, strict=True)]
         return self.scale * (sum(f[:4]) / 4 - sum(f[4:]) / 2)
 
 
@@ -255,6 +256,11 @@ def powers(x: Tensor, y: Tensor, p: float) -> Tensor:
 
 def _minus_distance(x: Tensor, y: Tensor) -> Tensor:
     return -powers(x, y, 1)
+
+
+def _apart(x: Tensor, y: Tensor) -> Tensor:
+    """1 - cos between directions, vectors of length 1: (N, K) and (M, K) to (N, M)."""
+    return 1 - x @ y.T
 
 
 def half_step(cost: Tensor, potential: Tensor, epsilon: float) -> Tensor:
