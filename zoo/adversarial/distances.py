@@ -203,7 +203,8 @@ class MiniBatchEnergy(Distance):
     from the data: such a critic tells nothing apart. A penalty on the slope of the witness asks it to.
 
     Args:
-        epsilon: of the entropy, in the unit of 1 - cos.
+        epsilon: of the entropy, in the unit of 1 - cos. With 0.1 and a penalty, batches of 64 and the scale 60, GANs on
+            CIFAR-10 lost their variety; with 1 one did not.
         iterations: of the potentials.
         scale: of the cost. A slope of 1, which a penalty asks for, leads past the 2 that 1 - cos has room for long
             before it has crossed from one image to another; with a scale as large as images are apart, it does not.
