@@ -12,7 +12,7 @@ turns, the critic to tell better, the generator to be told apart less. Which dis
     Cramer GAN  energy, penalty 10                      arXiv 1705.10743
     MMD-GAN     mmd, penalty 1                          arXiv 1801.01401
     Sinkhorn    sinkhorn, penalty 1                     arXiv 1706.00292
-    OT-GAN      mini_batch_energy, penalty 1            arXiv 1803.05573; the paper has generator_steps 3 for it
+    OT-GAN      mini_batch_energy, penalty 1            arXiv 1803.05573, where it is generator_steps 3
     SNGAN       hinge, critic_norm spectral             arXiv 1802.05957
     BigGAN      the same with classes                   arXiv 1809.11096
 
