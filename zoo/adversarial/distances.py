@@ -218,9 +218,7 @@ class MiniBatchEnergy(Distance):
 
     def value(self, real: Tensor, fake: Tensor) -> Tensor:
         """Between about 0 and twice the scale; twice the mean of the four W_c(X, Y), less the two others."""
-        if min(len(real), len(fake)) < 2:
-            raise DataError(f"The batches must have two halves each, not {len(real)} and {len(fake)} items.")
-        (x, x2), (y, y2) = (F.normalize(batch, dim=1).chunk(2) for batch in (real, fake))
+        (x, x2), (y, y2) = self._halves(real, fake)
         pairs = (x, x2), (y, y2), *((a, b) for a in (x, x2) for b in (y, y2))
         within, within2, *across = transports([_apart(a, b) for a, b in pairs], self.epsilon, self.iterations)
         return self.scale * (0.5 * sum(across) - within - within2)
@@ -228,13 +226,20 @@ class MiniBatchEnergy(Distance):
     def witness(self, at: Tensor, real: Tensor, fake: Tensor) -> Tensor:
         """f(x), the mean potential of the couplings of data with samples, less that of those of data with data."""
         at = F.normalize(at, dim=1)
-        (x, x2), (y, y2) = (F.normalize(batch, dim=1).chunk(2) for batch in (real, fake))
+        (x, x2), (y, y2) = self._halves(real, fake)
         pairs = (x, y), (x, y2), (x2, y), (x2, y2), (x, x2), (x2, x)
         with torch.no_grad():
             costs = [_apart(a, b) for a, b in pairs]
             ends = at_once(lambda cost: potentials(cost, self.epsilon, self.iterations)[1], costs)
         f = [half_step(_apart(at, b), end, self.epsilon) for (_, b), end in zip(pairs, ends, strict=True)]
         return self.scale * (sum(f[:4]) / 4 - sum(f[4:]) / 2)
+
+    @staticmethod
+    def _halves(real: Tensor, fake: Tensor) -> list[tuple[Tensor, ...]]:
+        """Both batches as directions, each in two."""
+        if min(len(real), len(fake)) < 2:
+            raise DataError(f"The batches must have two halves each, not {len(real)} and {len(fake)} items.")
+        return [F.normalize(batch, dim=1).chunk(2) for batch in (real, fake)]
 
 
 # -- of a batch, without a look at its values, which would make each step wait for the GPU ------------------------
