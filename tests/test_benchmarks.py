@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 
-from zoo import hub
 from zoo.adversarial import GAN, LAPGAN
 from zoo.autoregressive import (
     DARN,
@@ -30,6 +29,7 @@ from zoo.autoregressive import (
 )
 from zoo.autoregressive.raster import RasterModel
 from zoo.flows import MAF
+from zoo.hub import store
 from zoo.mixtures import Uniform
 from zoo.model import GenerativeModel
 
@@ -380,8 +380,8 @@ def test_mixtures_are_chosen_by_validation_and_measured_on_the_test_split(benchm
 
     model = MAF(shape=[2], layers=1, hidden=4)
     model.standardize.fit(torch.from_numpy(data["train"]))
-    folder = hub.save(model, tmp_path / "maf-test", dtype="float32")
-    own = -hub.load(folder).log_prob(torch.from_numpy(data["test"]).float()).detach().double().numpy()
+    folder = store.save(model, tmp_path / "maf-test", dtype="float32")
+    own = -store.load(folder).log_prob(torch.from_numpy(data["test"]).float()).detach().double().numpy()
     gain = benchmark.gain(str(folder), data["test"], own + 0.25)
     assert gain == pytest.approx({"gain": 0.25, "gain_error": 0.0}, abs=1e-9)
 

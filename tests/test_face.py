@@ -36,8 +36,8 @@ def test_the_face():
     assert set(zoo.__all__) <= set(dir(zoo))
     for name in zoo.__all__:
         assert callable(getattr(zoo, name))
-    assert zoo.load.__module__ == "zoo.hub"
-    assert zoo.evaluate.__module__ == "zoo.evaluation"
+    assert zoo.load.__module__ == "zoo.hub.store"
+    assert zoo.evaluate.__module__ == "zoo.evaluation.measure"
     assert all(issubclass(e, zoo.ZooError) for e in (zoo.DataError, zoo.CheckpointError, zoo.HubError))
 
 

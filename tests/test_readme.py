@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoo import card, cli, hub, training
+from zoo import cli
+from zoo.hub import store, tables
+from zoo.training import cli as training
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -86,11 +88,11 @@ def test_a_link_leads_somewhere(target: str):
 
 
 def test_the_table_is_made_from_the_checkpoints():
-    table = README.partition(card.BEGIN.format("checkpoints"))[2].partition(card.END.format("checkpoints"))[0]
+    table = README.partition(tables.BEGIN.format("checkpoints"))[2].partition(tables.END.format("checkpoints"))[0]
     # A reader's own checkpoints, which have no recipe of their name, need not be in it.
     listed = set(re.findall(r"checkpoints/([a-z0-9-]+)/README", table))
-    published = {name for name in hub.names() if (ROOT / "recipes" / f"{name}.yaml").exists()}
+    published = {name for name in store.names() if (ROOT / "recipes" / f"{name}.yaml").exists()}
     assert listed >= published
-    configs = {name: config for name, config in card.bundled().items() if name in listed}
+    configs = {name: config for name, config in tables.bundled().items() if name in listed}
     assert set(configs) == listed
-    assert table.strip() == (card.results_table(configs).strip() if configs else "")
+    assert table.strip() == (tables.results_table(configs).strip() if configs else "")

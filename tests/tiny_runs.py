@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_every
 from torch import Tensor
 
 from zoo.autoregressive import PixelCNN
-from zoo.callbacks import Last, Record
+from zoo.callbacks.run import Last, Record
 from zoo.data import Digits
 from zoo.data.mnist import _IDX
 from zoo.model import GenerativeModel

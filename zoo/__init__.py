@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zoo.errors import CheckpointError, DataError, HubError, ZooError
-    from zoo.evaluation import evaluate
-    from zoo.hub import load, names, pull, push, save
+    from zoo.evaluation.measure import evaluate
+    from zoo.hub.store import load, names, pull, push, save
 
 __version__ = "0.1.0"
 
 # Looked up on first use, so that `import zoo` and `zoo --help` do not wait for torch.
 _HOMES = {
-    **dict.fromkeys(["load", "names", "pull", "push", "save"], "zoo.hub"),
-    "evaluate": "zoo.evaluation",
+    **dict.fromkeys(["load", "names", "push", "save"], "zoo.hub.store"),
+    "pull": "zoo.hub.remote",
+    "evaluate": "zoo.evaluation.measure",
     **dict.fromkeys(["CheckpointError", "DataError", "HubError", "ZooError"], "zoo.errors"),
 }
 

@@ -1,4 +1,11 @@
-"""The package's own exceptions: one sentence each, naming the thing that is wrong and the remedy."""
+"""The package's own exceptions: one sentence each, naming the thing that is wrong and the remedy.
+
+How values are shown in such sentences is here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 class ZooError(ValueError):
@@ -19,3 +26,21 @@ class TrainingError(ZooError):
 
 class HubError(ZooError):
     """The Hugging Face Hub refused, failed or could not be reached."""
+
+
+def show(value: object, limit: int = 80) -> str:
+    """`value` for a sentence: quoted, ASCII, on one line, at most `limit` characters."""
+    text = ascii(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an error on one line, without its full stop."""
+    return " ".join(str(error).split()).rstrip(".")[:200] or type(error).__name__
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first three names, shown, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(show, names[:3])) + more

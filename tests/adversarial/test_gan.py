@@ -18,13 +18,17 @@ from tiny_runs import FewDigits, Patches, Stop, differences, fit, last
 from torch import nn
 
 import zoo
-from zoo import evaluation, metrics, training
+from zoo import metrics
 from zoo.adversarial import GAN
-from zoo.adversarial.distances import NAMES, distance
 from zoo.adversarial.gan import CHUNK, slerp
-from zoo.callbacks import EMA, Compile
+from zoo.callbacks.ema import EMA
+from zoo.callbacks.speed import Compile
 from zoo.data import Digits, Points
 from zoo.errors import DataError, TrainingError
+from zoo.evaluation import measure
+from zoo.metrics.objectives import NAMES, distance
+from zoo.training import cli as training
+from zoo.training.export import export_run
 
 HERE = Path(__file__).parent
 KINDS = {
@@ -440,7 +444,7 @@ def test_export_settles_and_has_no_best_by_likelihood(tmp_path, monkeypatch):
     assert steps(torch.load("runs/unnamed/checkpoints/last.ckpt", weights_only=True)) == [35, 35], "it went on"
     settled = []
     monkeypatch.setattr(GAN, "settle", lambda self: settled.append(self))
-    folder = training.export_run("runs/unnamed", "gan-digits", out=tmp_path / "gan-digits")
+    folder = export_run("runs/unnamed", "gan-digits", out=tmp_path / "gan-digits")
     assert len(settled) == 1
     assert zoo.load(folder).sample(2, seed=0).shape == (2, 1, 8, 8)
 
@@ -458,7 +462,7 @@ class Pixels(nn.Module):
 def test_zoo_evaluate_measures_fidelity(monkeypatch):
     monkeypatch.setattr(metrics, "Inception", lambda root: Pixels())
     model, data = gan(), digits()
-    results = evaluation.evaluate(model, data=data)
+    results = measure.evaluate(model, data=data)
     assert [result["metric"] for result in results] == ["fid", "kid", "precision", "recall"]
     data.setup("fit")
     images = torch.cat([data.train[0], data.val[0]])
@@ -471,13 +475,13 @@ def test_zoo_evaluate_measures_fidelity(monkeypatch):
         (x.double() * (255 / 16)).round().float()[:, 0].flatten(1) / 255 for x in (model.sample(n, seed=0), images)
     )
     assert results[0]["value"] == pytest.approx(float(metrics.frechet_distance(ours, theirs)), rel=1e-4)
-    few = evaluation.evaluate(model, data=data, limit=20)
+    few = measure.evaluate(model, data=data, limit=20)
     assert (few[0]["n"], few[0]["limit"]) == (20, True)
 
 
 def test_points_are_measured_by_their_energy_distance():
     model, data = plane(), Points("moons", train=100, validation=50, test=300, batch_size=64)
-    (result,) = evaluation.evaluate(model, data=data)
+    (result,) = measure.evaluate(model, data=data)
     exact = metrics.energy_distance(model.sample(300, seed=0).double(), data.test[0].double())
     assert result["value"] == pytest.approx(float(exact), rel=1e-6)
     assert (result["metric"], result["n"], result["split"]) == ("energy_distance", 300, "test")

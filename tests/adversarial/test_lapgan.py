@@ -7,12 +7,13 @@ import torch
 from tiny_runs import FewDigits, Stop, differences, fit, last
 from torch import Tensor, nn
 
-from zoo import hub, metrics
+from zoo import metrics
 from zoo.adversarial import LAPGAN
 from zoo.adversarial.lapgan import analysis, enlarged, low_passes, synthesis
-from zoo.callbacks import EMA
+from zoo.callbacks.ema import EMA
 from zoo.data import Digits
 from zoo.errors import DataError, TrainingError
+from zoo.hub import store
 
 
 def lapgan(**arguments) -> LAPGAN:
@@ -235,8 +236,8 @@ def test_a_collapsed_small_image_stops_the_run(tmp_path):
 @pytest.mark.parametrize("classes", [0, 10])
 def test_published_weights_draw_what_they_drew(classes, tmp_path):
     model = lapgan(classes=classes, distance="jensen_shannon", options={"saturating": True})
-    folder = hub.save(model, tmp_path / "lapgan-digits", dtype="float32")
-    again = hub.load(folder)
+    folder = store.save(model, tmp_path / "lapgan-digits", dtype="float32")
+    again = store.load(folder)
     assert type(again) is LAPGAN
     assert torch.equal(again.sample(4, seed=0), model.sample(4, seed=0))
     assert again.critic.state_dict().keys() == model.critic.state_dict().keys(), "for fine-tuning"

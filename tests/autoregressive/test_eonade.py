@@ -14,11 +14,12 @@ from tiny_runs import Patches, Stop, differences, fit, last, sealed
 from torch import Tensor
 from torch.autograd.functional import jacobian
 
-from zoo import evaluate, hub
+from zoo import evaluate
 from zoo.autoregressive import nade
 from zoo.autoregressive.eonade import EoNADE, _known_first
-from zoo.callbacks import EMA
+from zoo.callbacks.ema import EMA
 from zoo.errors import DataError
+from zoo.hub import store
 from zoo.nn.orderings import check_orderings, random_orderings
 
 SHAPE = (1, 3, 4)
@@ -299,7 +300,7 @@ def test_the_orderings_are_saved_and_loaded(tmp_path):
     assert torch.equal(other.orderings, model.orderings)
     with torch.no_grad():
         assert torch.equal(other.log_prob(x), model.log_prob(x))
-        loaded = hub.load(hub.save(model, tmp_path / "eonade-tiny", dtype="float32"))
+        loaded = store.load(store.save(model, tmp_path / "eonade-tiny", dtype="float32"))
         assert torch.equal(loaded.log_prob(x), model.log_prob(x))
 
 

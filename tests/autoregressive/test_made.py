@@ -15,10 +15,11 @@ from tiny_runs import Stop, differences, fit, last, sealed
 from torch import Tensor
 from torch.autograd.functional import jacobian
 
-from zoo.autoregressive.made import MADE, CachedPass, MADENet, OrderedPass, draw_degrees
-from zoo.callbacks import EMA
+from zoo.autoregressive.made import MADE
+from zoo.callbacks.ema import EMA
 from zoo.data.table import Table
 from zoo.errors import CheckpointError, DataError
+from zoo.nn.made import CachedPass, MADENet, OrderedPass, draw_degrees
 from zoo.nn.orderings import check_orderings, random_orderings
 
 

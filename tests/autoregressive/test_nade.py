@@ -12,11 +12,11 @@ from tiny_runs import Stop, differences, fit, last, sealed
 from torch import Tensor
 from torch.autograd.functional import jacobian
 
-from zoo import hub
 from zoo.autoregressive import nade
 from zoo.autoregressive.nade import NADE, running_sums
-from zoo.callbacks import EMA
+from zoo.callbacks.ema import EMA
 from zoo.errors import DataError, ZooError
+from zoo.hub import store
 from zoo.nn.orderings import check_orderings, random_orderings
 
 SHAPE = (1, 3, 4)
@@ -211,7 +211,7 @@ def test_the_ordering_is_saved_and_loaded(tmp_path):
     assert torch.equal(other.net.ordering, model.net.ordering)
     with torch.no_grad():
         assert torch.equal(other.log_prob(x), model.log_prob(x))
-        loaded = hub.load(hub.save(model, tmp_path / "nade-tiny", dtype="float32"))
+        loaded = store.load(store.save(model, tmp_path / "nade-tiny", dtype="float32"))
         assert torch.equal(loaded.log_prob(x), model.log_prob(x))
 
 

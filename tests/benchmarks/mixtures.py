@@ -30,7 +30,7 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 import zoo
-from zoo.evaluation import LOCAL_ARGUMENTS, datamodule
+from zoo.hub.data import LOCAL_ARGUMENTS, datamodule
 
 
 def splits(recipe: Path) -> dict[str, np.ndarray]:

@@ -11,9 +11,10 @@ import torch
 from lightning import LightningModule, Trainer
 from small_sets import CIFAR_FILES, MNIST_FILES, SmallCIFAR10, SmallMNIST, write
 
-from zoo.data import CIFAR10, MNIST, DataSpec, Digits, FashionMNIST
+from zoo.data import CIFAR10, MNIST, Digits, FashionMNIST
 from zoo.data.images import binarize, binarize_once
 from zoo.errors import DataError
+from zoo.spec import DataSpec
 
 
 @pytest.fixture

@@ -11,10 +11,13 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from zoo import evaluation
-from zoo.data import DataSpec, Energy, Points
-from zoo.data.points import ENERGIES, MOST, SETS, quadrature
+from zoo.data import Points
+from zoo.data.points import MOST, SETS
 from zoo.errors import DataError
+from zoo.hub.data import datamodule
+from zoo.spec import DataSpec
+from zoo.targets import Energy
+from zoo.targets.energies import ENERGIES, quadrature
 
 N = 20_000
 
@@ -285,7 +288,7 @@ def test_loaders_go_through_all_points():
 def test_config_makes_the_same_data_again():
     data = Points("energy3", train=10, validation=5, test=8, data_seed=4, batch_size=2)
     config = json.loads(json.dumps(data.config))
-    again = evaluation.datamodule(config, root="nowhere", batch_size=3)
+    again = datamodule(config, root="nowhere", batch_size=3)
     for one in (data, again):
         one.setup()
     assert torch.equal(data.test[0], again.test[0])

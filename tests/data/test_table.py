@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.data import DataSpec
 from zoo.data.table import Table
 from zoo.errors import DataError
+from zoo.spec import DataSpec
 
 BITS = np.random.RandomState(0).randint(0, 2, (23, 5))
 

@@ -13,11 +13,11 @@ from diffeomorphisms import check_diffeomorphism, points, randomize
 from tiny_runs import Stop, differences, fit, last
 from torch.autograd.functional import jacobian
 
-from zoo import hub
-from zoo.callbacks import EMA
+from zoo.callbacks.ema import EMA
 from zoo.data.table import Table
 from zoo.errors import DataError, ZooError
 from zoo.flows.continuous import ContinuousFlow, ContinuousTransform, Field
+from zoo.hub import store
 
 
 @pytest.fixture(autouse=True)
@@ -200,7 +200,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path):
 
 def test_a_saved_model_is_loaded(tmp_path):
     model = disturbed(flows=2)
-    again = hub.load(hub.save(model, tmp_path / "continuous-test", dtype="float32"))
+    again = store.load(store.save(model, tmp_path / "continuous-test", dtype="float32"))
     x = model.sample(8, seed=0)
     assert torch.equal(again.sample(8, seed=0), x)
     assert torch.equal(again.log_prob(x), model.log_prob(x))

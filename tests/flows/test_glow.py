@@ -11,11 +11,11 @@ from diffeomorphisms import check_diffeomorphism, randomize
 from tiny_runs import FewDigits, Stop, differences, fit, last
 from torch import Tensor
 
-from zoo import hub
-from zoo.callbacks import EMA
+from zoo.callbacks.ema import EMA
 from zoo.errors import CheckpointError, ZooError
 from zoo.flows.glow import ActNorm, Glow, InvertibleConv
 from zoo.flows.images import AffineCoupling, FactorOut
+from zoo.hub import store
 
 
 def tiny(shape=(1, 4, 4), levels: int = 17, **arguments) -> Glow:
@@ -108,8 +108,8 @@ def test_the_first_batch_of_a_run_starts_actnorm_and_nothing_else_does(tmp_path,
     assert calls == [16]
     assert model.initialized
     # Weights that are loaded are kept, and trained on.
-    folder = hub.save(model.eval(), tmp_path / "glow-tiny", dtype="float32")
-    loaded = hub.load(folder).train()
+    folder = store.save(model.eval(), tmp_path / "glow-tiny", dtype="float32")
+    loaded = store.load(folder).train()
     assert loaded.initialized
     fit(tmp_path / "more", model=loaded, data=data, max_steps=1)
     assert calls == [16]

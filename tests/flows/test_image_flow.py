@@ -11,10 +11,9 @@ from diffeomorphisms import check_diffeomorphism, randomize
 from tiny_runs import FewDigits, fit
 from torch import Tensor, nn
 
-from zoo import hub
 from zoo.data import Digits
 from zoo.errors import DataError
-from zoo.evaluation import evaluate, merge
+from zoo.evaluation.measure import evaluate
 from zoo.flows.core import Compose, Flow, Normal
 from zoo.flows.glow import Glow, InvertibleConv
 from zoo.flows.images import (
@@ -31,6 +30,8 @@ from zoo.flows.images import (
 )
 from zoo.flows.nice import NICE, Scaling
 from zoo.flows.realnvp import RealNVP
+from zoo.hub import store
+from zoo.results import merge
 
 MODELS = [NICE, RealNVP, Glow]
 
@@ -375,13 +376,13 @@ def test_bad_arguments_are_refused(cls, arguments, sentence):
 def test_arguments_and_weights_survive_a_file(cls, tmp_path):
     model = tiny(cls, (3, 4, 4), 256, activation="relu", dropout=0.1, optimizer="muon")
     json.dumps(dict(model.hparams))
-    loaded = hub.load(hub.save(model, tmp_path / "flow-tiny", dtype="float32"))
+    loaded = store.load(store.save(model, tmp_path / "flow-tiny", dtype="float32"))
     x = images(3, (3, 4, 4), 256)
     assert type(loaded) is cls
     assert loaded.spec == model.spec
     assert torch.equal(loaded.elbo(x, seed=0), model.elbo(x, seed=0))
     assert torch.equal(loaded.sample(4, seed=0), model.sample(4, seed=0))
-    half = hub.load(hub.save(model, tmp_path / "flow-half", dtype="float16"))
+    half = store.load(store.save(model, tmp_path / "flow-half", dtype="float16"))
     assert torch.equal(half.decode(half.encode(x)), x), "rounded weights are a flow as well"
 
 

@@ -14,14 +14,14 @@ from tiny_runs import Stop, differences, fit, last
 from torch import Tensor
 from torch.autograd.functional import jacobian
 
-from zoo import hub
-from zoo.callbacks import EMA
+from zoo.callbacks.ema import EMA
 from zoo.data.loader import TensorLoader
 from zoo.data.table import Table
 from zoo.errors import DataError
 from zoo.flows.iaf import IAFTransform
 from zoo.flows.maf import LIMIT, MAF, AutoregressiveTransform
 from zoo.flows.vectors import Standardize
+from zoo.hub import store
 from zoo.nn.orderings import random_orderings
 
 
@@ -294,7 +294,7 @@ def test_further_training_keeps_the_standardization(tmp_path):
 
 def test_a_saved_model_is_loaded(tmp_path):
     model = disturbed(ordering_seed=2, components=3)
-    again = hub.load(hub.save(model, tmp_path / "maf-test", dtype="float32"))
+    again = store.load(store.save(model, tmp_path / "maf-test", dtype="float32"))
     x = model.sample(8, seed=0)
     assert torch.equal(again.sample(8, seed=0), x)
     assert torch.equal(again.log_prob(x), model.log_prob(x))

@@ -11,13 +11,17 @@ from diffeomorphisms import check_diffeomorphism, randomize
 from tiny_runs import Stop, differences, fit, last
 from torch import Tensor
 
-from zoo import hub
-from zoo.data.points import Points, quadrature
+from zoo.data.points import Points
 from zoo.errors import DataError, ZooError
-from zoo.evaluation import evaluate, merge
-from zoo.flows import planar
+from zoo.evaluation.measure import evaluate
+from zoo.flows import energy as energy_flow
 from zoo.flows.core import Compose, Flow, Inverse, Normal
-from zoo.flows.planar import Affine, EnergyFlow, Planar, Radial, positive, solve_planar
+from zoo.flows.energy import Affine, EnergyFlow
+from zoo.flows.planar import Planar, Radial, positive, solve_planar
+from zoo.hub import store
+from zoo.hub.config import read_config
+from zoo.results import merge
+from zoo.targets.energies import quadrature
 
 KINDS = [Planar, Radial]
 
@@ -245,7 +249,7 @@ def test_quadrature_and_draws_agree(energy, flow, monkeypatch):
     """On a grid of the base in double precision, and by random draws: two ways to one number."""
     model = disturbed(energy=energy, flow=flow)
     parameters = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    monkeypatch.setattr(planar, "SETTLED", 1e-3)  # three digits are enough here, and need fewer nodes
+    monkeypatch.setattr(energy_flow, "SETTLED", 1e-3)  # three digits are enough here, and need fewer nodes
     found, _ = model.divergence_by_quadrature()
     mean, error = model.divergence(100_000)
     assert found > 0.5, "the two should differ"
@@ -274,7 +278,7 @@ def test_quadrature_follows_q_wherever_it_lies():
 
 def test_a_flow_that_quadrature_cannot_measure_is_refused(monkeypatch):
     model = disturbed(energy="energy4", flow="radial")
-    monkeypatch.setattr(planar, "RESOLUTIONS", (1, 2))
+    monkeypatch.setattr(energy_flow, "RESOLUTIONS", (1, 2))
     with pytest.raises(ZooError, match=r"does not settle with 2 nodes a standard deviation .*divergence\(\)"):
         model.divergence_by_quadrature()
 
@@ -300,8 +304,8 @@ def test_evaluate_reports_the_divergence_beside_the_cross_entropy(tmp_path):
     results = evaluate(model, data=data)
     newer = [{**result, "value": result["value"] + 1} for result in results]
     assert merge(results, newer) == newer
-    folder = hub.save(model, tmp_path / "planar-energy2", dtype="float32", data=data.config, results=results)
-    assert evaluate(folder) == hub.read_config(folder)["results"] == results
+    folder = store.save(model, tmp_path / "planar-energy2", dtype="float32", data=data.config, results=results)
+    assert evaluate(folder) == read_config(folder)["results"] == results
 
 
 @pytest.mark.parametrize("flow", ["planar", "radial"])
@@ -402,7 +406,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, natural):
 @pytest.mark.parametrize("flow", ["planar", "radial"])
 def test_a_saved_model_is_loaded(tmp_path, flow):
     model = disturbed(flow=flow)
-    again = hub.load(hub.save(model, tmp_path / "planar-test", dtype="float32"))
+    again = store.load(store.save(model, tmp_path / "planar-test", dtype="float32"))
     x = model.sample(8, seed=0)
     assert torch.equal(again.sample(8, seed=0), x)
     assert torch.equal(again.log_prob(x), model.log_prob(x))

@@ -7,8 +7,8 @@ import torch
 from hub_client import Client
 from hub_server import HubServer
 
-from zoo import hub
 from zoo.autoregressive import PixelCNN
+from zoo.hub import store
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +46,7 @@ def model():
 
 @pytest.fixture(scope="session")
 def pristine(model, tmp_path_factory):
-    folder = hub.save(model, tmp_path_factory.mktemp("pristine") / "pixelcnn-tiny")
+    folder = store.save(model, tmp_path_factory.mktemp("pristine") / "pixelcnn-tiny")
     (folder / "README.md").write_text("---\nlicense: mit\n---\n# A model\n")
     (folder / "samples.png").write_bytes(b"\x89PNG\r\n\x1a\n and more")
     return folder

@@ -13,17 +13,18 @@ import time
 _sleep = time.sleep
 time.sleep = lambda seconds: _sleep(min(seconds, 0.01))
 
+from zoo.hub import remote, store  # noqa: E402
+
+calls = {"find": store.find, "load": store.load, "push": store.push, "pull": remote.pull}
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # whatever else is printed goes to standard error
-
-from zoo import hub  # noqa: E402
 
 
 def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            answer = {"result": str(getattr(hub, request["call"])(*request["args"], **request["kwargs"]))}
+            answer = {"result": str(calls[request["call"]](*request["args"], **request["kwargs"]))}
         except Exception as error:
             kinds = [kind.__name__ for kind in type(error).__mro__]
             answer = {"kinds": kinds, "message": str(error)}

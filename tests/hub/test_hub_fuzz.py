@@ -19,9 +19,9 @@ import torch
 from damage import join, rehash, split
 from safetensors.torch import load
 
-from zoo import hub
 from zoo.autoregressive import PixelCNN
 from zoo.errors import ZooError
+from zoo.hub import store
 from zoo.nn.masked import visible_entries
 
 ROUNDS = int(os.environ.get("ZOO_FUZZ", 3500))
@@ -252,9 +252,9 @@ def watched():
 
 def test_mutated_checkpoints(model, tmp_path, monkeypatch, watched):
     torch.set_num_threads(1)
-    single = hub.save(model, tmp_path / "pixelcnn-single")
-    monkeypatch.setattr("zoo.checkpoint.SHARD_BYTES", 1500)
-    sharded = hub.save(model, tmp_path / "pixelcnn-shards")
+    single = store.save(model, tmp_path / "pixelcnn-single")
+    monkeypatch.setattr("zoo.hub.folder.SHARD_BYTES", 1500)
+    sharded = store.save(model, tmp_path / "pixelcnn-shards")
     originals = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in (single, sharded)]
     folder = tmp_path / "pixelcnn-fuzz"
     folder.mkdir()
@@ -268,7 +268,7 @@ def test_mutated_checkpoints(model, tmp_path, monkeypatch, watched):
         watched.clear()
         signal.setitimer(signal.ITIMER_REAL, SECONDS)
         try:
-            loaded = hub.load(folder)
+            loaded = store.load(folder)
         except ZooError as error:
             loaded = None
             message = str(error)

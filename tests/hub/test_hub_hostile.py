@@ -14,8 +14,9 @@ import torch
 from damage import join, read_config, rehash, split, write_config
 from safetensors.torch import load_file, save_file
 
-from zoo import hub
 from zoo.errors import CheckpointError
+from zoo.hub import config as configuration
+from zoo.hub import store
 
 WEIGHTS = "model.safetensors"
 RESULT = {"metric": "nats", "kind": "bound", "value": 1.0, "n": 1, "split": "test", "dataset": "MNIST", "protocol": ""}
@@ -24,7 +25,7 @@ RESULT = {"metric": "nats", "kind": "bound", "value": 1.0, "n": 1, "split": "tes
 def refused(folder: Path, *words: str) -> str:
     """Loading fails with one sentence that has these words."""
     with pytest.raises(CheckpointError) as caught:
-        hub.load(folder)
+        store.load(folder)
     message = str(caught.value)
     assert "\n" not in message
     assert message.endswith(".")
@@ -83,9 +84,9 @@ def test_an_empty_folder(tmp_path):
 def test_a_file_in_place_of_the_folder(tmp_path):
     (tmp_path / "x").write_text("")
     with pytest.raises(CheckpointError, match="no folder"):
-        hub.load(tmp_path / "x")
+        store.load(tmp_path / "x")
     with pytest.raises(CheckpointError, match="not a folder"):
-        hub.read_config(tmp_path / "x")
+        configuration.read_config(tmp_path / "x")
 
 
 def test_weights_missing(checkpoint):
@@ -147,7 +148,7 @@ def test_links_as_the_hubs_cache_has_them(checkpoint, tmp_path):
     for file in (WEIGHTS, "config.json"):
         (checkpoint / file).rename(tmp_path / f"blob-{file}")
         (checkpoint / file).symlink_to(tmp_path / f"blob-{file}")
-    hub.load(checkpoint)
+    store.load(checkpoint)
 
 
 # ---------------------------------------------------------------------------------------------- pickles
@@ -392,7 +393,7 @@ def test_nothing_is_imported_for_a_class_outside_the_zoo(checkpoint, monkeypatch
 
 def test_a_module_path_alone_is_accepted(checkpoint):
     edit_config(checkpoint, "class_path", "zoo.autoregressive.pixelcnn.PixelCNN")
-    hub.load(checkpoint)
+    store.load(checkpoint)
 
 
 # ---------------------------------------------------------------------------------------------- its arguments
@@ -405,7 +406,7 @@ def test_unknown_arguments(checkpoint):
 
 def test_defaults_may_be_left_out(checkpoint):
     edit_config(checkpoint, "init_args.lr", ...)
-    hub.load(checkpoint)
+    store.load(checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -491,8 +492,8 @@ def _peak_memory() -> int:
 
 @pytest.fixture
 def shards(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("zoo.checkpoint.SHARD_BYTES", 1500)
-    folder = hub.save(model, tmp_path / "pixelcnn-shards")
+    monkeypatch.setattr("zoo.hub.folder.SHARD_BYTES", 1500)
+    folder = store.save(model, tmp_path / "pixelcnn-shards")
     monkeypatch.undo()
     assert len(list(folder.glob("model-*"))) >= 3
     return folder

@@ -10,7 +10,7 @@ import torch
 from hub_client import Client, client_environment, fails, one_sentence
 from hub_server import File, Repo
 
-from zoo import hub
+from zoo.hub import store
 
 TOKEN = "hf_alice"
 
@@ -36,7 +36,7 @@ def test_push_then_pull_is_byte_identical(client, server, checkpoint, repo_id, m
     del wanted["notes.txt"], wanted["last.ckpt"]
     assert contents(folder) == wanted
     assert server.files(repo_id).keys() == wanted.keys() | {".gitattributes"}
-    loaded = hub.load(folder)
+    loaded = store.load(folder)
     for key, value in loaded.state_dict().items():
         assert torch.equal(value, model.state_dict()[key].half().float())
 
@@ -62,8 +62,8 @@ def test_broken_checkpoints_are_not_pushed(client, server, checkpoint, repo_id):
 
 
 def test_sharded_checkpoints_travel(client, checkpoint, repo_id, model, monkeypatch, tmp_path):
-    monkeypatch.setattr("zoo.checkpoint.SHARD_BYTES", 1500)
-    folder = hub.save(model, tmp_path / "pixelcnn-shards")
+    monkeypatch.setattr("zoo.hub.folder.SHARD_BYTES", 1500)
+    folder = store.save(model, tmp_path / "pixelcnn-shards")
     assert len(list(folder.glob("model-*-of-*.safetensors"))) > 1
     client("push", folder, repo_id, token=TOKEN)
     assert contents(client("pull", repo_id)) == contents(folder)
@@ -142,7 +142,7 @@ def test_revisions(client, server, checkpoint, published):
 
 
 def test_two_processes_pull_at_once(server, published, checkpoint, tmp_path):
-    code = f"import sys; from zoo import hub; sys.stdin.readline(); print(hub.pull({published!r}))"
+    code = f"import sys; from zoo.hub import remote; sys.stdin.readline(); print(remote.pull({published!r}))"
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", code],
@@ -236,7 +236,7 @@ def test_a_cut_update_leaves_the_version_before(client, server, published, check
     for parameter in model.parameters():
         parameter.data.mul_(0.5)
     try:
-        newer = hub.save(model, tmp_path / "pixelcnn-newer")
+        newer = store.save(model, tmp_path / "pixelcnn-newer")
     finally:
         for parameter in model.parameters():
             parameter.data.mul_(2)
@@ -296,7 +296,7 @@ def test_file_names_on_the_hub_stay_in_the_folder(client, server, published):
 
 
 def test_pull_needs_no_torch(server, published, tmp_path):
-    code = f"import sys; from zoo import hub; hub.pull({published!r}); assert 'torch' not in sys.modules"
+    code = f"import sys; from zoo.hub import remote; remote.pull({published!r}); assert 'torch' not in sys.modules"
     environment = client_environment(server.endpoint, tmp_path)
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
 

@@ -9,13 +9,14 @@ from damage import rehash
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from zoo import hub
 from zoo.autoregressive import DARN, MADE, PixelCNN, PixelRNN
-from zoo.data.spec import DataSpec
 from zoo.errors import CheckpointError, ZooError
 from zoo.flows import MAF
+from zoo.hub import store
+from zoo.hub.config import read_config, write_config
 from zoo.model import GenerativeModel
 from zoo.nn.masked import visible_entries
+from zoo.spec import DataSpec
 
 
 class Toy(GenerativeModel):
@@ -41,8 +42,8 @@ class Other(Toy):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_parameters_are_rounded_as_torch_rounds(model, tmp_path, dtype):
-    folder = hub.save(model, tmp_path / "pixelcnn-tiny", dtype=dtype)
-    loaded = hub.load(folder)
+    folder = store.save(model, tmp_path / "pixelcnn-tiny", dtype=dtype)
+    loaded = store.load(folder)
     assert type(loaded) is PixelCNN
     assert not loaded.training
     assert loaded.hparams == model.hparams
@@ -57,15 +58,15 @@ def test_parameters_are_rounded_as_torch_rounds(model, tmp_path, dtype):
 
 
 def test_saving_what_was_loaded_changes_no_byte(pristine, tmp_path):
-    again = hub.save(hub.load(pristine), tmp_path / "again")
+    again = store.save(store.load(pristine), tmp_path / "again")
     for file in ("config.json", "model.safetensors"):
         assert (again / file).read_bytes() == (pristine / file).read_bytes()
 
 
 def test_every_kind_of_tensor(tmp_path):
     toy = Toy(width=4, names=["a"], scale=0.5)
-    folder = hub.save(toy, tmp_path / "toy", dtype="float16")
-    loaded = hub.load(folder, cls=Toy)
+    folder = store.save(toy, tmp_path / "toy", dtype="float16")
+    loaded = store.load(folder, cls=Toy)
     for key, value in toy.state_dict().items():
         got = loaded.state_dict()[key]
         assert got.dtype == value.dtype
@@ -90,9 +91,9 @@ def test_every_kind_of_tensor(tmp_path):
 def test_integers_are_stored_in_the_bits_they_need(tmp_path, values, kind):
     toy = Toy(width=2)
     toy.order.copy_(torch.tensor(values))
-    folder = hub.save(toy, tmp_path / "toy")
+    folder = store.save(toy, tmp_path / "toy")
     assert load_file(folder / "model.safetensors")["order"].dtype == kind
-    order = hub.load(folder, cls=Toy).order
+    order = store.load(folder, cls=Toy).order
     assert order.dtype == torch.int64
     assert order.tolist() == values
 
@@ -114,23 +115,23 @@ def test_what_a_mask_hides_is_not_stored(tmp_path, name):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_()  # also where masks hide it
-    folder = hub.save(model, tmp_path / "a-b", dtype="float32")
+    folder = store.save(model, tmp_path / "a-b", dtype="float32")
     stored, visible = load_file(folder / "model.safetensors"), visible_entries(model)
     assert not all(mask.all() for mask in visible.values())
     assert all(stored[key].shape == (int(mask.sum()),) for key, mask in visible.items())
     assert sum(value.numel() for key, value in stored.items() if key in visible) < sum(
         map(torch.numel, visible.values())
     )
-    loaded = hub.load(folder)
+    loaded = store.load(folder)
     for key, value in model.state_dict().items():
         expected = value * visible[key] if key in visible else value
         assert torch.equal(loaded.state_dict()[key], expected)
     # The whole weights will do as well.
-    whole = hub.save(MASKED[name](), tmp_path / "c-d", dtype="float32")
+    whole = store.save(MASKED[name](), tmp_path / "c-d", dtype="float32")
     save_file({key: value.clone() for key, value in model.state_dict().items()}, whole / "model.safetensors")
     rehash(whole)
     for key, value in model.state_dict().items():
-        assert torch.equal(hub.load(whole).state_dict()[key], value)
+        assert torch.equal(store.load(whole).state_dict()[key], value)
 
 
 def test_a_mask_follows_from_what_is_stored(tmp_path):
@@ -138,13 +139,13 @@ def test_a_mask_follows_from_what_is_stored(tmp_path):
     # As if another version had drawn the degrees.
     made.net.load_state_dict({"degrees": made.net.degrees.flip(2)}, strict=False)
     x = torch.randint(2, (5, 1, 2, 3), dtype=torch.uint8)
-    loaded = hub.load(hub.save(made, tmp_path / "a-b", dtype="float32"))
+    loaded = store.load(store.save(made, tmp_path / "a-b", dtype="float32"))
     assert torch.equal(loaded.net.degrees, made.net.degrees)
     torch.testing.assert_close(loaded.log_prob(x), made.log_prob(x))
 
 
 def test_a_vector_that_no_mask_explains_is_refused(tmp_path):
-    folder = hub.save(MASKED["pixelcnn"](), tmp_path / "a-b")
+    folder = store.save(MASKED["pixelcnn"](), tmp_path / "a-b")
     path = folder / "model.safetensors"
     stored = load_file(path)
     visible = visible_entries(MASKED["pixelcnn"]())
@@ -152,7 +153,7 @@ def test_a_vector_that_no_mask_explains_is_refused(tmp_path):
         save_file({**stored, key: stored[key].flatten()[:-1].clone()}, path)
         rehash(folder)
         with pytest.raises(CheckpointError, match=rf"'{key}' has shape \(\d+,\); the model's is \(\d+, .*\d+\)"):
-            hub.load(folder)
+            store.load(folder)
 
 
 def test_the_files_are_as_documented(model, tmp_path):
@@ -174,8 +175,8 @@ def test_the_files_are_as_documented(model, tmp_path):
         ],
         "notes": ["a note"],
     }
-    folder = hub.save(model, tmp_path / "pixelcnn-tiny", **facts)
-    config = hub.read_config(folder)
+    folder = store.save(model, tmp_path / "pixelcnn-tiny", **facts)
+    config = read_config(folder)
     assert config == json.loads((folder / "config.json").read_text())
     assert {key: config[key] for key in facts} == facts
     assert config["format"] == 1
@@ -193,8 +194,8 @@ def test_the_files_are_as_documented(model, tmp_path):
 
 
 def test_shards(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("zoo.checkpoint.SHARD_BYTES", 1500)
-    folder = hub.save(model, tmp_path / "pixelcnn-tiny")
+    monkeypatch.setattr("zoo.hub.folder.SHARD_BYTES", 1500)
+    folder = store.save(model, tmp_path / "pixelcnn-tiny")
     shards = sorted(folder.glob("*.safetensors"))
     assert [path.name for path in shards] == [
         f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)
@@ -207,26 +208,26 @@ def test_shards(model, tmp_path, monkeypatch):
         assert {key for key, name in index["weight_map"].items() if name == path.name} == tensors.keys()
         total += sum(tensor.nbytes for tensor in tensors.values())
     assert index["metadata"]["total_size"] == total
-    assert set(hub.read_config(folder)["weights"]["sha256"]) == {path.name for path in shards}
-    loaded = hub.load(folder)
+    assert set(read_config(folder)["weights"]["sha256"]) == {path.name for path in shards}
+    loaded = store.load(folder)
     for key, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], value.half().float())
 
 
 def test_a_tensor_larger_than_a_shard_gets_its_own(tmp_path, monkeypatch):
-    monkeypatch.setattr("zoo.checkpoint.SHARD_BYTES", 700)
-    folder = hub.save(Toy(width=50), tmp_path / "toy")
+    monkeypatch.setattr("zoo.hub.folder.SHARD_BYTES", 700)
+    folder = store.save(Toy(width=50), tmp_path / "toy")
     sizes = {path.name: len(load_file(path)) for path in folder.glob("*.safetensors")}
     assert all(size == 1 or (folder / name).stat().st_size <= 700 for name, size in sizes.items())
-    assert hub.load(folder, cls=Toy).weight.shape == (50, 50)
+    assert store.load(folder, cls=Toy).weight.shape == (50, 50)
 
 
 def test_a_checkpoint_is_replaced_whole(model, tmp_path, monkeypatch):
     folder = tmp_path / "pixelcnn-tiny"
-    monkeypatch.setattr("zoo.checkpoint.SHARD_BYTES", 1500)
-    hub.save(model, folder)
+    monkeypatch.setattr("zoo.hub.folder.SHARD_BYTES", 1500)
+    store.save(model, folder)
     monkeypatch.undo()
-    hub.save(model, folder)
+    store.save(model, folder)
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pixelcnn-tiny"]
 
@@ -234,9 +235,9 @@ def test_a_checkpoint_is_replaced_whole(model, tmp_path, monkeypatch):
 def test_a_failed_save_leaves_what_was_there(model, checkpoint):
     before = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
     with pytest.raises(CheckpointError, match=r"config\.json must hold plain JSON"):
-        hub.save(model, checkpoint, training={"minutes": float("nan")})
+        store.save(model, checkpoint, training={"minutes": float("nan")})
     with pytest.raises(CheckpointError, match=r"reference\.value"):
-        hub.save(model, checkpoint, reference={"metric": "nats", "value": "low", "source": "x"})
+        store.save(model, checkpoint, reference={"metric": "nats", "value": "low", "source": "x"})
     assert {path.name: path.read_bytes() for path in checkpoint.iterdir()} == before
     assert [path.name for path in checkpoint.parent.iterdir()] == [checkpoint.name]
 
@@ -245,55 +246,55 @@ def test_a_folder_of_something_else_is_not_replaced(model, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
     with pytest.raises(CheckpointError, match="no checkpoint"):
-        hub.save(model, tmp_path / "thesis")
+        store.save(model, tmp_path / "thesis")
     assert (tmp_path / "thesis" / "chapter.tex").exists()
 
 
 def test_what_cannot_be_stored_is_refused(tmp_path):
     toy = Toy()
     with pytest.raises(CheckpointError, match="float8"):
-        hub.save(toy, tmp_path / "toy", dtype="float8_e4m3fn")
+        store.save(toy, tmp_path / "toy", dtype="float8_e4m3fn")
     toy.weight.data[0, 0] = 1e6
     with pytest.raises(CheckpointError, match=r"'weight' overflows float16.*float32"):
-        hub.save(toy, tmp_path / "toy")
-    hub.save(toy, tmp_path / "toy", dtype="bfloat16")
+        store.save(toy, tmp_path / "toy")
+    store.save(toy, tmp_path / "toy", dtype="bfloat16")
     toy.weight.data[0, 0] = float("nan")
     with pytest.raises(CheckpointError, match=r"'weight' of Toy holds NaN"):
-        hub.save(toy, tmp_path / "toy", dtype="float32")
+        store.save(toy, tmp_path / "toy", dtype="float32")
     assert [path.name for path in tmp_path.iterdir()] == ["toy"]
 
 
 def test_a_class_from_elsewhere_must_be_passed(tmp_path):
-    folder = hub.save(Toy(), tmp_path / "toy")
+    folder = store.save(Toy(), tmp_path / "toy")
     with pytest.raises(CheckpointError, match=r"outside zoo.*cls"):
-        hub.load(folder)
+        store.load(folder)
     with pytest.raises(CheckpointError, match=r"Toy, not the .*Other"):
-        hub.load(folder, cls=Other)
+        store.load(folder, cls=Other)
     with pytest.raises(CheckpointError, match="PixelCNN"):
-        hub.load(folder, cls=PixelCNN)
-    assert type(hub.load(folder, cls=Toy)) is Toy
+        store.load(folder, cls=PixelCNN)
+    assert type(store.load(folder, cls=Toy)) is Toy
 
 
 def test_loading_leaves_the_global_random_state(pristine):
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    hub.load(pristine)
+    store.load(pristine)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_device_that_is_not_there(pristine):
     if not torch.cuda.is_available():
         with pytest.raises(ZooError, match="cuda"):
-            hub.load(pristine, device="cuda")
+            store.load(pristine, device="cuda")
     with pytest.raises(ZooError, match="abacus"):
-        hub.load(pristine, device="abacus")
+        store.load(pristine, device="abacus")
 
 
 def test_write_config_replaces_in_one_step(checkpoint):
-    config = hub.read_config(checkpoint)
-    hub.write_config(checkpoint, config | {"notes": ["ä new note"]})
-    assert hub.read_config(checkpoint) == config | {"notes": ["ä new note"]}
+    config = read_config(checkpoint)
+    write_config(checkpoint, config | {"notes": ["ä new note"]})
+    assert read_config(checkpoint) == config | {"notes": ["ä new note"]}
     with pytest.raises(CheckpointError, match="notes"):
-        hub.write_config(checkpoint, config | {"notes": "not a list"})
-    assert hub.read_config(checkpoint)["notes"] == ["ä new note"]
+        write_config(checkpoint, config | {"notes": "not a list"})
+    assert read_config(checkpoint)["notes"] == ["ä new note"]
     assert len(list(checkpoint.iterdir())) == 4

@@ -14,7 +14,7 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 
 from zoo.data import ImageData
 from zoo.errors import DataError
-from zoo.evaluation import evaluate
+from zoo.evaluation.measure import evaluate
 from zoo.mixtures import GaussianMixture
 
 SHAPE, LEVELS = (1, 2, 3), 16

@@ -3,7 +3,7 @@
 Goodfellow et al. 2014 (arXiv 1406.2661): latents z go through a network G, whose samples have the law Q of G(z), and
 there is no density. A second network, the critic, measures how far Q is from the law P of the data; both are trained in
 turns, the critic to tell better, the generator to be told apart less. Which distance it is, and so which of the papers,
-`distance` says (`zoo.adversarial.distances`), and what holds the critic in the set over which it is a supremum:
+`distance` says (`zoo.metrics.objectives`), and what holds the critic in the set over which it is a supremum:
 
     GAN         jensen_shannon                          arXiv 1406.2661; `saturating` for its equation 1
     f-GAN       any other f-divergence                  arXiv 1606.00709
@@ -32,15 +32,15 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from zoo.adversarial.dcgan import DCGANCritic, DCGANGenerator
-from zoo.adversarial.distances import distance as distance_of
 from zoo.adversarial.networks import NORMS, PerceptronCritic, PerceptronGenerator
 from zoo.adversarial.resnet import ResNetCritic, ResNetGenerator
-from zoo.data.spec import DataSpec
 from zoo.errors import DataError
-from zoo.fidelity import Fidelity, PointFidelity
+from zoo.evaluation.fidelity import Fidelity, PointFidelity
+from zoo.metrics.objectives import distance as distance_of
 from zoo.metrics.points import check_positive
 from zoo.model import GenerativeModel, Measurement
-from zoo.nn.precision import exact_arithmetic
+from zoo.nn.devices import exact_arithmetic
+from zoo.spec import DataSpec
 
 NETWORKS = ("mlp", "dcgan", "resnet")
 CHUNK = 500  # data drawn at once
@@ -63,7 +63,7 @@ class GAN(GenerativeModel):
         channels: of the generator's hidden images, of "dcgan" those of the largest; hidden units of "mlp".
         critic_channels: the same of the critic; by default those of the generator.
         critic_norm: "batch", "spectral" or "none".
-        distance: one of `zoo.adversarial.distances.NAMES`.
+        distance: one of `zoo.metrics.objectives.NAMES`.
         options: arguments of the distance's class, for example {saturating: true} or {epsilon: 0.1}.
         features: numbers that the critic gives, where the distance is one of features.
         clip: the critic's weights are held in [-clip, clip]; 0 for no bound.

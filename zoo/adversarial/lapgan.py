@@ -29,10 +29,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.adversarial.distances import DISTANCES
 from zoo.adversarial.gan import GAN
 from zoo.adversarial.resnet import SHARED, Norm, ResNetCritic, ResNetGenerator
 from zoo.errors import DataError
+from zoo.metrics.objectives import DISTANCES
 
 BLOCKS = 3  # of a conditional generator
 
@@ -196,7 +196,7 @@ class LAPGAN(GAN):
             has one more.
         channels: of all hidden images of the generators: one number, or one for each scale from coarse to fine.
         critic_channels: the same of the critics; by default those of the generators.
-        distance: one of `zoo.adversarial.distances.NAMES` that takes one number of a critic.
+        distance: one of `zoo.metrics.objectives.NAMES` that takes one number of a critic.
         options: arguments of the distance's class.
         critic_steps: of the critics for one of the generators.
         lr: learning rate of the generators.

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 
-from zoo.data.spec import DataSpec
 from zoo.errors import DataError
 from zoo.model import GenerativeModel
 from zoo.nn.orderings import check_orderings, random_orderings
+from zoo.spec import DataSpec
 
 ACTIVATIONS = {"sigmoid": torch.sigmoid, "relu": F.relu}
 

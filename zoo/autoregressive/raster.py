@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from zoo.data.spec import DataSpec
 from zoo.errors import DataError
 from zoo.model import GenerativeModel
 from zoo.nn.activations import ACTIVATIONS
 from zoo.nn.levels import LevelFeatures
 from zoo.nn.masked import CachedStep, MaskedConv2d, MaskedRMSNorm
+from zoo.spec import DataSpec
 
 
 def place_biases(channels: int, height: int, width: int) -> tuple[nn.Parameter, nn.Parameter]:

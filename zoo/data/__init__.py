@@ -1,4 +1,4 @@
-"""Data sets: one LightningDataModule each, and `DataSpec`, what a model needs to know of its data."""
+"""Data sets: one LightningDataModule each."""
 
 from zoo.data.cancer import BreastCancer
 from zoo.data.cifar import CIFAR10
@@ -6,17 +6,14 @@ from zoo.data.digits import Digits
 from zoo.data.images import ImageData
 from zoo.data.loader import TensorLoader
 from zoo.data.mnist import MNIST, FashionMNIST
-from zoo.data.points import Energy, Points
-from zoo.data.spec import DataSpec
+from zoo.data.points import Points
 from zoo.data.table import Table
 
 __all__ = [
     "CIFAR10",
     "MNIST",
     "BreastCancer",
-    "DataSpec",
     "Digits",
-    "Energy",
     "FashionMNIST",
     "ImageData",
     "Points",

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from zoo.data.images import ImageData, Split
-from zoo.data.spec import DataSpec
+from zoo.spec import DataSpec
 
 
 class BreastCancer(ImageData):

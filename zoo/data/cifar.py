@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from zoo.data import files
+from zoo import files
 from zoo.data.images import ImageData, Split
 from zoo.errors import DataError
 

@@ -9,10 +9,10 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 
-from zoo.data.files import data_root
 from zoo.data.loader import TensorLoader
-from zoo.data.spec import DataSpec
 from zoo.errors import DataError
+from zoo.files import data_root
+from zoo.spec import DataSpec
 
 Split = tuple[Tensor, Tensor]
 """Images, uint8 (N, C, H, W), and their labels, int64 (N,)."""

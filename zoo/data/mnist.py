@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.data import files
+from zoo import files
 from zoo.data.images import ImageData, Split, binarize, binarize_once
-from zoo.data.spec import DataSpec
 from zoo.errors import DataError
+from zoo.spec import DataSpec
 
 
 class _IDX(ImageData):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from zoo.data.images import ImageData, Split
-from zoo.data.spec import DataSpec
 from zoo.errors import DataError
+from zoo.spec import DataSpec
 
 TEXT = (".csv", ".tsv", ".txt", ".dat", ".amat")
 

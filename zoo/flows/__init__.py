@@ -2,13 +2,13 @@
 
 from zoo.flows.continuous import ContinuousFlow
 from zoo.flows.core import Compose, Flow, Inverse, Logistic, Mixture, Normal, Transform
+from zoo.flows.energy import EnergyFlow
 from zoo.flows.glow import Glow
 from zoo.flows.iaf import IAFTransform
 from zoo.flows.maf import MAF
 from zoo.flows.nice import NICE
-from zoo.flows.planar import EnergyFlow, Planar, Radial
+from zoo.flows.planar import Planar, Radial
 from zoo.flows.realnvp import RealNVP
-from zoo.flows.vae import FlowVAE
 
 __all__ = [
     "MAF",
@@ -17,7 +17,6 @@ __all__ = [
     "ContinuousFlow",
     "EnergyFlow",
     "Flow",
-    "FlowVAE",
     "Glow",
     "IAFTransform",
     "Inverse",

@@ -18,15 +18,15 @@ held below the tolerance, where the solver's usual norm is a mean over the batch
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import DataError, ZooError
+from zoo.errors import DataError
 from zoo.flows.vectors import VectorFlow, VectorTransform
+from zoo.nn.ode import check_tolerance, mean, solver, values_and_log_dets, worst
 
 
 class Field(nn.Module):
@@ -87,22 +87,22 @@ class ContinuousTransform(VectorTransform):
         self, dims: int, hidden: int = 64, layers: int = 3, context_dims: int = 0, tolerance: float = 1e-5
     ) -> None:
         super().__init__(dims, context_dims, hidden=hidden, layers=layers)
-        self.solver = _solver()
-        _check_tolerance("tolerance", tolerance)
+        self.solver = solver()
+        check_tolerance("tolerance", tolerance)
         self.tolerance = tolerance
         self.field = Field(dims, hidden, layers, context_dims)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x (N, D) to z and the log-determinant, (N,) nats."""
-        return _parts(self._integrate(x, context, (0.0, 1.0), self._exact(x), self.tolerance, _worst))
+        return values_and_log_dets(self._integrate(x, context, (0.0, 1.0), self._exact(x), self.tolerance, worst))
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """z (N, D) to x and the log-determinant, (N,) nats."""
-        return _parts(self._integrate(z, context, (1.0, 0.0), self._exact(z), self.tolerance, _worst))
+        return values_and_log_dets(self._integrate(z, context, (1.0, 0.0), self._exact(z), self.tolerance, worst))
 
     def draw(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """z (N, D) to x, without the trace, which takes D products with the Jacobian."""
-        return self._integrate(z, context, (1.0, 0.0), None, self.tolerance, _worst)
+        return self._integrate(z, context, (1.0, 0.0), None, self.tolerance, worst)
 
     def estimate(
         self, x: Tensor, context: Tensor | None = None, *, hutchinson: bool, tolerance: float
@@ -114,7 +114,7 @@ class ContinuousTransform(VectorTransform):
         """
         directions = torch.randint(0, 2, (1, *x.shape), device=x.device).to(x.dtype) * 2 - 1
         directions = directions if hutchinson else self._exact(x)
-        return _parts(self._integrate(x, context, (0.0, 1.0), directions, tolerance, _mean))
+        return values_and_log_dets(self._integrate(x, context, (0.0, 1.0), directions, tolerance, mean))
 
     def _exact(self, x: Tensor) -> Tensor:
         return torch.eye(self.dims, dtype=x.dtype, device=x.device)[:, None]
@@ -153,37 +153,6 @@ class ContinuousTransform(VectorTransform):
                 # that which the tolerance holds, comes back.
                 options={"norm": norm, "step_t": times[1:]},
             )[-1]
-
-
-def _parts(state: Tensor) -> tuple[Tensor, Tensor]:
-    """Values (N, D) and log-determinants (N,)."""
-    return state[:, :-1], state[:, -1]
-
-
-def _worst(state: Tensor) -> Tensor:
-    """The largest root mean square of a datum's errors."""
-    return state.square().mean(-1).max().sqrt()
-
-
-def _mean(state: Tensor) -> Tensor:
-    """The root mean square of all errors, the usual norm of solvers."""
-    return state.square().mean().sqrt()
-
-
-def _check_tolerance(name: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise DataError(f"{name} must be positive, not {value}.")
-
-
-def _solver() -> Any:
-    """`torchdiffeq.odeint`, which is optional and needed here alone."""
-    try:
-        from torchdiffeq import odeint
-    except ImportError:
-        raise ZooError(
-            "Continuous flows need torchdiffeq, which is not installed: pip install generative-zoo[ode]."
-        ) from None
-    return odeint
 
 
 class ContinuousFlow(VectorFlow):
@@ -230,7 +199,7 @@ class ContinuousFlow(VectorFlow):
         super().__init__(shape)
         if flows < 1:
             raise DataError(f"flows must be at least 1, not {flows}.")
-        _check_tolerance("train_tolerance", train_tolerance)
+        check_tolerance("train_tolerance", train_tolerance)
         self.save_hyperparameters()
         dims = self.spec.dims
         transforms = [ContinuousTransform(dims, hidden, layers, tolerance=tolerance) for _ in range(flows)]

@@ -17,14 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.data.spec import DataSpec
 from zoo.errors import DataError
 from zoo.flows.core import Base, Flow, Transform
 from zoo.model import GenerativeModel, Measurement
+from zoo.model.dequantized import Dequantized
 from zoo.nn.activations import ACTIVATIONS, soft_limit
-from zoo.nn.dequantization import Dequantized
+from zoo.nn.devices import exact_arithmetic
 from zoo.nn.masked import residual_gain
-from zoo.nn.precision import exact_arithmetic
+from zoo.spec import DataSpec
 
 # The first two groups are kept and the last two moved. `Squeeze` puts the pixels of a block in the order (0, 0),
 # (1, 1), (0, 1), (1, 0): a diagonal, then the other.

@@ -27,10 +27,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from zoo.autoregressive.made import MADENet, OrderedPass
 from zoo.errors import DataError
 from zoo.flows.vectors import VectorFlow, VectorTransform
 from zoo.nn.activations import soft_limit
+from zoo.nn.made import MADENet, OrderedPass
 from zoo.nn.orderings import random_orderings
 
 LIMIT = 5.0

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zoo.data.spec import DataSpec
 from zoo.errors import DataError
 from zoo.flows.core import Flow, Mixture, Normal, Transform
 from zoo.model import GenerativeModel
+from zoo.spec import DataSpec
 
 
 class VectorTransform(Transform):

@@ -25,8 +25,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from zoo.data.files import data_root
 from zoo.errors import DataError
+from zoo.files import data_root
 from zoo.metrics.kernels import Polynomial, mmd
 from zoo.metrics.points import by_rows, check_points, pairwise
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from zoo.errors import DataError
 from zoo.metrics.points import blocks, check_points, check_positive, check_power, pairwise
-from zoo.nn.precision import exact_arithmetic
+from zoo.nn.devices import exact_arithmetic
 
 LARGEST = 10_000_000  # pairs of points that the exact distance takes
 MEMORY = 5  # steps of Sinkhorn's iteration that the next one is combined with

@@ -9,7 +9,7 @@ With y a datum plus uniform noise (below), z its scaling to [-1, 1], and C C^T t
 
     e = C^-1 (z - mean),    p(z) = |det C^-1| sum_k w_k prod_d N(e_d; m_kd, s_kd^2)
 
-The mean of log p(y) over the noise is a lower bound on the log-probability of the levels (`zoo.nn.dequantization`).
+The mean of log p(y) over the noise is a lower bound on the log-probability of the levels (`zoo.model.dequantized`).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.data.spec import DataSpec
 from zoo.errors import DataError
 from zoo.model import GenerativeModel
-from zoo.nn.dequantization import Dequantized
+from zoo.model.dequantized import Dequantized
+from zoo.spec import DataSpec
 
 
 class GaussianMixture(Dequantized, GenerativeModel):

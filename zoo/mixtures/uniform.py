@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from zoo.data.spec import DataSpec
 from zoo.errors import DataError
 from zoo.model import GenerativeModel
+from zoo.spec import DataSpec
 
 
 class Uniform(GenerativeModel):

@@ -1,0 +1,512 @@
+"""The command line: what it prints, writes and refuses, and what it does not import."""
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from PIL import Image
+
+import zoo
+from zoo import cli
+from zoo.adversarial import GAN
+from zoo.autoregressive import GatedPixelCNN, PixelCNN
+from zoo.data import Digits
+from zoo.errors import ZooError
+from zoo.flows import MAF, NICE, EnergyFlow, Glow
+from zoo.hub import card, remote, store, tables
+from zoo.hub.config import read_config, write_config
+from zoo.pictures import images as pictures
+from zoo.pictures.samples import draw
+from zoo.spec import DataSpec
+
+CELL = 64 + pictures.GAP  # an 8x8 digit is drawn 8 times as large
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = PixelCNN(shape=[1, 8, 8], levels=17, channels=4, blocks=1)
+    return zoo.save(
+        model,
+        tmp_path_factory.mktemp("runs") / "pixelcnn-digits",
+        data={"class_path": "zoo.data.Digits", "init_args": {}},
+        reference={"metric": "bits_per_dim", "value": 2.5, "source": "Nobody 1999"},
+    )
+
+
+@pytest.fixture
+def own(checkpoint, tmp_path):
+    """A copy of the checkpoint to write into."""
+    folder = tmp_path / "pixelcnn-digits"
+    folder.mkdir()
+    for file in checkpoint.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+@pytest.fixture
+def run(capsys):
+    """Run `zoo` in this process: exit status, stdout, stderr."""
+
+    def run(*argv, main=cli.main):
+        try:
+            status = main([str(word) for word in argv])
+        except SystemExit as stop:
+            status = stop.code
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return status, captured.out, captured.err
+
+    return run
+
+
+def cells(path):
+    """The images of a grid, (rows, columns, 8, 8) bytes; all pixels of an enlarged pixel must be equal."""
+    picture = np.asarray(Image.open(path))
+    height, width = ((size - pictures.GAP) // CELL for size in picture.shape)
+    assert picture.shape == (height * CELL + pictures.GAP, width * CELL + pictures.GAP)
+    lattice = picture[pictures.GAP :, pictures.GAP :].reshape(height, CELL, width, CELL).swapaxes(1, 2)
+    enlarged = lattice[:, :, :64, :64].reshape(height, width, 8, 8, 8, 8)
+    assert (enlarged == enlarged[:, :, :, :1, :, :1]).all()
+    return enlarged[:, :, :, 0, :, 0]
+
+
+# -- help and listing ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["list"],
+        ["list", "--json"],
+        ["list", "--table", "cifar10"],
+        ["--help"],
+        ["--version"],
+        [],
+        *([name, "--help"] for name in cli.COMMANDS),
+    ],
+)
+def test_listing_and_help_import_neither_torch_nor_lightning(argv):
+    code = (
+        "import sys; from zoo.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'lightning', 'torchvision', 'huggingface_hub', 'numpy'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code, *argv], check=True, capture_output=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_the_signature_is_the_command_line(run, name):
+    status, out, _ = run(name, "--help")
+    assert status == 0
+    for parameter in inspect.signature(cli.COMMANDS[name]).parameters.values():
+        dashes = "-" if len(parameter.name) == 1 else "--"
+        option = f"  {dashes}{parameter.name.replace('_', '-')}"
+        assert (option if parameter.kind is parameter.KEYWORD_ONLY else f"\n  {parameter.name} ") in out
+
+
+def test_list_is_a_table(run, monkeypatch, checkpoint):
+    config = read_config(checkpoint)
+    monkeypatch.setattr(tables, "bundled", lambda: {"pixelcnn-digits": config, "pixelcnn-mnist": config})
+    status, out, _ = run("list")
+    header, first, second = out.splitlines()
+    assert status == 0
+    assert header.split() == ["name", "family", "data", "metric", "ours", "paper's", "size"]
+    assert first.split()[:3] == ["pixelcnn-digits", "autoregressive", "digits"]
+    assert header.index("data") == first.index("digits", 20) == second.index("digits")
+    assert json.loads(run("list", "--json")[1]) == {"pixelcnn-digits": config, "pixelcnn-mnist": config}
+
+
+def test_usage_errors_exit_with_2(run):
+    for argv in (
+        [],
+        ["paint"],
+        ["sample"],
+        ["sample", "x", "-n", "many"],
+        ["push", "x"],
+        ["list", "--colour"],
+    ):
+        status, out, err = run(*argv)
+        assert (status, out) == (2, "")
+        assert err.startswith("usage: zoo")
+
+
+# -- sample --------------------------------------------------------------------------------------------------
+
+
+def test_sample_writes_the_picture_of_the_seed(run, checkpoint, tmp_path):
+    files = [tmp_path / f"{i}.png" for i in range(3)]
+    for file, seed in zip(files, (0, 0, 1), strict=True):
+        status, out, err = run("sample", checkpoint, "-n", 5, "--seed", seed, "--out", file)
+        assert (status, out, err) == (0, f"{file}\n", "")
+    assert files[0].read_bytes() == files[1].read_bytes() != files[2].read_bytes()
+    drawn = cells(files[0])
+    assert drawn.shape == (2, 3, 8, 8)
+    expected = zoo.load(checkpoint).sample(5, seed=0)[:, 0].numpy()
+    assert (np.round(drawn.reshape(6, 8, 8)[:5] * (16 / 255)) == expected).all()
+    assert (drawn[1, 2] == 255).all(), "the sixth cell is empty"
+
+
+def test_sample_draws_the_label(run, tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = GatedPixelCNN(shape=[1, 8, 8], levels=17, classes=10, channels=4, blocks=1)
+        torch.nn.init.normal_(model.net.gate_bias)  # labels start alike
+    checkpoint = zoo.save(model, tmp_path / "gated-pixelcnn-digits")
+    files = [tmp_path / f"{i}.png" for i in range(3)]
+    for file, label in zip(files, (["--label", 3], ["--label", 4], []), strict=True):
+        assert run("sample", checkpoint, "-n", 4, "--seed", 0, "--out", file, *label) == (0, f"{file}\n", "")
+    for file, label in zip(files, (3, 4, None), strict=True):
+        expected = model.sample(4, label=label, seed=0)
+        assert (cells(file).reshape(4, 8, 8) == pictures.to_bytes(expected, 17)[:, 0].numpy()).all()
+    assert len({file.read_bytes() for file in files}) == 3
+    status, out, err = run("sample", checkpoint, "--label", 10, "--out", tmp_path / "none.png")
+    assert (status, out, err) == (1, "", "zoo: label is 10; this model takes 0..9.\n")
+
+
+@pytest.mark.parametrize(("option", "other"), [("temperature", "truncation"), ("truncation", "temperature")])
+def test_sample_draws_as_the_family_can(run, tmp_path, option, other):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = {"temperature": Glow, "truncation": GAN}[option]([1, 8, 8], 17, channels=8)
+    checkpoint, file = zoo.save(model, tmp_path / "it"), tmp_path / "drawn.png"
+    command = ["sample", checkpoint, "-n", 4, "--seed", 0, "--out", file]
+    assert run(*command, f"--{option}", 0.25) == (0, f"{file}\n", "")
+    expected = model.sample(4, seed=0, **{option: 0.25})
+    assert (cells(file).reshape(4, 8, 8) == pictures.to_bytes(expected, 17)[:, 0].numpy()).all()
+    assert not torch.equal(expected, model.sample(4, seed=0))
+    assert f"--{other}" in run(*command, f"--{other}", 0.25)[2]
+    assert run(*command, f"--{option}", 0) in [
+        (1, "", f"zoo: {option} must be positive{end}, not 0.0.\n") for end in ("", " and finite")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["-n", "0"], "-n must be at least 1, not 0"),
+        (["-n", "-3"], "-n must be at least 1, not -3"),
+        (["--out", "absent/grid.png"], "no folder absent"),
+        (["--out", "grid.jpg"], "name the file grid.png, not 'grid.jpg'"),
+        (["--out", "grid"], "name the file grid.png"),
+        (["--device", "cuda:99"], "no device 'cuda:99'"),
+        (["--device", "abacus"], "no device 'abacus'"),
+        (["--label", "3"], "is not conditioned on classes: leave out --label"),
+        (["--temperature", "0.7"], "is not drawn with a temperature: leave out --temperature"),
+        (["--truncation", "0.5"], "is not drawn with a truncation: leave out --truncation"),
+    ],
+)
+def test_sample_refuses(run, checkpoint, monkeypatch, tmp_path, argv, sentence):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run("sample", checkpoint, *argv)
+    assert (status, out) == (1, "")
+    assert err.startswith("zoo: ")
+    assert sentence in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_an_unknown_name_is_one_sentence(run, tmp_path):
+    for name in ("nonesuch-digits", "../up", tmp_path / "absent"):
+        status, out, err = run("sample", name, "--out", tmp_path / "x.png")
+        assert (status, out, err.count("\n")) == (1, "", 1)
+
+
+# -- complete ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [0, 3, 7])
+def test_complete_keeps_the_known_rows(run, checkpoint, tmp_path, rows):
+    out = tmp_path / "c.png"
+    argv = ["complete", checkpoint, "--index", 5, "--rows", rows, "-n", 3, "--seed", 1, "--out", out]
+    assert run(*argv)[0] == 0
+    original, kept, *completions = cells(out)[0]
+    data = Digits()
+    data.setup("test")
+    assert (original == pictures.to_bytes(data.test[0][5, 0], 17).numpy()).all()
+    for image in (kept, *completions):
+        assert (image[:rows] == original[:rows]).all()
+    assert (kept[rows:] == 128).all()
+    assert len(completions) == 3
+    assert (completions[0] != completions[1]).any()
+    before = out.read_bytes()
+    assert run(*argv)[0] == 0
+    assert out.read_bytes() == before
+
+
+def test_complete_takes_a_picture_file(run, checkpoint, tmp_path):
+    levels = torch.randint(0, 17, (8, 8), generator=torch.Generator().manual_seed(0))
+    Image.fromarray(pictures.to_bytes(levels, 17).numpy()).convert("RGB").save(tmp_path / "mine.png")
+    run("complete", checkpoint, "--image", tmp_path / "mine.png", "--out", tmp_path / "c.png")
+    original, _, *completions = cells(tmp_path / "c.png")[0]
+    assert (original == pictures.to_bytes(levels, 17).numpy()).all()
+    assert len(completions) == 6
+    assert all((image[:4] == original[:4]).all() for image in completions)
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["--rows", "8"], "--rows must be 0 to 7 for images of 8 rows, not 8"),
+        (["--rows", "-1"], "--rows must be 0 to 7"),
+        (["--index", "360"], "--index must be 0 to 359"),
+        (["--index", "-1"], "--index must be 0 to 359"),
+        (["-n", "0"], "-n must be at least 1"),
+        (["--image", "wide.png"], "wide.png is 9 x 8 pixels; this model's images are 8 x 8"),
+        (["--image", "absent.png"], "There is no file absent.png"),
+        (["--image", "text.png"], "text.png cannot be read as a picture"),
+        (["--image", "wide.png", "--index", "1"], "not both"),
+    ],
+)
+def test_complete_refuses(run, checkpoint, monkeypatch, tmp_path, argv, sentence):
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (9, 8)).save("wide.png")
+    (tmp_path / "text.png").write_text("not a picture")
+    status, out, err = run("complete", checkpoint, *argv)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert sentence in err
+
+
+# -- evaluate and card ---------------------------------------------------------------------------------------
+
+
+def test_evaluate_prints_the_number_beside_the_papers(run, checkpoint):
+    (result,) = zoo.evaluate(checkpoint, device="cpu", limit=50)
+    status, out, err = run("evaluate", checkpoint, "--limit", 50, "--device", "cpu")
+    assert (status, err) == (0, "")
+    assert f"{result['value']:.3f} ± {result['standard_error']:.3f} bits/dim, exact" in out
+    assert "first 50 images of the test split" in out
+    assert "2.5 (Nobody 1999)" in out, "a part of the split does not miss or reach anything"
+
+
+def test_evaluate_write_puts_the_number_on_the_card(run, own):
+    status, out, _ = run("evaluate", own, "--write", "--device", "cpu")
+    assert status == 0
+    assert "missed by" in out
+    (result,) = zoo.evaluate(own, device="cpu")
+    config = read_config(own)
+    assert config["results"] == [result]
+    text = (own / "README.md").read_text(encoding="utf-8")
+    assert text == card.render(config, "pixelcnn-digits")
+    (read,) = ModelCard(text).data.eval_results
+    assert (read.metric_type, read.metric_value) == ("bits_per_dim", result["value"])
+    assert (own / "model.safetensors").is_file()
+
+    assert ": confirmed" in run("evaluate", own, "--device", "cpu")[1]
+    write_config(own, {**config, "results": [{**result, "value": result["value"] + 0.01}]})
+    assert ": NOT confirmed" in run("evaluate", own, "--write", "--device", "cpu")[1]
+    assert read_config(own)["results"] == [result], "written twice, it is there once"
+
+
+def test_evaluate_reports_draws_counts_and_targets(run, tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        image, plane = NICE(shape=[1, 8, 8], levels=17, channels=4, blocks=1), EnergyFlow("energy2", layers=1)
+    data = {"class_path": "zoo.data.Digits", "init_args": {}}
+    digits = zoo.save(image, tmp_path / "nice-digits", dtype="float32", data=data)
+    status, out, _ = run("evaluate", digits, "--samples", 3, "--write", "--device", "cpu")
+    assert status == 0
+    bound, lost = zoo.evaluate(digits, samples=3, device="cpu")
+    assert f"standard deviation over draws {bound['spread']:.2g}\n" in out
+    assert f"{digits}: 0 of 360 images not reconstructed, count\n  data   digits, 360 images, whole test split" in out
+    text = (digits / "README.md").read_text(encoding="utf-8")
+    assert "| not reconstructed | 0 of 360 images | count |" in text
+    assert read_config(digits)["results"] == [bound, lost]
+    assert run("evaluate", digits, "--device", "cpu")[1].count(": confirmed") == 2
+
+    data = {"class_path": "zoo.data.Points", "init_args": {"name": "energy2", "test": 20}}
+    reference = {"metric": "kl", "value": 0.02, "target": True, "source": "no paper"}
+    points = zoo.save(plane, tmp_path / "planar-energy2", dtype="float32", data=data, reference=reference)
+    status, out, _ = run("evaluate", points, "--write", "--device", "cpu")
+    assert status == 0
+    _, kl = zoo.evaluate(points, device="cpu")
+    assert f"{points}: {kl['value']:.4f} nats of KL(q || p), quadrature\n" in out
+    assert f"  data   points, n = {kl['n']:,}; energy2, normalized" in out
+    assert "  target 0.02: missed by" in out
+    assert read_config(points)["results"][1] == kl
+    assert "The target is 0.02 nats of KL(q || p) (no paper). Missed by" in (points / "README.md").read_text()
+    assert run("evaluate", points, "--write", "--device", "cpu")[1].count(": confirmed") == 2
+    assert len(read_config(points)["results"]) == 2
+
+
+def test_evaluate_write_refuses_a_part_and_what_is_not_yours(run, own, monkeypatch):
+    before = {file.name: file.read_bytes() for file in own.iterdir()}
+    status, _, err = run("evaluate", own, "--write", "--limit", 10)
+    assert (status, "leave out --limit" in err) == (1, True)
+    assert {file.name: file.read_bytes() for file in own.iterdir()} == before
+    monkeypatch.setattr(store, "pull", lambda *args, **options: own)
+    for command in ("evaluate", "card"):
+        status, _, err = run(command, "someone/pixelcnn-digits", "--write")
+        assert (status, "folder of your own" in err) == (1, True)
+    assert {file.name: file.read_bytes() for file in own.iterdir()} == before
+    assert 'zoo.load("someone/pixelcnn-digits")' in run("card", "someone/pixelcnn-digits")[1]
+
+
+def test_card_prints_or_writes(run, own, monkeypatch, tmp_path):
+    config = read_config(own)
+    status, out, _ = run("card", own)
+    assert (status, out) == (0, card.render(config, "pixelcnn-digits"))
+    assert not (own / "README.md").exists()
+    assert run("card", own, "--write")[0] == 0
+    assert (own / "README.md").read_text(encoding="utf-8") == out
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tables, "bundled", lambda: {"pixelcnn-digits": config})
+    (tmp_path / "README.md").write_text(f"{tables.BEGIN}\n{tables.END}".replace("{}", "checkpoints"))
+    assert run("card", "--readme")[0] == 0
+    assert "`pixelcnn-digits`" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    status, _, err = run("card")
+    assert (status, "--readme" in err) == (1, True)
+
+
+# -- what is handed on ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def training(monkeypatch):
+    """A stand-in for zoo.training that notes its calls."""
+    calls = []
+    module = types.SimpleNamespace(main=calls.append, calls=calls)
+    monkeypatch.setitem(sys.modules, "zoo.training.cli", module)
+    monkeypatch.setitem(sys.modules, "zoo.training.export", module)
+    return module
+
+
+@pytest.mark.parametrize("main", [cli.main, cli.lightning_main])
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_training_commands_get_the_whole_line(run, training, main, command):
+    argv = [command, "--config", "recipes/x.yaml", "--help", "--model.lr=1"]
+    assert run(*argv, main=main)[0] == 0
+    assert training.calls == [argv]
+
+
+def test_lightning_has_the_training_commands_only(run, training):
+    status, out, _ = run("--help", main=cli.lightning_main)
+    assert status == 0
+    assert all(command in out for command in ("fit", "validate", "test", "predict"))
+    for argv in (["list"], [], ["sample", "x"]):
+        status, _, err = run(*argv, main=cli.lightning_main)
+        assert (status, err.startswith("usage: lightning")) == (2, True)
+    assert training.calls == []
+
+
+def test_export_leaves_a_card_and_samples(run, training, own):
+    training.export_run = lambda run, name, **options: training.calls.append((str(run), name, options)) or own
+    assert run("export", "runs/mine", "pixelcnn-digits")[:2] == (0, f"{own}\n")
+    other = ["--dtype", "float32", "--overwrite"]
+    assert run("export", "runs/mine", "pixelcnn-digits", *other)[:2] == (0, f"{own}\n")
+    names = "runs/mine", "pixelcnn-digits"
+    assert training.calls == [
+        (*names, {"dtype": "float16", "overwrite": False}),
+        (*names, {"dtype": "float32", "overwrite": True}),
+    ]
+    assert (own / "README.md").read_text(encoding="utf-8") == card.render(read_config(own), own.name)
+    assert cells(own / "samples.png").shape == (4, 4, 8, 8)
+
+
+def test_points_are_drawn_as_a_figure(run, training, tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MAF(shape=[2], layers=1, hidden=4)
+    data = {"class_path": "zoo.data.Points", "init_args": {"name": "moons"}}
+    folder = zoo.save(model, tmp_path / "maf-moons", data=data, dtype="float32")
+    expected = draw(model, tmp_path / "expected.png", n=500, seed=3).read_bytes()
+    out = tmp_path / "drawn.png"
+    assert run("sample", folder, "-n", "500", "--seed", "3", "--out", out)[:2] == (0, f"{out}\n")
+    assert out.read_bytes() == expected
+    training.export_run = lambda run, name, **options: folder
+    assert run("export", "runs/mine", "maf-moons")[0] == 0
+    draw(model, tmp_path / "exported.png")
+    assert (folder / "samples.png").read_bytes() == (tmp_path / "exported.png").read_bytes()
+    assert "![samples](samples.png)" in (folder / "README.md").read_text(encoding="utf-8")
+    status, _, err = run("sample", folder, "--temperature", "0.5")
+    assert (status, err) == (1, f"zoo: {folder} is not drawn with a temperature: leave out --temperature.\n")
+    status, _, err = run("sample", folder, "--label", "1")
+    assert (status, err) == (1, f"zoo: {folder} is not conditioned on classes: leave out --label.\n")
+
+
+def test_push_and_pull_hand_on_what_was_said(run, monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(store, "push", lambda *a, **k: calls.append((a, k)) or "the-commit")
+    monkeypatch.setattr(remote, "pull", lambda *a, **k: calls.append((a, k)) or tmp_path)
+    line = [
+        "push",
+        "pixelcnn-digits",
+        "--repo-id",
+        "me/x",
+        "--private",
+        "--revision",
+        "dev",
+        "--message",
+        "First.",
+    ]
+    assert run(*line)[:2] == (0, "the-commit\n")
+    assert run("pull", "me/x", "--revision", "v1")[:2] == (0, f"{tmp_path}\n")
+    assert calls == [
+        (("pixelcnn-digits", "me/x"), {"private": True, "revision": "dev", "message": "First."}),
+        (("me/x",), {"revision": "v1"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [(ZooError("The weights are gone."), 1, "zoo: The weights are gone.\n"), (KeyboardInterrupt(), 130, "")],
+)
+def test_exit_status(run, training, error, status, said):
+    def fail(argv):
+        raise error
+
+    training.main = fail
+    assert run("fit") == (status, "", said)
+
+
+def test_a_reader_that_leaves_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    result = subprocess.run(
+        [sys.executable, "-m", "zoo.cli", "list"], stdout=write, stderr=subprocess.PIPE, text=True, timeout=60
+    )
+    os.close(write)
+    assert (result.returncode, result.stderr) == (141, "")
+
+
+# -- pictures ------------------------------------------------------------------------------------------------
+
+
+def test_grid_lays_images_out_row_by_row():
+    images = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1).expand(6, 3, 100, 70)
+    picture = pictures.grid(images, 256, columns=4)
+    gap = pictures.GAP
+    assert picture.shape == (3, 2 * (100 + gap) + gap, 4 * (70 + gap) + gap)
+    for i in range(6):
+        top, left = gap + i // 4 * (100 + gap), gap + i % 4 * (70 + gap)
+        assert (picture[:, top : top + 100, left : left + 70] == i).all()
+        assert (picture[:, top - gap : top, left : left + 70] == 255).all()
+    assert pictures.grid(images[:1], 256).shape == (3, 100 + 2 * gap, 70 + 2 * gap)
+
+
+@pytest.mark.parametrize("levels", [2, 3, 17, 255, 256])
+def test_levels_survive_a_png(levels, tmp_path):
+    x = torch.arange(levels, dtype=torch.uint8).view(1, 1, 1, levels)
+    values = pictures.to_bytes(x, levels)
+    assert (values[0, 0, 0, 0], values[0, 0, 0, -1]) == (0, 255)
+    Image.fromarray(values[0, 0].numpy()).save(tmp_path / "x.png")
+    assert torch.equal(pictures.read(tmp_path / "x.png", DataSpec((1, 1, levels), levels)), x)
+    colour = pictures.read(tmp_path / "x.png", DataSpec((3, 1, levels), levels))
+    assert torch.equal(colour, x.expand(1, 3, 1, levels))
+
+
+@pytest.mark.parametrize("images", [torch.zeros(2, 5), torch.zeros(1, 1, 8, 8), torch.zeros(0, 1, 8, 8).byte()])
+def test_what_is_no_image_is_not_drawn(images):
+    with pytest.raises(ZooError):
+        pictures.grid(images, 256)

@@ -1,0 +1,379 @@
+"""A checkpoint's numbers: they must be what the definition says, computed in plain float32."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from lightning import LightningDataModule
+
+import zoo.data
+from zoo.autoregressive import DARN, PixelCNN
+from zoo.data import Digits
+from zoo.errors import CheckpointError, DataError, ZooError
+from zoo.evaluation.measure import evaluate
+from zoo.hub import store
+from zoo.mixtures import GaussianMixture
+from zoo.model import GenerativeModel, Measurement
+from zoo.results import merge
+from zoo.spec import DataSpec
+
+DIGITS = {"class_path": "zoo.data.Digits", "init_args": {}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A checkpoint of an untrained PixelCNN whose likelihood differs between images."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = PixelCNN(shape=[1, 8, 8], levels=17, channels=4, blocks=1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    return zoo.save(model, tmp_path_factory.mktemp("runs") / "pixelcnn-digits", data=DIGITS)
+
+
+@pytest.fixture(scope="module")
+def losses(folder):
+    """Bits/dim of every test image, from the definition, in float64."""
+    data = Digits()
+    data.setup("test")
+    with torch.no_grad():
+        log_prob = zoo.load(folder).log_prob(data.test[0])
+    return -log_prob.double().numpy() / (64 * math.log(2))
+
+
+class Coin(GenerativeModel):
+    """Each component is independent and uniform over the levels; it notes how it was asked."""
+
+    def __init__(self, shape=(1, 2, 2), levels=2):
+        super().__init__()
+        self.spec = DataSpec(shape, levels)
+        self.weight = torch.nn.Parameter(torch.eye(3))
+        self.seen = []
+
+    def log_prob(self, x):
+        """-D log levels, in nats."""
+        self.seen.append(
+            {
+                "training": self.training,
+                "inference": torch.is_inference_mode_enabled(),
+                "autocast": torch.is_autocast_enabled("cpu"),
+                "tf32": torch.backends.cudnn.allow_tf32 or torch.get_float32_matmul_precision() != "highest",
+                "product": (self.weight @ self.weight).dtype,
+                "n": len(x),
+            }
+        )
+        return torch.full((len(x),), -self.spec.dims * math.log(self.spec.levels))
+
+
+class Bound(GenerativeModel):
+    """A noisy lower bound."""
+
+    def __init__(self):
+        super().__init__()
+        self.spec = DataSpec((1, 2, 2), 2)
+
+    def elbo(self, x, *, samples=1, seed=None):
+        """A random number for each datum, below log 1."""
+        return -torch.rand(len(x), generator=self.generator(seed))
+
+
+class Images(LightningDataModule):
+    """250 test images of two levels, in batches of 100."""
+
+    spec = DataSpec((1, 2, 2), 2)
+    protocol = "two levels"
+
+    def __init__(self, n=250):
+        super().__init__()
+        self.images = torch.zeros(n, 1, 2, 2, dtype=torch.uint8)
+
+    def test_dataloader(self):
+        return [(batch, torch.zeros(len(batch))) for batch in self.images.split(100)] if len(self.images) else []
+
+
+def test_the_number_is_the_mean_of_the_definition(folder, losses):
+    (result,) = evaluate(folder, device="cpu")
+    assert result["value"] == pytest.approx(losses.mean(), rel=1e-6)
+    assert result["standard_error"] == pytest.approx(np.std(losses, ddof=1) / math.sqrt(360), rel=1e-4)
+    assert np.std(losses) > 0.01, "the images must differ for this to test anything"
+    described = {k: v for k, v in result.items() if k not in ("value", "standard_error")}
+    assert described == {
+        "metric": "bits_per_dim",
+        "kind": "exact",
+        "n": 360,
+        "split": "test",
+        "dataset": "Digits",
+        "protocol": Digits().protocol,
+        "limit": False,
+    }
+
+
+def test_twice_the_same_and_whatever_the_batch_size(folder):
+    whole = evaluate(folder, device="cpu")
+    assert evaluate(folder, device="cpu") == whole
+    assert evaluate(folder, device="cpu", batch_size=77)[0]["value"] == pytest.approx(whole[0]["value"], rel=1e-6)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 99, 100, 101])
+def test_limit_takes_the_first_images(folder, losses, limit):
+    (result,) = evaluate(folder, device="cpu", limit=limit, batch_size=50)
+    assert (result["n"], result["limit"]) == (limit, True)
+    assert result["value"] == pytest.approx(losses[:limit].mean(), rel=1e-6)
+    if limit == 1:
+        assert result["standard_error"] is None
+    else:
+        error = np.std(losses[:limit], ddof=1) / math.sqrt(limit)
+        assert result["standard_error"] == pytest.approx(error, rel=1e-3)
+
+
+def test_a_limit_that_cuts_nothing_off_is_the_whole_split():
+    model, data = Coin(), Images()
+    assert evaluate(model, data=data, limit=250) == evaluate(model, data=data)
+    assert evaluate(model, data=data, limit=1000)[0]["limit"] is False
+    model.seen.clear()
+    assert evaluate(model, data=data, limit=200)[0]["limit"] is True
+    assert [seen["n"] for seen in model.seen] == [100, 100], "no empty batch"
+
+
+def test_binary_images_are_in_nats_and_others_in_bits_per_dim(monkeypatch):
+    (nats,) = evaluate(Coin(), data=Images())
+    assert (nats["metric"], nats["value"]) == ("nats", pytest.approx(4 * math.log(2)))
+    monkeypatch.setattr(Images, "spec", DataSpec((1, 2, 2), 16))
+    (bits,) = evaluate(Coin(levels=16), data=Images())
+    assert (bits["metric"], bits["value"]) == ("bits_per_dim", pytest.approx(4.0))
+    assert bits["standard_error"] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_bound_is_called_one_and_repeats():
+    (result,) = evaluate(Bound(), data=Images(), seed=3)
+    assert result["kind"] == "bound"
+    assert evaluate(Bound(), data=Images(), seed=3) == [result]
+    assert evaluate(Bound(), data=Images(), seed=4) != [result]
+
+
+def test_a_bound_of_more_samples_says_so_and_a_checkpoint_repeats_its_own(tmp_path):
+    model = DARN(shape=[1, 2, 2], latents=3, width=4)
+    (one,) = evaluate(model, data=Images())
+    (many,) = evaluate(model, data=Images(), samples=20)
+    assert ("samples" in one, many["samples"]) == (False, 20)
+    assert many["protocol"] == "; ".join(filter(None, (Images().protocol, model.protocol, "20 samples an image")))
+    x = torch.cat([batch[0] for batch in Images().test_dataloader()])
+    batches = zip(x.split(100), (0, 100, 200), strict=True)
+    expected = torch.cat([model.elbo(part, samples=20, seed=first) for part, first in batches])
+    assert many["value"] == pytest.approx(-expected.mean().item(), rel=1e-6)
+    folder = store.save(model, tmp_path / "darn-images", dtype="float32", results=[one, many])
+    assert evaluate(folder, data=Images()) == [one, many]
+    assert evaluate(folder, data=Images(), samples=20) == [many]
+    with pytest.raises(ZooError, match="samples must be at least 1, not 0"):
+        evaluate(model, data=Images(), samples=0)
+    with pytest.raises(ZooError, match="has an exact likelihood, which takes no samples"):
+        evaluate(Coin(), data=Images(), samples=2)
+
+
+def test_the_spread_is_that_of_the_mean_over_the_data_from_draw_to_draw(tmp_path, monkeypatch):
+    data = Images()
+    data.images = torch.randint(0, 17, data.images.shape, dtype=torch.uint8)
+    monkeypatch.setattr(Images, "spec", DataSpec((1, 2, 2), 17))
+    model = GaussianMixture(shape=[1, 2, 2], levels=17)
+    (one,), (many,) = evaluate(model, data=data, seed=3), evaluate(model, data=data, seed=3, samples=8)
+
+    x, losses = data.images, torch.zeros(8, 250, dtype=torch.float64)
+    for first in (0, 100, 200):  # the noise of a batch follows from the number of images before it
+        noise = torch.rand(8, *x[first : first + 100].shape, generator=torch.Generator().manual_seed(3 + first))
+        for k, u in enumerate(noise):
+            with torch.no_grad():
+                losses[k, first : first + 100] = -model.log_density(x[first : first + 100] + u).double()
+    losses /= 4 * math.log(2)
+    means = losses.mean(1)
+    assert many == {
+        "metric": "bits_per_dim",
+        "kind": "bound",
+        "value": pytest.approx(means.mean().item(), rel=1e-6),
+        "standard_error": pytest.approx(losses.mean(0).std().item() / math.sqrt(250), rel=1e-6),
+        "n": 250,
+        "split": "test",
+        "dataset": "Images",
+        "protocol": "two levels; uniform dequantization, 8 draws",
+        "limit": False,
+        "samples": 8,
+        "spread": pytest.approx(means.std().item(), rel=1e-4),
+    }
+    assert many["spread"] > 1e-4, "the draws must differ for this to test anything"
+    assert one["value"] == pytest.approx(means[0].item(), rel=1e-6)
+    assert ("samples" in one, "spread" in one) == (False, False)
+    assert one["protocol"] == "two levels; uniform dequantization, one draw"
+
+    again = evaluate(model, data=data, seed=4, samples=8)
+    assert merge([one, many], again) == [one, *again]
+    folder = store.save(model, tmp_path / "gaussian-images", dtype="float32", results=[one, many])
+    assert evaluate(folder, data=data, seed=3) == [one, many]
+
+
+class Total(Measurement):
+    """The sum of all values, in one pass."""
+
+    def __init__(self):
+        self.batches = []
+
+    def update(self, x):
+        self.batches.append(x)
+
+    def compute(self):
+        value = int(torch.cat(self.batches).sum())
+        return [{"metric": "total", "kind": "sum", "value": value, "protocol": "of all values"}]
+
+
+class Parameters(Measurement):
+    """A number that needs no data."""
+
+    def compute(self):
+        return [{"metric": "parameters", "kind": "exact", "value": 9, "protocol": "", "split": None, "n": 1}]
+
+
+def test_a_model_says_what_else_is_measured():
+    class Summed(Coin):
+        def measurements(self):
+            return [Total(), Parameters()]
+
+    data = Images()
+    data.images += torch.arange(250, dtype=torch.uint8)[:, None, None, None] % 2
+    (alone,) = evaluate(Coin(), data=data, limit=150)
+    likelihood, total, parameters = evaluate(Summed(), data=data, limit=150)
+    assert likelihood == alone
+    assert total == {
+        **{key: alone[key] for key in ("n", "split", "dataset", "limit")},
+        "metric": "total",
+        "kind": "sum",
+        "value": 4 * 75,
+        "standard_error": None,
+        "protocol": "two levels; of all values",
+    }
+    assert (parameters["split"], parameters["n"], parameters["protocol"]) == (None, 1, "")
+    assert list(total) == list(alone), "one order in every config.json"
+
+
+def test_a_model_may_be_measured_without_a_likelihood():
+    class Sampler(GenerativeModel):
+        spec = Images.spec
+
+        def measurements(self):
+            return [Total()]
+
+    (total,) = evaluate(Sampler(), data=Images())
+    assert (total["metric"], total["n"]) == ("total", 250)
+
+
+def test_arithmetic_is_plain_float32_and_settings_come_back():
+    model = Coin().train()
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            evaluate(model, data=Images())
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before[1])
+    assert torch.backends.cudnn.allow_tf32 == before[0]
+    assert model.training
+    for seen in model.seen:
+        n = seen.pop("n")
+        assert n > 0
+        assert seen == {
+            "training": False,
+            "inference": True,
+            "autocast": False,
+            "tf32": False,
+            "product": torch.float32,
+        }
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_likelihood_that_is_not_finite_is_refused(value):
+    class Broken(Coin):
+        def log_prob(self, x):
+            result = super().log_prob(x)
+            result[7] = value
+            return result
+
+    with pytest.raises(ZooError, match=r"image 7 is -?(nan|inf)"):
+        evaluate(Broken(), data=Images())
+
+
+def test_a_model_without_likelihood_is_refused():
+    class Sampler(GenerativeModel):
+        spec = Images.spec
+
+    with pytest.raises(ZooError, match="neither log_prob nor elbo"):
+        evaluate(Sampler(), data=Images())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"limit": 0}, "at least 1 image"),
+        ({"limit": -5}, "at least 1 image"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"split": "train"}, "no split 'train'"),
+        ({"device": "cuda:99"}, "no device 'cuda:99'"),
+        ({"device": "nonsense"}, "no device 'nonsense'"),
+        ({"data": {"class_path": "os.system"}}, "class of zoo.data, not 'os.system'"),
+        ({"data": {"class_path": "zoo.database.X"}}, "class of zoo.data"),
+        ({"data": {"class_path": "zoo.data.Imagined"}}, "no data module 'zoo.data.Imagined'"),
+        ({"data": {"class_path": "zoo.data.imagined.X"}}, "no data module"),
+        ({"data": {"class_path": "zoo.data.images.os"}}, "no data module"),
+        ({"data": {"class_path": "zoo.data.DataSpec"}}, "no data module"),
+        ({"data": {**DIGITS, "init_args": {"root": "/"}}}, "may not set root"),
+        ({"data": {**DIGITS, "init_args": {"colour": True}}}, "takes no argument 'colour'"),
+        ({"data": Images()}, "Images has shape"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(folder, arguments, sentence):
+    with pytest.raises(ZooError, match=sentence):
+        evaluate(folder, **{"device": "cpu", **arguments})
+
+
+def test_a_model_or_a_checkpoint_without_data_needs_some(tmp_path):
+    with pytest.raises(ZooError, match="names no data set"):
+        evaluate(Coin())
+    with pytest.raises(DataError, match="is empty"):
+        evaluate(Coin(), data=Images(0))
+    with pytest.raises(CheckpointError):
+        evaluate(tmp_path / "absent")
+
+
+def test_validation_split(folder):
+    (result,) = evaluate(folder, split="validation", device="cpu")
+    data = Digits()
+    data.setup("validate")
+    assert (result["split"], result["n"]) == ("validation", len(data.val[0]))
+    direct = zoo.load(folder).bits_per_dim(data.val[0]).mean().item()
+    assert result["value"] == pytest.approx(direct, rel=1e-6)
+
+
+def test_binarized_mnist(real_data):
+    data = zoo.data.MNIST(root=real_data("MNIST/raw"), binarized=True)
+    config = {"class_path": "zoo.data.MNIST", "init_args": {"binarized": True}}
+    model = PixelCNN(shape=[1, 28, 28], levels=2, channels=4, blocks=1)
+    (result,) = evaluate(model, data=config, root=data.root, limit=20)
+    data.setup("test")
+    with torch.no_grad():
+        direct = -model.log_prob(data.test[0][:20]).mean().item()
+    assert (result["metric"], result["value"]) == ("nats", pytest.approx(direct, rel=1e-6))
+    assert (result["dataset"], result["protocol"], result["limit"]) == ("MNIST", data.protocol, True)
+
+
+def test_merging_replaces_the_same_measurement_only():
+    first = {
+        "metric": "nats",
+        "kind": "exact",
+        "split": "test",
+        "dataset": "MNIST",
+        "protocol": "a",
+        "value": 2,
+    }
+    other, newer = {**first, "metric": "fid"}, {**first, "value": 1}
+    elsewhere = {**first, "protocol": "b"}
+    assert merge([first, other], [newer, elsewhere]) == [newer, other, elsewhere]
+    assert merge([], [newer]) == [newer]

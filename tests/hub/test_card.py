@@ -1,0 +1,382 @@
+"""Cards and tables: everything that config.json holds must be there, and nothing else can be."""
+
+import copy
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+import zoo.data
+from zoo.classes import dataset_title
+from zoo.errors import ZooError
+from zoo.hub import card, store, tables
+from zoo.hub.config import read_config
+from zoo.results import headline
+
+TOP = Path(__file__).resolve().parents[2]
+RESULT = {
+    "metric": "bits_per_dim",
+    "kind": "exact",
+    "value": 3.0612345,
+    "standard_error": 0.0061,
+    "n": 10000,
+    "split": "test",
+    "dataset": "CIFAR10",
+    "protocol": "256 levels",
+    "limit": False,
+}
+CONFIG = {
+    "format": 1,
+    "class_path": "zoo.autoregressive.PixelCNN",
+    "init_args": {"shape": [3, 32, 32], "levels": 256},
+    "data": {"class_path": "zoo.data.CIFAR10", "init_args": {}},
+    "recipe": "pixelcnn-cifar10",
+    "training": {
+        "hardware": "2 x Abacus",
+        "minutes": 17.5,
+        "steps": 40000,
+        "images": 10000000,
+        "images_per_second": 9900.4,
+        "precision": "bf16-mixed",
+        "torch": "2.11.0",
+        "lightning": "2.6.6",
+    },
+    "reference": {"metric": "bits_per_dim", "value": 3.14, "source": "Somebody 2016, Table 3"},
+    "weights": {"dtype": "float16", "parameters": 7654321, "sha256": {"model.safetensors": "ab" * 32}},
+    "results": [RESULT],
+    "notes": ["Two devices make 1.9 times the images\nof one."],
+}
+
+
+def changed(**fields):
+    return {**copy.deepcopy(CONFIG), **fields}
+
+
+def body(text):
+    return text.split("\n---\n", 1)[1]
+
+
+def test_the_hub_reads_the_numbers_back():
+    bound = {**RESULT, "metric": "fid", "kind": "estimate", "value": 12.5, "standard_error": None}
+    data = ModelCard(card.render(changed(results=[RESULT, bound]))).data
+    assert (data.license, data.library_name) == ("mit", "generative-zoo")
+    assert data.pipeline_tag == "unconditional-image-generation"
+    assert data.datasets == ["uoft-cs/cifar10"]
+    assert {"autoregressive", "pixelcnn"} <= set(data.tags)
+    assert data.model_name == "pixelcnn-cifar10"
+    first, second = data.eval_results
+    assert (first.metric_type, first.metric_value) == ("bits_per_dim", RESULT["value"])
+    assert (first.dataset_type, first.dataset_name, first.dataset_split) == (
+        "uoft-cs/cifar10",
+        "CIFAR-10",
+        "test",
+    )
+    assert first.metric_args == {key: RESULT[key] for key in ("kind", "standard_error", "n", "protocol")}
+    assert (second.metric_type, second.metric_value, second.metric_args["kind"]) == ("fid", 12.5, "estimate")
+
+
+def test_a_card_says_which_weights_a_run_started_from():
+    start = {"name": "pixelcnn-first", "sha256": {"model.safetensors": "cd" * 32}, "training": CONFIG["training"]}
+    second = {**CONFIG["training"], "hardware": "1 x Slate", "minutes": 4.0}
+    config = changed(training={**second, "from": start})
+    text = card.render(config, "pixelcnn-cifar10")
+    assert f"- started from: the weights of pixelcnn-first, of SHA-256 {'cd' * 32}\n" in text
+    assert "- training of those weights: 17.5 min, 2 x Abacus, 40,000 steps, 10,000,000 images\n" in text
+    assert "17.5 min, 2 x Abacus, then 4.0 min, 1 x Slate |" in tables.results_table({"pixelcnn-cifar10": config})
+    for odd in (
+        "text",
+        3,
+        [],
+        {"training": "text"},
+        {"training": {"minutes": "x", "hardware": 3}},
+        {"sha256": "text", "training": {"steps": "many"}},
+    ):
+        assert "# pixelcnn-cifar10" in card.render(changed(training={**second, "from": odd}), "pixelcnn-cifar10")
+
+
+def test_a_card_without_results_has_valid_metadata():
+    config = changed(results=[], reference=None, training=None, data=None, recipe=None, notes=[])
+    text = card.render(config, "somebody/pixelcnn-mine")
+    assert ModelCard(text).data.eval_results is None
+    assert "model-index" not in yaml.safe_load(text.split("---\n")[1])
+    assert 'zoo.load("somebody/pixelcnn-mine")' in text
+    assert body(text).lstrip().startswith("# pixelcnn-mine\n")
+    for gone in ("## Training", "## Notes", "--from", "paper"):
+        assert gone not in text
+    assert "## Weights" in text
+
+
+def test_everything_is_stated():
+    text = body(card.render(CONFIG))
+    for stated in (
+        "# pixelcnn-cifar10\n",
+        "7,654,321 parameters",
+        "trained on CIFAR-10",
+        "![samples](samples.png)",
+        'zoo.load("pixelcnn-cifar10")',
+        "model.sample(16, seed=0)",
+        "| bits/dim | 3.061 ± 0.006 | exact | CIFAR-10 | test | 10,000 | 256 levels |",
+        "3.14 bits/dim (Somebody 2016, Table 3)",
+        "Better by 0.079",
+        "zoo evaluate pixelcnn-cifar10",
+        "lightning fit --config recipes/pixelcnn-cifar10.yaml",
+        "2 x Abacus",
+        "17.5 minutes",
+        "40,000",
+        "10,000,000",
+        "9,900 images/s",
+        "bf16-mixed",
+        "2.11.0",
+        "15.3 MB",
+        "ab" * 32,
+        "- Two devices make 1.9 times the images of one.",
+    ):
+        assert stated in text
+    assert "${" not in text
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict"),
+    [
+        (3.14, "Reached exactly"),
+        (3.0, "Better by 0.14"),
+        (3.16, "Missed by 0.02"),
+        (3.1404, "Missed by 0.0004"),
+        (4.5, "Missed by 1.4"),
+    ],
+)
+def test_a_miss_is_stated_as_a_miss(value, verdict):
+    config = changed(results=[{**RESULT, "value": value}])
+    assert f"{verdict}: " in card.render(config)
+    table = tables.results_table({"pixelcnn-cifar10": config})
+    assert (verdict.lower() in table) == verdict.startswith("Missed")
+
+
+def test_a_part_of_the_split_is_no_result():
+    part = {**RESULT, "limit": True, "n": 500, "value": 1.0}
+    config = changed(results=[part])
+    text = card.render(config)
+    assert "| test (part) | 500 |" in text
+    assert "not been measured here yet" in text
+    assert "Better" not in text
+    assert "model-index" not in text
+    assert headline(config) is None
+    assert headline(changed(results=[part, RESULT])) == RESULT
+
+
+def test_a_bound_is_shown_as_one():
+    text = card.render(changed(results=[{**RESULT, "kind": "bound"}]))
+    assert "| bits/dim | ≤ 3.061 ± 0.006 | bound |" in text
+
+
+def test_draws_and_their_spread_are_stated():
+    drawn = {**RESULT, "kind": "bound", "protocol": "256 levels; 8 draws", "samples": 8, "spread": 0.000123}
+    text = card.render(changed(results=[drawn]))
+    assert "| 256 levels; 8 draws; standard deviation over draws 0.00012 |" in text
+    (read,) = ModelCard(text).data.eval_results
+    assert read.metric_args["spread"] == 0.000123
+
+
+LOST = {**RESULT, "metric": "not_reconstructed", "kind": "count", "value": 0, "standard_error": None}
+
+
+def test_a_count_is_stated_with_what_it_is_out_of():
+    config = changed(results=[RESULT, LOST], reference=None)
+    text = card.render(config)
+    assert "| not reconstructed | 0 of 10,000 images | count | CIFAR-10 | test | 10,000 |" in text
+    assert "1,234 of 10,000 images" in card.render(changed(results=[{**LOST, "value": 1234}]))
+    assert headline(config) == RESULT
+    assert ModelCard(text).data.eval_results[1].metric_value == 0
+
+
+KL = {**RESULT, "metric": "kl", "kind": "quadrature", "value": 0.0123, "standard_error": None, "split": None, "n": 64}
+POINTS = {"class_path": "zoo.data.Points", "init_args": {"name": "energy1"}}
+TARGET = {"metric": "kl", "value": 0.02, "source": "the paper has figures alone", "target": True}
+
+
+def test_a_number_of_the_model_alone_has_no_split():
+    nats = {**RESULT, "metric": "nats", "dataset": "Points"}
+    config = changed(results=[nats, {**KL, "dataset": "Points"}], data=POINTS, reference=TARGET)
+    text = card.render(config)
+    assert r"| nats of KL(q \|\| p) | 0.0123 | quadrature | points | - | 64 |" in text
+    first, second = ModelCard(text).data.eval_results
+    assert (first.dataset_split, second.dataset_split) == ("test", None)
+    assert (second.metric_type, second.metric_value) == ("kl", 0.0123)
+    assert headline(config)["metric"] == "kl"
+
+
+@pytest.mark.parametrize(
+    ("reference", "cell", "sentence"),
+    [
+        (
+            TARGET,
+            "target 0.02",
+            "The target is 0.02 nats of KL(q || p) (the paper has figures alone). Better by 0.0077",
+        ),
+        ({**TARGET, "value": 0.01}, "target 0.01", "The target is 0.01 nats of KL(q || p)"),
+        ({**TARGET, "target": False}, "0.02", "The paper's number is 0.02 nats of KL(q || p)"),
+        (None, "-", "The paper gives no number for this data set."),
+    ],
+)
+def test_a_target_is_no_number_of_a_paper(reference, cell, sentence):
+    config = changed(results=[KL], data=POINTS, reference=reference)
+    assert sentence in card.render(config)
+    header, row = tables.table({"planar-energy1": config})
+    assert row[header.index("paper's")] == cell
+    missed = " (missed by 0.0023)" if cell == "target 0.01" else ""
+    assert f"| 0.0123 | {cell}{missed} |" in tables.results_table({"planar-energy1": config})
+    header, row = tables.likelihoods({"planar-energy1": config}, "points")
+    assert row[header.index("paper's")] == cell
+
+
+def test_a_reference_in_another_metric_is_not_set_beside_a_result():
+    config = changed(results=[RESULT], reference=TARGET)
+    header, row = tables.table({"pixelcnn-cifar10": config})
+    assert (row[header.index("ours")], row[header.index("paper's")]) == ("3.061 ± 0.006", "-")
+    assert "It has not been measured here yet." in card.render(config)
+
+
+def test_no_number_in_the_paper():
+    assert "The paper gives no number for this data set." in card.render(changed(reference=None))
+
+
+def test_headline_prefers_the_papers_metric_and_exact_over_bound():
+    bound, fid = {**RESULT, "kind": "bound"}, {**RESULT, "metric": "fid", "kind": "estimate"}
+    assert headline(changed(results=[fid, bound, RESULT])) == RESULT
+    assert headline(changed(results=[fid, bound])) == bound
+    tighter = {**bound, "value": bound["value"] - 0.1, "samples": 100}
+    assert headline(changed(results=[bound, tighter])) == tighter
+    lucky = {**tighter, "value": tighter["value"] - 0.001, "samples": 1}
+    assert headline(changed(results=[lucky, tighter])) == tighter
+    reference = {**CONFIG["reference"], "metric": "fid"}
+    assert headline(changed(results=[RESULT, fid], reference=reference)) == fid
+    assert headline(changed(results=[])) is None
+    kid = {**fid, "metric": "kid", "value": fid["value"] / 1000}
+    assert headline(changed(results=[kid, fid], reference=None)) == fid, "no smaller number, but the usual one"
+
+
+def test_names():
+    assert card.default_name(CONFIG) == "pixelcnn-cifar10"
+    data = {"class_path": "zoo.data.FashionMNIST", "init_args": {"binarized": False}}
+    assert card.default_name(changed(recipe=None, data=data)) == "pixelcnn-fashion-mnist"
+    for name in zoo.data.__all__:
+        title = getattr(getattr(zoo.data, name), "title", None)
+        if title:
+            assert dataset_title(name) == title
+
+
+def test_whatever_text_a_config_holds_the_front_matter_stays_yaml():
+    text = "a: b\n---\n# title | <!-- ${name} \"quoted\" 'too' ${oops}"
+    config = changed(results=[{**RESULT, "protocol": text}], notes=[text], training={"hardware": text})
+    assert ModelCard(card.render(config)).data.eval_results[0].metric_args["protocol"] == text
+    assert card.render(changed(training={"minutes": "long", "steps": [1]})).count("long") == 1
+
+
+def test_template_is_found_beside_the_package_or_inside_it(monkeypatch, tmp_path):
+    package = tmp_path / "site" / "zoo"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(card, "__file__", str(package / "hub" / "card.py"))
+    with pytest.raises(ZooError, match=r"MODEL_CARD_TEMPLATE\.md.*neither"):
+        card.render(CONFIG)
+    (package / "MODEL_CARD_TEMPLATE.md").write_text("# ${name}\n\nParts: ${notes}\n")
+    assert body(card.render(changed(notes=[]))).strip() == "# pixelcnn-cifar10"
+    (package.parent / "MODEL_CARD_TEMPLATE.md").write_text("${nme}")
+    with pytest.raises(ZooError, match=r"asks for \$\{nme\}; it may use name"):
+        card.render(CONFIG)
+
+
+def test_the_table_has_a_row_for_each_checkpoint():
+    small = changed(
+        results=[],
+        reference=None,
+        training=None,
+        weights={**CONFIG["weights"], "parameters": 3000, "dtype": "float32"},
+    )
+    configs = {"pixelcnn-cifar10": CONFIG, "pixelcnn-pipe": small}
+    header, rule, first, second = tables.results_table(configs).splitlines()
+    assert header == "| name | family | data | metric | ours | paper's | size | training |"
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in (header, rule, first, second)}) == 1
+    for cell in (
+        "[`pixelcnn-cifar10`](checkpoints/pixelcnn-cifar10/README.md)",
+        "autoregressive",
+        "CIFAR-10",
+        "bits/dim, exact",
+        "3.061 ± 0.006",
+        "3.14",
+        "15.3 MB",
+        "17.5 min, 2 x Abacus",
+    ):
+        assert f"| {cell} |" in first
+    assert "| - | - | - | 12 kB | - |" in second
+
+
+def test_likelihoods_of_one_data_set_are_ranked_by_the_papers_numbers():
+    reference = CONFIG["reference"]
+    configs = {
+        "a-cifar10": changed(reference={**reference, "value": 2.92}),
+        "b-cifar10": changed(reference={**reference, "value": 8.0}, results=[{**RESULT, "kind": "bound"}]),
+        "c-cifar10": changed(reference=None),
+        "d-cifar10": changed(results=[]),
+        "e-mnist": changed(data={"class_path": "zoo.data.MNIST", "init_args": {}}),
+        "f-cifar10": changed(results=[{**RESULT, "metric": "fid", "kind": "samples"}]),
+    }
+    assert tables.likelihoods(configs, "cifar10") == [
+        ("name", "paper's", "ours", "unit", "kind"),
+        ("b-cifar10", "8", "≤ 3.061 ± 0.006", "bits/dim", "bound"),
+        ("a-cifar10", "2.92", "3.061 ± 0.006", "bits/dim", "exact"),
+        ("c-cifar10", "-", "3.061 ± 0.006", "bits/dim", "exact"),
+    ]
+    assert tables.likelihoods(configs, "CIFAR-10") == tables.likelihoods(configs, "cifar10")
+    assert [row[0] for row in tables.likelihoods(configs, "mnist")] == ["name", "e-mnist"]
+    with pytest.raises(ZooError, match="No checkpoint has a number on 'svhn'; there are numbers on: cifar10, mnist"):
+        tables.likelihoods(configs, "svhn")
+
+
+@pytest.mark.parametrize("names", [["checkpoints"], ["cifar10", "checkpoints"]])
+def test_write_readme_replaces_the_tables_and_nothing_else(names, monkeypatch, tmp_path):
+    monkeypatch.setattr(tables, "bundled", lambda: {"pixelcnn-cifar10": CONFIG})
+    begin, end = tables.BEGIN.format, tables.END.format
+    readme = tmp_path / "README.md"
+    readme.write_text("".join(f"# {n}\n{begin(n)}\nold | table\n{end(n)}\nend\n" for n in names), encoding="utf-8")
+    tables.write_readme(readme)
+    text = readme.read_text(encoding="utf-8")
+    made = {
+        "checkpoints": tables.results_table(tables.bundled()),
+        "cifar10": tables.likelihoods_table(tables.bundled(), "cifar10"),
+    }
+    assert text == "".join(f"# {n}\n{begin(n)}\n{made[n]}\n{end(n)}\nend\n" for n in names)
+    assert made["cifar10"].count("](checkpoints/pixelcnn-cifar10/README.md)") == 1
+    tables.write_readme(readme)
+    assert readme.read_text(encoding="utf-8") == text
+
+
+def test_write_readme_refuses_a_file_without_a_place_for_the_table(tmp_path):
+    with pytest.raises(ZooError, match="cannot be read"):
+        tables.write_readme(tmp_path / "README.md")
+    begin, end = tables.BEGIN.format("checkpoints"), tables.END.format("checkpoints")
+    for text in ("", f"{end} {begin}", f"{begin}{end}{tables.BEGIN.format('mnist')}"):
+        (tmp_path / "README.md").write_text(text)
+        with pytest.raises(ZooError, match="has no place for the table"):
+            tables.write_readme(tmp_path / "README.md")
+        assert (tmp_path / "README.md").read_text() == text
+
+
+@pytest.mark.parametrize("name", tables.TABLES)
+def test_the_readme_holds_the_tables_of_the_bundled_checkpoints(name):
+    text = (TOP / "README.md").read_text(encoding="utf-8")
+    table = text.partition(tables.BEGIN.format(name))[2].partition(tables.END.format(name))[0].strip()
+    configs = tables.bundled()
+    made = tables.results_table(configs) if name == "checkpoints" else tables.likelihoods_table(configs, name)
+    assert table == made, "run: zoo card --readme"
+
+
+@pytest.mark.parametrize("name", store.names())
+def test_the_card_of_each_bundled_checkpoint_is_the_rendered_one(name):
+    folder = store.find(name)
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert text == card.render(read_config(folder), name), f"run: zoo card {name} --write"
+    # A table of 30 columns has no picture; all else that is bundled has one.
+    assert (folder / "samples.png").is_file() == ("](samples.png)" in text)
+    assert ("](samples.png)" in text) == (name != "maf-breast-cancer")

@@ -1,0 +1,74 @@
+"""`DataSpec` says what a batch is, and refuses what is none in one sentence."""
+
+import pytest
+import torch
+
+from zoo.errors import DataError
+from zoo.spec import DataSpec
+
+IMAGES = DataSpec((3, 4, 5), levels=17, classes=10)
+POINTS = DataSpec((2,), levels=None)
+TOKENS = DataSpec((6,), levels=1000)
+
+
+def test_lists_are_as_good_as_tuples():
+    assert DataSpec([3, 4, 5], 17, 10) == IMAGES
+    assert hash(DataSpec([3, 4, 5], 17, 10)) == hash(IMAGES)
+    assert IMAGES.dims == 60
+
+
+@pytest.mark.parametrize(
+    ("spec", "x"),
+    [
+        (IMAGES, torch.full((2, 3, 4, 5), 16, dtype=torch.uint8)),
+        (IMAGES, torch.zeros(0, 3, 4, 5, dtype=torch.uint8)),
+        (POINTS, torch.randn(7, 2)),
+        (POINTS, torch.randn(7, 2, dtype=torch.float64)),
+        (TOKENS, torch.full((1, 6), 999)),
+    ],
+)
+def test_good_batches_pass(spec, x):
+    spec.check(x)
+
+
+@pytest.mark.parametrize(
+    ("spec", "x", "complaint"),
+    [
+        (IMAGES, [[1]], "torch tensor"),
+        (
+            IMAGES,
+            torch.zeros(3, 4, 5, dtype=torch.uint8),
+            r"shape \(3, 4, 5\); this model takes \(N, 3, 4, 5\)",
+        ),
+        (IMAGES, torch.zeros(2, 3, 5, 4, dtype=torch.uint8), "shape"),
+        (IMAGES, torch.zeros(2, 3, 4, 5), "float32; this model takes torch.uint8 with values 0..16"),
+        (IMAGES, torch.zeros(2, 3, 4, 5, dtype=torch.int64), "int64"),
+        (IMAGES, torch.full((2, 3, 4, 5), 17, dtype=torch.uint8), "values 17..17; this model takes 0..16"),
+        (POINTS, torch.zeros(1, 2, dtype=torch.int64), "floating point"),
+        (POINTS, torch.tensor([[0.0, float("nan")]]), "NaN or infinite"),
+        (POINTS, torch.tensor([[0.0, -float("inf")]]), "NaN or infinite"),
+        (TOKENS, torch.full((1, 6), 1000), "1000"),
+        (TOKENS, torch.full((1, 6), -1), "values -1..-1"),
+    ],
+)
+def test_bad_batches_are_refused(spec, x, complaint):
+    with pytest.raises(DataError, match=complaint) as error:
+        spec.check(x, "the image")
+    assert str(error.value).startswith("the image ")
+    assert "\n" not in str(error.value)
+
+
+def test_values_may_be_left_unchecked_but_shape_and_dtype_not():
+    spec = DataSpec((1, 2, 2), 3)
+    beyond = torch.full((1, 1, 2, 2), 7, dtype=torch.uint8)
+    with pytest.raises(DataError, match="7"):
+        spec.check(beyond)
+    spec.check(beyond, values=False)
+    with pytest.raises(DataError, match="float32"):
+        spec.check(beyond.float(), values=False)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 5), (3, -1, 5)])
+def test_sizes_are_positive(shape):
+    with pytest.raises(DataError, match="shape must be of positive sizes"):
+        DataSpec(shape)

@@ -1,0 +1,35 @@
+"""The splits of a data module: the loader of one that was held out, and all data of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+# Name of a split -> the stage that sets it up, and the method that gives its loader.
+SPLITS = {"test": ("test", "test_dataloader"), "validation": ("validate", "val_dataloader")}
+
+
+def held_out(data: LightningDataModule, split: str = "test") -> Iterable[tuple[Tensor, ...]]:
+    """The loader of a split, in its order, its data fetched first if need be; batches are (data, labels)."""
+    stage, loader = SPLITS[split]
+    data.prepare_data()
+    data.setup(stage)
+    return getattr(data, loader)()
+
+
+def split_of(data: LightningDataModule, split: str, what: str) -> Tensor:
+    """The data of a split, (N, *shape): "train", with those held out for validation, as FID takes it, or "test".
+
+    Args:
+        data: whose files are there.
+        split: which.
+        what: its name in the refusal of what is no set of the model's data: the training images of binarized data are
+            grey until a batch draws them.
+    """
+    data.setup("fit" if split == "train" else "test")
+    x = torch.cat([data.train[0], data.val[0]]) if split == "train" else data.test[0]
+    data.spec.check(x, what)
+    return x

@@ -1,0 +1,83 @@
+"""The likelihood of held-out data: its mean, with its standard error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.errors import ZooError
+from zoo.model import GenerativeModel, Measurement
+
+
+class Likelihood(Measurement):
+    """The mean of -log p(x), exact or an upper bound, in the unit that the model's `metric` names.
+
+    Args:
+        model: with `log_prob` or `elbo`.
+        samples: draws for each datum behind a bound.
+        seed: of these draws; each batch adds the number of data before it.
+    """
+
+    def __init__(self, model: GenerativeModel, samples: int = 1, seed: int = 0) -> None:
+        self.model, self.samples, self.seed = model, samples, seed
+        # Only where a bound of many samples is the mean of bounds of one do the draws have a spread.
+        self.averages = model.likelihood == "bound" and hasattr(model, "elbo_draws")
+        self.n = 0
+        self.found: list[Tensor] = []
+
+    def update(self, x: Tensor) -> None:
+        """Log-likelihoods of a batch; a `ZooError` where one is not finite."""
+        if self.model.likelihood == "exact":
+            log_prob = self.model.log_prob(x)[None]
+        else:
+            given = {"samples": self.samples, "seed": self.seed + self.n}
+            log_prob = self.model.elbo_draws(x, **given) if self.averages else self.model.elbo(x, **given)[None]
+        self.found.append(_finite(log_prob, self.n))
+        self.n += len(x)
+
+    def compute(self) -> list[dict[str, Any]]:
+        """Mean, standard error over data and, of several draws of dequantization noise, their spread."""
+        model, count = self.model, self.samples
+        losses = -torch.cat(self.found, 1)  # (draws, n)
+        if model.metric != "nats":
+            losses = losses / (model.spec.dims * math.log(2))
+        each = losses.mean(0)
+        if self.averages:
+            protocol = f"{model.protocol}, " + (f"{count:,} draws" if count > 1 else "one draw")
+        else:
+            protocol = "; ".join(filter(None, (model.protocol, f"{count:,} samples an image" if count > 1 else "")))
+        result = {
+            "metric": model.metric,
+            "kind": model.likelihood,
+            "value": each.mean().item(),
+            "standard_error": each.std().item() / math.sqrt(self.n) if self.n > 1 else None,
+            "protocol": protocol,
+        }
+        if count > 1:
+            result["samples"] = count
+        if len(losses) > 1:
+            result["spread"] = losses.mean(1).std().item()
+        return [result]
+
+
+def own_samples(config: Mapping[str, Any] | None) -> list[int]:
+    """Numbers of samples behind the bounds that a checkpoint's config.json holds."""
+    bounds = [result for result in (config or {}).get("results") or () if result.get("kind") == "bound"]
+    return sorted({result.get("samples", 1) for result in bounds}) or [1]
+
+
+def _finite(log_prob: Tensor, start: int) -> Tensor:
+    """log p, (draws, N), as float64 on the CPU; a NaN must not hide in a mean."""
+    log_prob = log_prob.double().cpu()
+    bad = (~torch.isfinite(log_prob)).nonzero()
+    if len(bad):
+        draw, index = bad[0].tolist()
+        raise ZooError(
+            f"The log-likelihood of image {start + index} is {log_prob[draw, index].item()}: "
+            "the weights are damaged, or the model does not cover its data."
+        )
+    return log_prob

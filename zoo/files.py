@@ -1,0 +1,164 @@
+"""Data files: found, checked and downloaded; each failure is one sentence with its remedy."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import shutil
+import tempfile
+import urllib.request
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+
+from zoo.errors import DataError
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` to `path`, whole or not at all."""
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
+        try:
+            file.write(text)
+            file.close()
+            os.chmod(file.name, 0o644)  # temporary files are private, a checkpoint is not
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Put the folder `new`, a sibling, in the place of `folder`; a reader sees the old one or the new one."""
+    if not folder.exists():
+        new.rename(folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old-", dir=folder.parent))
+    folder.rename(old / folder.name)
+    try:
+        new.rename(folder)
+    except OSError:
+        (old / folder.name).rename(folder)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def data_root(root: str | Path | None = None) -> Path:
+    """The folder of the data sets: the one given, else ZOO_DATA, else `zoo/data` in the user's cache folder."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "zoo" / "data"
+    return Path(root or os.environ.get("ZOO_DATA") or cache).expanduser()
+
+
+def present(path: Path) -> bool:
+    """Whether `path`, or `path` with .gz appended, exists."""
+    return path.exists() or _gz(path).exists()
+
+
+def read(path: Path, size: int, sha256: str, header: bytes = b"") -> bytes:
+    """Return the contents of `path`, or else of the .gz beside it, checked.
+
+    Args:
+        path: the file, unpacked.
+        size: its length in bytes.
+        sha256: its checksum, in hex.
+        header: the bytes it begins with.
+
+    Raises:
+        DataError: it is absent, cannot be read or differs from the official file.
+    """
+    source = path if path.exists() else _gz(path)
+    remedy = f"delete it to have it downloaded anew, or put the official {path.name} there"
+    try:
+        data = source.read_bytes() if source == path else gzip.decompress(source.read_bytes())
+    except FileNotFoundError:
+        raise DataError(
+            f"{path} is missing: allow the download, or set ZOO_DATA (or root) to the folder that has "
+            f"{path.parent.name}."
+        ) from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{source} cannot be read ({error}): {remedy}.") from None
+    if len(data) != size:
+        raise DataError(f"{source} has {len(data):,} bytes instead of {size:,}: {remedy}.")
+    if not data.startswith(header):
+        raise DataError(f"{source} has the wrong kind of content (its first bytes differ): {remedy}.")
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise DataError(f"{source} is damaged (its sha256 differs): {remedy}.")
+    return data
+
+
+def fetch(urls: Iterable[str], md5: str, folder: Path) -> Path:
+    """Download a file, from the first of `urls` that has the right one, into `folder`; return its path.
+
+    Raises:
+        DataError: none of `urls` gave a file with this md5.
+    """
+    failures = []
+    for url in urls:
+        path = folder / url.rpartition("/")[2]
+        try:
+            digest = _download(url, path)
+        except (OSError, HTTPException) as error:  # urllib's own errors are OSErrors
+            failures.append(f"{url}: {error}")
+            continue
+        if digest == md5:
+            return path
+        failures.append(f"{url}: its md5 differs, so the transfer was cut or the file replaced")
+    raise DataError(
+        f"cannot download ({'; '.join(failures)}): check the network and run again, or set ZOO_DATA (or "
+        f"root) to a folder that has the official files."
+    )
+
+
+def _download(url: str, path: Path) -> str:
+    """Write what `url` gives to `path` and return its md5."""
+    from tqdm import tqdm
+
+    md5 = hashlib.md5(usedforsecurity=False)
+    request = urllib.request.Request(url, headers={"User-Agent": "zoo"})
+    with urllib.request.urlopen(request, timeout=30) as response, path.open("wb") as file:
+        length = int(response.headers.get("Content-Length") or 0) or None
+        # disable=None: a bar on a terminal, nothing in a pipe.
+        with tqdm(desc=path.name, total=length, unit="B", unit_scale=True, disable=None) as bar:
+            while chunk := response.read(1 << 20):
+                file.write(chunk)
+                md5.update(chunk)
+                bar.update(len(chunk))
+    return md5.hexdigest()
+
+
+@contextmanager
+def workshop(folder: Path) -> Iterator[Path]:
+    """Make `folder` and give a temporary folder inside it, to prepare files in, that is removed afterwards.
+
+    Raises:
+        DataError: `folder` cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".download-", dir=folder))
+    except OSError as error:
+        raise DataError(f"cannot write to {folder} ({error}): set ZOO_DATA (or root) to another folder.") from None
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def publish(data: bytes, path: Path, temporary: Path) -> None:
+    """Write `data` to `path`, by way of a temporary folder on the same disk: nobody ever sees half of it.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    try:
+        (temporary / path.name).write_bytes(data)
+        os.replace(temporary / path.name, path)
+    except OSError as error:
+        raise DataError(f"cannot write {path} ({error}): free disk space there, and run again.") from None
+
+
+def _gz(path: Path) -> Path:
+    return path.with_name(path.name + ".gz")

@@ -1,0 +1,231 @@
+"""From a configuration's words to a model, trusting neither `class_path` nor `init_args`.
+
+Only classes of the zoo are built, only with arguments that their signatures accept, and only as large as the
+weights that came with them: a few bytes of JSON must not allocate a terabyte or loop for an hour.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Union, get_args, get_origin
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from zoo.classes import CLASSES, class_path_of
+from zoo.errors import CheckpointError, one_line, show
+from zoo.hub.packing import fill
+from zoo.model import GenerativeModel
+
+_MAX_INTEGER = 2**31 - 1
+_MAX_DIMS = 2**24  # components of one datum; a colour image of 2048 x 2048 has 12.6 million
+
+
+def resolve(class_path: str, cls: type[GenerativeModel] | None = None) -> type[GenerativeModel]:
+    """The class that `class_path` names: one of the zoo's own, or the caller's `cls` if it is that.
+
+    Raises:
+        CheckpointError: the path leaves the zoo, does not exist, or names no model.
+    """
+    if cls is not None:
+        if class_path not in (class_path_of(cls), f"{cls.__module__}.{cls.__qualname__}"):
+            raise CheckpointError(f"The checkpoint is a {class_path}, not the {class_path_of(cls)} passed as cls.")
+        return cls
+    class_path = CLASSES.get(class_path, class_path)
+    module_name, _, name = class_path.rpartition(".")
+    pieces = class_path.split(".")
+    if pieces[0] != "zoo":
+        raise CheckpointError(
+            f"class_path {show(class_path)} lies outside zoo, so its code is not run; "
+            "if you trust it, import the class and pass it as cls."
+        )
+    if any(piece.startswith("_") or not piece.isidentifier() for piece in pieces):
+        raise CheckpointError(f"class_path {show(class_path)} is not the public name of a class.")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise CheckpointError(f"class_path {show(class_path)} does not exist in this version of zoo.") from error
+    if not (
+        isinstance(found, type)
+        and issubclass(found, GenerativeModel)
+        and found.__module__.startswith("zoo.")
+        and found is not GenerativeModel
+    ):
+        raise CheckpointError(f"class_path {show(class_path)} names no model of zoo.")
+    return found
+
+
+def check_arguments(cls: type, arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments that the constructor of `cls` does not take, lacks, or annotates otherwise.
+
+    Raises:
+        CheckpointError: naming the argument.
+    """
+    name = cls.__name__
+    parameters = dict(list(inspect.signature(cls.__init__).parameters.items())[1:])
+    tunnel = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    named = {k: p for k, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    for key in arguments:
+        if key not in named and not tunnel:
+            raise CheckpointError(f"init_args: {name} takes no argument {show(key)}; it takes {', '.join(named)}.")
+    for key, parameter in named.items():
+        if parameter.default is parameter.empty and key not in arguments:
+            raise CheckpointError(f"init_args: {name} needs the argument {show(key)}.")
+    try:
+        hints = typing.get_type_hints(cls.__init__)
+    except Exception:  # an annotation that exists for type checkers only cannot be checked here
+        hints = {}
+    for key, value in arguments.items():
+        if not _fits(value, hints.get(key, Any)):
+            hint = inspect.formatannotation(hints[key])
+            raise CheckpointError(f"init_args: {name}'s {key} must be {hint}, not {show(value)}.")
+        _check_integers(value, f"init_args: {name}'s {key}")
+
+
+def _check_integers(value: object, what: str) -> None:
+    if isinstance(value, int) and abs(value) > _MAX_INTEGER:
+        raise CheckpointError(f"{what} is {show(value, 24)}, which is absurd; at most {_MAX_INTEGER} is accepted.")
+    if isinstance(value, (list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_integers(item, what)
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a JSON value fits an annotation; annotations that JSON cannot be held against fit anything."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint in (None, type(None)):
+        return value is None
+    if hint is bool or hint is str:
+        return isinstance(value, hint)
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    if origin is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in inner)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, option) for option in inner)
+    base = origin or hint
+    if isinstance(base, type) and issubclass(base, Mapping):
+        return isinstance(value, dict) and (not inner or all(_fits(v, inner[1]) for v in value.values()))
+    if isinstance(base, type) and issubclass(base, Sequence):
+        if not isinstance(value, list):
+            return False
+        if base is tuple and inner and Ellipsis not in inner:
+            return len(value) == len(inner) and all(map(_fits, value, inner))
+        return not inner or all(_fits(item, inner[0]) for item in value)
+    return True
+
+
+class _TooLarge(Exception):
+    """The constructor asks for more than the weights that came with it can fill."""
+
+
+class _Bounded(TorchFunctionMode):
+    """Bounds what a constructor makes, by what its weights hold.
+
+    Every torch call is first made on the meta device, where it costs no memory, to learn the size of its
+    result. Building there altogether would be simpler, but masks, schedules and permutations need values.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        elements = sum(tensor.numel() for tensor in weights.values())
+        # Generous to masks, tables and their temporaries; 2**24 elements are 64 MB of float32.
+        self.largest = 2**24 + 4 * elements
+        self.elements = 2**26 + 64 * elements
+        self.calls = 20_000 + 500 * len(weights)
+        # A network repeats its layers; asking the meta device once for each kind of call makes this cheap.
+        self.sizes: dict[Any, int] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        size = self._result_size(func, args, kwargs)
+        self.calls -= 1
+        self.elements -= size
+        if size > self.largest or min(self.elements, self.calls) < 0:
+            raise _TooLarge
+        return func(*args, **kwargs)
+
+    def _result_size(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+        """Elements in the result of a torch call, 0 where the meta device cannot say."""
+        key = (func, _signature(args), _signature(tuple(kwargs.items())))
+        try:
+            if key not in self.sizes:
+                self.sizes[key] = _size_on_meta(func, args, kwargs)
+            return self.sizes[key]
+        except TypeError:  # an argument that cannot be hashed
+            return _size_on_meta(func, args, kwargs)
+
+
+def _signature(value: Any) -> Any:
+    """What of an argument decides the size of a result."""
+    if isinstance(value, Tensor):
+        return value.shape, value.dtype
+    return tuple(map(_signature, value)) if type(value) in (list, tuple) else value
+
+
+def _size_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    tensors = 0
+
+    def to_meta(value: Any) -> Any:
+        nonlocal tensors
+        if isinstance(value, Tensor):
+            tensors += 1
+            return value.detach().to("meta")
+        return type(value)(map(to_meta, value)) if type(value) in (list, tuple) else value
+
+    def count(value: Any) -> int:
+        if isinstance(value, Tensor):
+            return value.numel()
+        return sum(map(count, value)) if type(value) in (list, tuple) else 0
+
+    try:
+        shadow_args = tuple(map(to_meta, args))
+        # A generator lives on another device, and does not change the size.
+        shadow_kwargs = {key: to_meta(value) for key, value in kwargs.items() if key != "generator"}
+        if not tensors:
+            shadow_kwargs["device"] = "meta"
+        return count(func(*shadow_args, **shadow_kwargs))
+    except Exception:
+        return 0
+
+
+def build(
+    cls: type[GenerativeModel], arguments: Mapping[str, Any], weights: Mapping[str, Tensor], where: str
+) -> GenerativeModel:
+    """`cls(**arguments)` filled with `weights`, whose names, shapes and dtypes must be exactly the model's.
+
+    The global random number generator stays as it was.
+
+    Args:
+        cls: the model's class.
+        arguments: its constructor's arguments, as `check_arguments` accepts them.
+        weights: name -> tensor, the whole state dict.
+        where: names the checkpoint in errors.
+
+    Raises:
+        CheckpointError: the constructor refuses the arguments or they ask for absurd sizes, or the weights do
+            not fit.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]), _Bounded(weights):
+            model = cls(**arguments)
+        dims = model.spec.dims
+    except _TooLarge as error:
+        given = show(dict(arguments), 300)
+        raise CheckpointError(
+            f"{where}: init_args {given} ask for a {cls.__name__} far larger than its weights."
+        ) from error
+    except Exception as error:
+        given = show(dict(arguments), 300)
+        raise CheckpointError(f"{where}: {cls.__name__} cannot be built with {given}: {one_line(error)}.") from error
+    if dims > _MAX_DIMS:
+        raise CheckpointError(f"{where}: data of shape {show(model.spec.shape)} is absurdly large.")
+    fill(model, weights, where)
+    return model

@@ -1,0 +1,223 @@
+"""The model card of a checkpoint, and the README's table of checkpoints: made from config.json, never typed.
+
+A card is MODEL_CARD_TEMPLATE.md filled in, below the front matter that the Hugging Face Hub reads: licence,
+tags and the `model-index`, the machine-readable copy of the numbers. Nothing here needs the weights or torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from string import Template
+
+from zoo.classes import HUB_DATASETS, dataset_title
+from zoo.errors import ZooError
+from zoo.hub.tables import data_class, dictionary, effort, family, last_name, markdown, one_line_of, size, start_of
+from zoo.results import Config, difference, measured, spread, unit
+
+
+def render(config: Config, name: str | None = None) -> str:
+    """Make the model card, Markdown with YAML front matter, of a checkpoint's config.json.
+
+    Args:
+        config: as `zoo.hub.config.read_config` returns it.
+        name: of the checkpoint, or its Hub repository ("namespace/name"); by default that of its recipe, or
+            else of its model and data.
+    """
+    load_name = name or default_name(config)
+    fields = {
+        "name": load_name.rsplit("/", 1)[-1],
+        "load_name": load_name,
+        "recipe": config.get("recipe") or "",
+        "summary": _summary(config),
+        "picture": "![samples](samples.png)" if _makes_images(config) or _makes_points(config) else "",
+        "numbers": _numbers(config),
+        "comparison": _comparison(config),
+        "training": _training(config),
+        "weights": _weights(config),
+        "notes": "\n".join(f"- {one_line_of(note)}" for note in config.get("notes") or ()),
+    }
+    body = _fill(template(), fields)
+    return f"---\n{_front_matter(config, fields['name'])}\n---\n\n{body}"
+
+
+def template() -> str:
+    """Text of MODEL_CARD_TEMPLATE.md: beside the package in a source checkout, inside it when installed."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package.parent, package):
+        file = folder / "MODEL_CARD_TEMPLATE.md"
+        if file.is_file():
+            return file.read_text(encoding="utf-8")
+    raise ZooError(
+        f"MODEL_CARD_TEMPLATE.md, of which cards are made, is neither in {package.parent} nor in {package}: restore it."
+    )
+
+
+def default_name(config: Config) -> str:
+    """Name that a config.json implies: its recipe's, else MODEL-DATA, say `pixelcnn-fashion-mnist`."""
+    if config.get("recipe"):
+        return str(config["recipe"])
+    data = dataset_title(data_class(config)) if config.get("data") else "data"
+    return re.sub(r"[^a-z0-9]+", "-", f"{last_name(config['class_path'])} {data}".lower()).strip("-")
+
+
+def write(folder: str | Path, name: str | None = None) -> Path:
+    """Write a checkpoint folder's card, README.md, anew from its config.json, and return its path."""
+    from zoo.hub.config import read_config
+
+    folder = Path(folder)
+    card = folder / "README.md"
+    card.write_text(render(read_config(folder), name or folder.resolve().name), encoding="utf-8")
+    return card
+
+
+def _fill(text: str, fields: Mapping[str, str]) -> str:
+    """Fill a template, leaving out paragraphs with an empty field and sections left with a title alone."""
+    paragraphs: list[str] = []
+    for paragraph in re.split(r"\n{2,}", text.strip()):
+        used = re.findall(r"\$\{(\w+)\}", paragraph)
+        unknown = [field for field in used if field not in fields]
+        if unknown:
+            raise ZooError(f"MODEL_CARD_TEMPLATE.md asks for ${{{unknown[0]}}}; it may use {', '.join(fields)}.")
+        if all(fields[field] for field in used):
+            paragraphs.append(Template(paragraph).safe_substitute(fields))
+    kept = [
+        paragraph
+        for paragraph, following in zip(paragraphs, [*paragraphs[1:], "## "], strict=True)
+        if not (paragraph.startswith("## ") and following.startswith("## "))
+    ]
+    return "\n\n".join(kept) + "\n"
+
+
+def _front_matter(config: Config, name: str) -> str:
+    """YAML that the Hub reads, without its `---` lines."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    data = data_class(config) if config.get("data") else None
+    images = _makes_images(config)
+    task = "unconditional-image-generation" if images else "other"
+    results = [
+        EvalResult(
+            task_type=task,
+            dataset_type=HUB_DATASETS.get(result["dataset"], result["dataset"].lower()),
+            dataset_name=dataset_title(result["dataset"]),
+            dataset_split=result["split"],
+            metric_type=result["metric"],
+            metric_name=unit(result["metric"]),
+            metric_value=result["value"],
+            metric_args={
+                key: result[key] for key in ("kind", "standard_error", "n", "protocol", "spread") if key in result
+            },
+        )
+        for result in config.get("results") or ()
+        if not result.get("limit")  # a quick check on a few images is not for leaderboards
+    ]
+    card = ModelCardData(
+        license="mit",
+        library_name="generative-zoo",
+        tags=["generative-model", "pytorch-lightning", family(config), last_name(config["class_path"]).lower()],
+        datasets=[HUB_DATASETS[data]] if data in HUB_DATASETS else None,
+        pipeline_tag=task if images else None,
+        model_name=name if results else None,
+        eval_results=results or None,
+    )
+    return card.to_yaml()
+
+
+def _summary(config: Config) -> str:
+    """One sentence: the model, its size, its data."""
+    sentence = f"{last_name(config['class_path'])} (`{config['class_path']}`), {family(config)}"
+    sentence += f", with {config['weights']['parameters']:,} parameters"
+    if config.get("data"):
+        arguments = ", ".join(f"{key}={value!r}" for key, value in (config["data"].get("init_args") or {}).items())
+        sentence += f", trained on {dataset_title(data_class(config))}" + (f" ({arguments})" if arguments else "")
+    return sentence + "."
+
+
+def _numbers(config: Config) -> str:
+    """Table of all results with everything that gives a number its meaning."""
+    rows = [
+        [
+            unit(result["metric"]),
+            measured(result),
+            result.get("kind", "-"),
+            dataset_title(result["dataset"]),
+            (result["split"] or "-") + (" (part)" if result.get("limit") else ""),
+            f"{result['n']:,}",
+            "; ".join(filter(None, (result.get("protocol"), spread(result)))) or "-",
+        ]
+        for result in config.get("results") or ()
+    ]
+    header = ["metric", "value ± standard error", "kind", "data", "split", "n", "protocol"]
+    return markdown(header, rows) if rows else ""
+
+
+def _comparison(config: Config) -> str:
+    """How the results stand to the paper's number or to a target, a miss as a miss; empty where nothing is measured."""
+    results, reference = config.get("results") or (), config.get("reference")
+    if not results:
+        return ""
+    if not reference:
+        return "The paper gives no number for this data set."
+    metric, what = reference["metric"], "The target" if reference.get("target") else "The paper's number"
+    sentences = [f"{what} is {reference['value']:g} {unit(metric)} ({one_line_of(reference['source'])})."]
+    compared = [result for result in results if result["metric"] == metric and not result.get("limit")]
+    for result in compared:
+        verdict = difference(result, reference).capitalize()
+        sentences.append(f"{verdict}: {measured(result)} {unit(metric)} ({result.get('kind')}) here.")
+    return " ".join(sentences if compared else [*sentences, "It has not been measured here yet."])
+
+
+def _training(config: Config) -> str:
+    """List of what training took and the command that repeats it."""
+    training = config.get("training") or {}
+    labels = {
+        "hardware": ("hardware", "{}"),
+        "minutes": ("time", "{:,.1f} minutes"),
+        "steps": ("optimizer steps", "{:,}"),
+        "images": ("images seen", "{:,}"),
+        "images_per_second": ("speed", "{:,.0f} images/s"),
+        "precision": ("precision", "{}"),
+        "torch": ("torch", "{}"),
+        "lightning": ("lightning", "{}"),
+    }
+    lines = []
+    if config.get("recipe"):
+        lines.append(f"- recipe: `lightning fit --config recipes/{config['recipe']}.yaml`")
+    for key, (label, form) in labels.items():
+        if training.get(key) is not None:
+            # The values of a stranger's config.json may be anything; text is shown as it is.
+            known = isinstance(training[key], int | float)
+            lines.append(f"- {label}: {one_line_of(form.format(training[key]) if known else training[key])}")
+    start = start_of(training)
+    if start:
+        digests = start.get("sha256")
+        which = f", of SHA-256 {', '.join(map(str, digests.values()))}" if isinstance(digests, dict) else ""
+        lines.append(f"- started from: the weights of {one_line_of(start.get('name'))}{one_line_of(which)}")
+        took = [effort(start)]
+        for what in ("steps", "images"):
+            count = dictionary(start.get("training")).get(what)
+            took += [f"{count:,} {what}"] if isinstance(count, int) else []
+        if any(took):
+            lines.append(f"- training of those weights: {one_line_of(', '.join(filter(None, took)))}")
+    return "\n".join(lines)
+
+
+def _weights(config: Config) -> str:
+    """What is stored, and the fingerprints that `zoo.load` checks."""
+    weights = config["weights"]
+    lines = [f"Safetensors of {weights['dtype']}, {size(config)}; `zoo.load` checks the SHA-256 of each file."]
+    lines += [f"- `{file}`: `{digest}`" for file, digest in sorted(weights["sha256"].items())]
+    return lines[0] + "\n\n" + "\n".join(lines[1:])
+
+
+def _makes_images(config: Config) -> bool:
+    """Whether the model's data have the shape (C, H, W)."""
+    shape = config["init_args"].get("shape")
+    return isinstance(shape, list) and len(shape) == 3
+
+
+def _makes_points(config: Config) -> bool:
+    """Whether the model's data are points of the plane, of which `zoo export` draws a figure."""
+    return (config.get("data") or {}).get("class_path") == "zoo.data.Points"

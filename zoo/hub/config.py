@@ -1,0 +1,209 @@
+"""config.json of a checkpoint folder: read strictly, checked field by field, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import CheckpointError, one_line, show
+from zoo.files import write_atomically
+
+if TYPE_CHECKING:
+    pass
+
+
+FORMAT = 1
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+_MAX_JSON_BYTES = 2**20
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*\.safetensors")
+_CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+# ---------------------------------------------------------------------------------------------- config.json
+
+
+def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The validated config.json of a checkpoint folder (imports no torch).
+
+    Raises:
+        CheckpointError: the folder or its config.json is absent, too large, not JSON or not of this format.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder; a checkpoint is a folder with {CONFIG} and {WEIGHTS}.")
+    config = read_json(folder / CONFIG)
+    _check_config(config, folder / CONFIG)
+    return config
+
+
+def write_config(folder: str | os.PathLike[str], config: Mapping[str, Any]) -> None:
+    """Validate `config` and put it into `folder` as config.json, replacing the old one in one step.
+
+    Raises:
+        CheckpointError: `config` would not be accepted by `read_config`.
+    """
+    path = Path(folder) / CONFIG
+    text = dump_json(config, str(path))
+    # Checked as a reader will see it: tuples have become lists by now.
+    _check_config(json.loads(text), path)
+    write_atomically(path, text)
+
+
+def dump_json(value: object, what: str) -> str:
+    """`value` as indented JSON; raises `CheckpointError` naming `what` if it is not plain JSON."""
+    try:
+        return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{what} must hold plain JSON values only: {error}.") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a small regular file, strictly: no duplicate keys, no NaN, no infinity."""
+    data = read_bytes(path, _MAX_JSON_BYTES)
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(items)
+        if len(result) != len(items):
+            seen: set[str] = set()
+            twice = next(key for key, _ in items if key in seen or seen.add(key))
+            raise CheckpointError(f"{path} has the key {show(twice)} twice in one object; keep one of them.")
+        return result
+
+    def refuse(constant: str) -> float:
+        raise CheckpointError(f"{path} holds {constant}, which is not JSON; write a finite number or null.")
+
+    def number(text: str) -> float:
+        value = float(text)
+        return value if math.isfinite(value) else refuse(show(text))
+
+    try:
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=pairs, parse_constant=refuse, parse_float=number)
+    except CheckpointError:
+        raise
+    except RecursionError as error:
+        raise CheckpointError(f"{path} is nested too deeply to be a checkpoint's.") from error
+    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, and integers of thousands of digits
+        raise CheckpointError(f"{path} is not JSON: {one_line(error)}.") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, not {show(value)}.")
+    return value
+
+
+def read_bytes(path: Path, limit: int) -> bytearray:
+    """All of a regular file of at most `limit` bytes."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise CheckpointError(f"{path} is not a regular file.")
+        if status.st_size > limit:
+            raise CheckpointError(f"{path} has {status.st_size} bytes; at most {limit} are accepted.")
+        data = bytearray(status.st_size)
+        with path.open("rb") as file:
+            if file.readinto(data) != len(data) or file.read(1):
+                raise CheckpointError(f"{path} changed while it was read; load it again.")
+        return data
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing.") from error
+    except MemoryError as error:
+        raise CheckpointError(f"{path} does not fit into memory.") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _check_config(config: dict[str, Any], path: Path) -> None:
+    """Refuse a config.json that is not of the format, naming the field."""
+
+    def need(condition: bool, field: str, wanted: str, value: object) -> None:
+        if not condition:
+            raise CheckpointError(f"{path}: {field} must be {wanted}, not {show(value)}.")
+
+    def text(value: object) -> bool:
+        return isinstance(value, str)
+
+    def integer(value: object) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool)
+
+    def number(value: object) -> bool:
+        return isinstance(value, float) or integer(value)
+
+    for key in ("format", "class_path", "init_args", "weights"):
+        if key not in config:
+            raise CheckpointError(f'{path} has no "{key}"; export the checkpoint again.')
+    version = config["format"]
+    need(
+        integer(version) and version == FORMAT,
+        "format",
+        f"{FORMAT}, the one this version of zoo reads",
+        version,
+    )
+
+    def component(value: object, field: str) -> None:
+        need(isinstance(value, dict), field, "an object", value)
+        path_ = value.get("class_path")
+        dotted = text(path_) and _CLASS_PATH.fullmatch(path_) is not None
+        need(dotted, f"{field}.class_path".lstrip("."), "a dotted class name", path_)
+        arguments = value.get("init_args", {})
+        need(isinstance(arguments, dict), f"{field}.init_args".lstrip("."), "an object", arguments)
+
+    component(config, "")
+    if config.get("data") is not None:
+        component(config["data"], "data")
+    recipe = config.get("recipe")
+    need(recipe is None or text(recipe), "recipe", "a string or null", recipe)
+    training = config.get("training")
+    need(training is None or isinstance(training, dict), "training", "an object or null", training)
+
+    reference = config.get("reference")
+    if reference is not None:
+        need(isinstance(reference, dict), "reference", "an object or null", reference)
+        for key, fits, wanted in (
+            ("metric", text, "a string"),
+            ("value", number, "a number"),
+            ("source", text, "a string"),
+        ):
+            need(fits(reference.get(key)), f"reference.{key}", wanted, reference.get(key))
+        target = reference.get("target", False)
+        need(isinstance(target, bool), "reference.target", "true or false", target)
+
+    weights = config["weights"]
+    need(isinstance(weights, dict), "weights", "an object", weights)
+    dtype, parameters, hashes = (weights.get(key) for key in ("dtype", "parameters", "sha256"))
+    need(text(dtype) and dtype in DTYPES, "weights.dtype", f"one of {', '.join(DTYPES)}", dtype)
+    need(integer(parameters) and parameters >= 0, "weights.parameters", "a count", parameters)
+    size = weights.get("bytes")  # which early checkpoints lack
+    need(size is None or (integer(size) and size >= 0), "weights.bytes", "a count or null", size)
+    need(isinstance(hashes, dict) and bool(hashes), "weights.sha256", "an object from file to SHA-256", hashes)
+    for name, digest in hashes.items():
+        need(FILE_NAME.fullmatch(name) is not None, "a name in weights.sha256", "a plain *.safetensors", name)
+        valid = text(digest) and _SHA256.fullmatch(digest) is not None
+        need(valid, f"weights.sha256[{show(name)}]", "64 hexadecimal digits", digest)
+
+    results = config.get("results", [])
+    need(isinstance(results, list), "results", "a list", results)
+    for i, result in enumerate(results):
+        field = f"results[{i}]"
+        need(isinstance(result, dict), field, "an object", result)
+        for key in ("metric", "kind", "dataset", "protocol"):
+            need(text(result.get(key)), f"{field}.{key}", "a string", result.get(key))
+        need("split" in result, field, "a result with a split, which may be null", result)
+        need(result["split"] is None or text(result["split"]), f"{field}.split", "a string or null", result["split"])
+        need(number(result.get("value")), f"{field}.value", "a number", result.get("value"))
+        for key in ("standard_error", "spread"):
+            error = result.get(key)
+            need(error is None or number(error), f"{field}.{key}", "a number or null", error)
+        n = result.get("n")
+        need(integer(n) and n > 0, f"{field}.n", "a positive count", n)
+        samples = result.get("samples", 1)
+        need(integer(samples) and samples > 0, f"{field}.samples", "a positive count", samples)
+    notes = config.get("notes", [])
+    need(isinstance(notes, list) and all(map(text, notes)), "notes", "a list of strings", notes)

@@ -1,0 +1,177 @@
+"""The checkpoint folder: config.json and safetensors, in and out.
+
+A folder is untrusted: it may be truncated, mixed up or made to harm. So everything here reads only JSON and
+safetensors, bounds what it reads, and refuses with one `CheckpointError` sentence that says what and where.
+Nothing in this file imports torch before weights are touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import CheckpointError, listed, one_line, show
+from zoo.hub.config import CONFIG, DTYPES, FILE_NAME, WEIGHTS, dump_json, read_bytes, read_config, read_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+INDEX = "model.safetensors.index.json"
+SHARD_BYTES = 16 * 2**20
+# A checkpoint of the zoo is at most 48 MiB; what a stranger publishes may be larger, but a (sparse) file of
+# terabytes must neither fill the memory nor be hashed for an hour.
+_MAX_WEIGHTS_BYTES = 8 * 2**30
+_PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
+
+
+# -------------------------------------------------------------------------------------------------- weights
+
+
+def verify(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Check config.json, the index and every SHA-256 of a folder, and return its configuration (no torch).
+
+    Raises:
+        CheckpointError: a file is missing, damaged or does not belong.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    _shards(folder, config)
+    for name, digest in config["weights"]["sha256"].items():
+        _read_weights(folder / name, digest)
+    return config
+
+
+def weight_files(config: Mapping[str, Any]) -> set[str]:
+    """Names of the files in a checkpoint folder that hold its weights, the index of shards among them."""
+    files = set(config["weights"]["sha256"])
+    return files if files == {WEIGHTS} else files | {INDEX}
+
+
+def load_weights(folder: str | os.PathLike[str], config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint folder, checked: SHA-256, completeness, dtypes, finite values.
+
+    Args:
+        folder: the checkpoint folder.
+        config: what `read_config` returned for it.
+
+    Returns:
+        name -> tensor on the CPU; float16 and bfloat16 are widened to float32, which is exact.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, a pickle, or holds what no checkpoint may hold.
+    """
+    import safetensors.torch
+    import torch
+
+    folder = Path(folder)
+    weight_map, total_size = _shards(folder, config)
+    weights: dict[str, Tensor] = {}
+    total = 0
+    for name, digest in config["weights"]["sha256"].items():
+        path = folder / name
+        data = _read_weights(path, digest)
+        try:
+            tensors = safetensors.torch.load(bytes(data))
+        except Exception as error:
+            raise CheckpointError(f"{path} is not a readable safetensors file: {one_line(error)}.") from error
+        if weight_map is not None:
+            mapped = {key for key, file in weight_map.items() if file == name}
+            strays = sorted(mapped.symmetric_difference(tensors))
+            if strays:
+                raise CheckpointError(f"{folder / INDEX} and {name} disagree about {listed(strays)}.")
+        for key, tensor in tensors.items():
+            total += tensor.numel() * tensor.element_size()
+            weights[key] = _checked(tensor, f"{show(key)} in {path}", torch)
+    if total_size not in (None, total):
+        raise CheckpointError(f"{folder / INDEX}: metadata.total_size is not the {total} bytes of the tensors.")
+    return weights
+
+
+def _checked(tensor: Tensor, what: str, torch: Any) -> Tensor:
+    floats = {getattr(torch, name) for name in DTYPES}
+    others = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+    if tensor.dtype in others:
+        return tensor
+    if tensor.dtype not in floats:
+        raise CheckpointError(f"{what} has dtype {tensor.dtype}; a checkpoint holds {', '.join(DTYPES)} or integers.")
+    if not bool(torch.isfinite(tensor).all()):
+        raise CheckpointError(f"{what} holds NaN or infinite values.")
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _read_weights(path: Path, digest: str) -> bytearray:
+    """A weights file as bytes. Read once, so that what was hashed is what is parsed."""
+    if not path.exists():
+        pickles = sorted(p.name for p in path.parent.iterdir() if p.suffix in _PICKLES)
+        if pickles:
+            raise CheckpointError(
+                f"{path} is missing and {listed(pickles)} beside it is a pickle, which zoo never loads; "
+                "export the model as safetensors."
+            )
+    data = read_bytes(path, _MAX_WEIGHTS_BYTES)
+    # A safetensors header is an object behind an 8-byte length; pickles open with 0x80, torch's zips with PK.
+    if data[8:9] != b"{" and (data[:1] == b"\x80" or data[:2] == b"PK"):
+        raise CheckpointError(f"{path} is a pickle, not safetensors; zoo never loads pickles.")
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one in {CONFIG}; fetch or export it again.")
+    return data
+
+
+def _shards(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, str] | None, int | None]:
+    """Weight map and bytes of a sharded checkpoint, agreeing with config.json; None, None for one file."""
+    files = set(config["weights"]["sha256"])
+    if files == {WEIGHTS}:
+        return None, None
+    path = folder / INDEX
+    index = read_json(path)
+    metadata, weight_map = index.get("metadata"), index.get("weight_map")
+    size = metadata.get("total_size") if isinstance(metadata, dict) else None
+    if not isinstance(size, int) or isinstance(size, bool):
+        raise CheckpointError(f"{path}: metadata.total_size must be a number of bytes, not {show(size)}.")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise CheckpointError(f"{path}: weight_map must be an object from tensor to file name.")
+    for name in weight_map.values():
+        if FILE_NAME.fullmatch(name) is None:
+            raise CheckpointError(f"{path}: weight_map must name plain *.safetensors files, not {show(name)}.")
+    strays = sorted(files.symmetric_difference(weight_map.values()))
+    if strays:
+        raise CheckpointError(f"{path} and the SHA-256 list of {CONFIG} disagree about {listed(strays)}.")
+    return weight_map, size
+
+
+def write_weights(tensors: Mapping[str, Tensor], folder: Path) -> dict[str, str]:
+    """Write tensors into `folder`, in shards of at most 16 MiB with an index where one file is not enough.
+
+    A single tensor larger than 16 MiB gets a shard of its own.
+
+    Returns:
+        file name -> SHA-256, for config.json.
+    """
+    from safetensors.torch import save
+
+    # The header takes some 100 bytes and the name for each tensor; count them to stay below the limit.
+    sizes = {key: t.numel() * t.element_size() + len(key.encode()) + 200 for key, t in tensors.items()}
+    groups: list[list[str]] = [[]]
+    room = SHARD_BYTES
+    for key in tensors:
+        if groups[-1] and sizes[key] > room:
+            groups.append([])
+            room = SHARD_BYTES
+        groups[-1].append(key)
+        room -= sizes[key]
+    single = len(groups) == 1
+    names = [WEIGHTS if single else f"model-{i:05}-of-{len(groups):05}.safetensors" for i in range(1, len(groups) + 1)]
+    hashes = {}
+    for name, group in zip(names, groups, strict=True):
+        data = save({key: tensors[key] for key in group}, metadata={"format": "pt"})
+        (folder / name).write_bytes(data)
+        hashes[name] = hashlib.sha256(data).hexdigest()
+    if not single:
+        total = sum(t.numel() * t.element_size() for t in tensors.values())
+        weight_map = {key: name for name, group in zip(names, groups, strict=True) for key in group}
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / INDEX).write_text(dump_json(index, INDEX), encoding="utf-8")
+    return hashes

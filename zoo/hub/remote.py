@@ -1,0 +1,249 @@
+"""Checkpoint folders to and from a Hugging Face Hub, through its own client.
+
+What arrives is verified before it is used, and whatever the client raises becomes one `HubError` sentence.
+The client is imported when it is first needed; its endpoint, cache and login are its own: HF_ENDPOINT,
+HF_HOME, HF_HUB_OFFLINE, `hf auth login`.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from zoo.errors import CheckpointError, HubError, ZooError, one_line, show
+from zoo.hub.config import CONFIG, read_config
+from zoo.hub.folder import INDEX, verify, weight_files
+
+REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_TOKEN = re.compile(r"[!-~]+")
+_FILE_ERRORS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG),
+)
+_TIMEOUT = 10.0  # seconds for the first answer of the Hub; after that its cache is used
+
+logger = logging.getLogger(__name__)
+
+
+class _UnreachableError(HubError):
+    """The Hub gave no answer, or none of use: a cached copy may stand in."""
+
+
+def pull(
+    repo_id: str, *, revision: str | None = None, local_files_only: bool = False, token: str | None = None
+) -> Path:
+    """Fetch a checkpoint from the Hub into its client's cache, and verify it.
+
+    A commit that is cached needs no network. Of a branch the newest state is fetched; while the Hub cannot be
+    reached, the cached one serves. What is damaged in the cache is fetched anew.
+
+    Args:
+        repo_id: `namespace/name`.
+        revision: branch, tag or commit; by default the main branch.
+        local_files_only: never use the network.
+        token: for private repositories; else the one the Hub's client is logged in with.
+
+    Returns:
+        The folder, inside the cache: read it, do not change it.
+
+    Raises:
+        HubError: the Hub refused, failed or could not be reached, and nothing usable is cached.
+        CheckpointError: the repository holds no sound checkpoint.
+    """
+    _check_request(repo_id, revision, token)
+    if local_files_only:
+        folder = _cached(repo_id, revision)
+        if folder is None:
+            raise HubError(f"{repo_id}{_at(revision)} is not in the Hub's cache; pull it once with the network.")
+        try:
+            verify(folder)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"The cached copy of {repo_id} is unusable, pull it with the network again: {error}"
+            ) from error
+        return folder
+    if revision is not None and _COMMIT.fullmatch(revision):
+        # A commit never changes: a sound copy of it is as good as the Hub's, a damaged one is fetched anew.
+        folder = _cached(repo_id, revision)
+        if folder is not None and _sound(folder):
+            return folder
+    try:
+        return _fetch(repo_id, revision, token)
+    except _UnreachableError as error:
+        folder = _cached(repo_id, revision)
+        if folder is None or not _sound(folder):
+            raise
+        logger.warning("%s Using the cached copy of %s.", error, repo_id)
+        return folder
+
+
+def _sound(folder: Path) -> bool:
+    with suppress(CheckpointError):
+        verify(folder)
+        return True
+    return False
+
+
+def _cached(repo_id: str, revision: str | None) -> Path | None:
+    """The cached folder of a revision, possibly incomplete."""
+    from huggingface_hub import try_to_load_from_cache
+
+    with _explained(repo_id, revision, None):
+        config = try_to_load_from_cache(repo_id, CONFIG, revision=revision)
+    return Path(config).parent if isinstance(config, str) else None
+
+
+def _fetch(repo_id: str, revision: str | None, token: str | None) -> Path:
+    from huggingface_hub import HfApi, hf_hub_download
+
+    def download(file: str, at: str | None, force: bool) -> Path:
+        return Path(hf_hub_download(repo_id, file, revision=at, token=token, force_download=force))
+
+    with _explained(repo_id, revision, token):
+        info = HfApi(token=token).model_info(repo_id, revision=revision, timeout=_TIMEOUT)
+        files = {sibling.rfilename for sibling in info.siblings or ()}
+        if CONFIG not in files:
+            raise CheckpointError(f"{repo_id}{_at(revision)} has no {CONFIG}, so it is no checkpoint of zoo.")
+        # All files come from one commit, even while somebody pushes. The configuration comes first: a
+        # repository that holds something else is refused before its gigabytes are fetched.
+        for again in (False, True):
+            folder = download(CONFIG, info.sha, again).parent
+            try:
+                wanted = weight_files(read_config(folder))
+                missing = sorted(wanted - files)
+                if missing:
+                    raise CheckpointError(f"{repo_id}{_at(revision)} lacks {show(missing[0])}; push it again.")
+                extras = {file for file in files if file == "README.md" or re.fullmatch(r"[\w-]+\.png", file)}
+                for file in sorted(wanted | extras):
+                    download(file, info.sha, again)
+                verify(folder)
+                break
+            except CheckpointError as error:
+                # A first failure may be the cache's; the second time everything came from the Hub.
+                if again:
+                    raise CheckpointError(f"What the Hub holds as {repo_id} is unusable: {error}") from error
+        # Only now does the cache learn that the branch is at this commit: a connection that breaks before
+        # leaves the branch at the older commit, which is complete.
+        if _cached(repo_id, revision) != folder:
+            download(CONFIG, revision, False)
+    return folder
+
+
+def push_folder(
+    folder: Path, repo_id: str, *, private: bool, revision: str | None, token: str | None, message: str | None
+) -> str:
+    """Send a checkpoint folder, already validated, to the Hub; the repository and branch are made if need be.
+
+    Weights, card and pictures of an earlier push that this one does not replace are removed.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        HubError: the Hub refused, failed or could not be reached.
+    """
+    _check_request(repo_id, revision, token)
+    files = {CONFIG, "README.md", *weight_files(read_config(folder))}
+    from huggingface_hub import HfApi
+
+    with _explained(repo_id, None, token):
+        api = HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            revision=revision,
+            commit_message=message or f"Upload {folder.name}",
+            allow_patterns=[*sorted(files), "*.png"],
+            delete_patterns=["*.safetensors", INDEX, "README.md", "*.png"],
+            ignore_patterns=["*/*"],
+        )
+    return commit.commit_url
+
+
+def _check_request(repo_id: str, revision: str | None, token: str | None) -> None:
+    if not REPO_ID.fullmatch(repo_id) or ".." in repo_id:
+        raise HubError(f"{show(repo_id)} is no repository of a Hub; write namespace/name.")
+    if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
+        raise HubError(f"{show(revision)} is no revision; give a branch, a tag or a commit.")
+    # Checked here because the HTTP library's own complaint would print it.
+    if token is not None and not _TOKEN.fullmatch(token):
+        raise HubError("The Hub token is empty or holds blanks or control characters; copy it again.")
+
+
+def _at(revision: str | None) -> str:
+    return f" at {revision}" if revision else ""
+
+
+@contextmanager
+def _explained(repo_id: str, revision: str | None, token: str | None) -> Iterator[None]:
+    """Turn whatever the Hub's client raises into one sentence."""
+    try:
+        yield
+    except ZooError:
+        raise
+    except Exception as error:
+        kind, sentence = _explanation(error, repo_id, revision)
+        if token is not None:
+            sentence = sentence.replace(token, "(token)")
+        raise kind(sentence) from error
+
+
+def _explanation(error: Exception, repo_id: str, revision: str | None) -> tuple[type[HubError], str]:
+    """The kind of a client's error and a sentence for it, judging by all errors behind it."""
+    from huggingface_hub import HfApi, errors
+
+    hub = f"the Hub at {HfApi().endpoint}"
+    the_hub = hub[0].upper() + hub[1:]
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+
+    def caught(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(e, kinds) for e in chain)
+
+    responses = (getattr(e, "response", None) for e in chain)
+    status = next((r.status_code for r in responses if r is not None), None)
+    login = "log in with `hf auth login` or pass another token"
+    if caught(errors.OfflineModeIsEnabled):
+        return _UnreachableError, f"HF_HUB_OFFLINE is set, so {hub} is not asked for {repo_id}."
+    if caught(errors.GatedRepoError):
+        return HubError, f"{repo_id} is gated: ask for access on its page, then {login}."
+    if caught(errors.RepositoryNotFoundError):
+        return HubError, f"There is no {repo_id} on {hub}, or it is private; check the name, or {login}."
+    if caught(errors.RevisionNotFoundError):
+        return HubError, f"{repo_id} on {hub} has no revision {show(revision)}; give a branch, tag or commit."
+    if caught(errors.RemoteEntryNotFoundError):
+        return HubError, f"{repo_id} on {hub} lacks a file of the checkpoint; push it again."
+    if status == 401:
+        return HubError, f"{the_hub} does not accept the token; {login}."
+    if status == 403:
+        return HubError, f"{the_hub} does not allow this with {repo_id}; {login}."
+    if status is not None and (status >= 500 or status in (408, 429)):
+        return _UnreachableError, f"{the_hub} answers {repo_id} with status {status}; try later."
+    if status is not None:
+        return HubError, f"{the_hub} refuses {repo_id} with status {status}: {one_line(error)}."
+    if caught(errors.HFValidationError):
+        return HubError, f"{show(repo_id)} is no valid name for a repository of the Hub: {one_line(error)}."
+    for e in chain:
+        if isinstance(e, OSError) and e.errno in _FILE_ERRORS:
+            remedy = "make room or set HF_HOME to another folder"
+            return HubError, f"The Hub's cache cannot be written ({e.strerror}): {remedy}."
+    # The client's HTTP library differs between its versions; its errors all derive from the same base.
+    transport = next(c for c in errors.HfHubHTTPError.__mro__ if c.__name__ == "HTTPError")
+    if caught(transport, OSError):
+        return _UnreachableError, (
+            f"{the_hub} cannot be reached or broke the connection ({type(chain[-1]).__name__}); "
+            f"check the network and try {repo_id} again."
+        )
+    return HubError, f"The Hub's client failed with {repo_id}: {type(error).__name__}: {one_line(error)}."

@@ -1,0 +1,196 @@
+"""Tables of checkpoints, for the terminal and for the README, made from their config.json."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from zoo.classes import dataset_title
+from zoo.errors import ZooError
+from zoo.results import Config, difference, headline, measured, unit
+
+# Where the README's tables stand: of all checkpoints, and of the likelihoods on a data set.
+TABLES = ("checkpoints", "cifar10", "mnist")
+BEGIN, END = "<!-- {}:begin -->", "<!-- {}:end -->"
+BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+
+
+def family(config: Config) -> str:
+    """Family of models that a checkpoint belongs to, the folder of its class: `autoregressive`."""
+    parts = config["class_path"].split(".")
+    return parts[1] if parts[0] == "zoo" and len(parts) > 2 else parts[0]
+
+
+def size(config: Config) -> str:
+    """Size of a checkpoint's weights, for people: `12.3 MB`."""
+    weights = config["weights"]
+    count = weights.get("bytes") or weights["parameters"] * BYTES[weights["dtype"]]
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
+
+
+def table(configs: Mapping[str, Config]) -> list[tuple[str, ...]]:
+    """Rows (name, family, data, metric, ours, paper's, size) of some checkpoints, a header row first."""
+    rows: list[tuple[str, ...]] = [("name", "family", "data", "metric", "ours", "paper's", "size")]
+    for name, config in configs.items():
+        result = headline(config)
+        metric = (result or config.get("reference") or {}).get("metric")
+        kind = result.get("kind") if result else None
+        rows.append(
+            (
+                name,
+                family(config),
+                dataset_title(data_class(config)) if config.get("data") else "-",
+                ", ".join(filter(None, [metric and unit(metric), kind])) or "-",
+                measured(result) if result else "-",
+                _reference(config, metric),
+                size(config),
+            )
+        )
+    return rows
+
+
+def likelihoods(configs: Mapping[str, Config], dataset: str) -> list[tuple[str, ...]]:
+    """Rows (name, paper's, ours, unit, kind) of the checkpoints on a data set, the paper's worst first, after a header.
+
+    Args:
+        configs: config.json by name.
+        dataset: as in the names of checkpoints: cifar10, mnist.
+
+    Raises:
+        ZooError: no checkpoint is about that data set.
+    """
+    by_dataset: dict[str, list[tuple[float, tuple[str, ...]]]] = {}
+    for name, config in configs.items():
+        result, reference = headline(config), config.get("reference")
+        # What is measured on samples, as FID, is no likelihood.
+        if result and result.get("kind") != "samples" and config.get("data"):
+            metric = result["metric"]
+            paper = reference["value"] if reference and reference["metric"] == metric else -math.inf
+            row = (name, _reference(config, metric), measured(result), unit(metric), str(result.get("kind") or "-"))
+            by_dataset.setdefault(_key(dataset_title(data_class(config))), []).append((paper, row))
+    if _key(dataset) not in by_dataset:
+        known = ", ".join(sorted(by_dataset)) or "none"
+        raise ZooError(f"No checkpoint has a number on {one_line_of(dataset)!r}; there are numbers on: {known}.")
+    ranked = sorted(by_dataset[_key(dataset)], key=lambda pair: (-pair[0], pair[1][0]))
+    return [("name", "paper's", "ours", "unit", "kind"), *(row for _, row in ranked)]
+
+
+def results_table(configs: Mapping[str, Config]) -> str:
+    """Markdown table of some checkpoints by name: what they reached, the paper's numbers, sizes, training."""
+    header, *rows = table(configs)
+    lines = []
+    for row, config in zip(rows, configs.values(), strict=True):
+        name, *cells = row
+        result, reference = headline(config), config.get("reference")
+        if result and reference and result["value"] > reference["value"] and result["metric"] == reference["metric"]:
+            cells[header.index("paper's") - 1] += f" ({difference(result, reference)})"
+        lines.append([_link(name), *cells, effort(config) or "-"])
+    return markdown([*header, "training"], lines)
+
+
+def likelihoods_table(configs: Mapping[str, Config], dataset: str) -> str:
+    """Markdown table of `likelihoods`, with links to the cards."""
+    header, *rows = likelihoods(configs, dataset)
+    return markdown(header, [[_link(name), *cells] for name, *cells in rows])
+
+
+def write_readme(path: str | Path) -> Path:
+    """Replace what is between the markers of a README by the tables of the bundled checkpoints.
+
+    `<!-- checkpoints:begin -->` and `<!-- checkpoints:end -->` enclose the table of all of them, and those with the
+    name of a data set, `cifar10` or `mnist`, the likelihoods on it; a README may leave these out.
+
+    Raises:
+        ZooError: when there is no such file or it lacks the markers.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ZooError(f"{path} cannot be read: {error.strerror}.") from error
+    configs = bundled()
+    for name in TABLES:
+        begin, end = BEGIN.format(name), END.format(name)
+        before, found, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not found and name != TABLES[0]:
+            continue
+        if not found or not closed:
+            raise ZooError(f"{path} has no place for the table: put the lines {begin} and {end} where it belongs.")
+        table = results_table(configs) if name == TABLES[0] else likelihoods_table(configs, name)
+        text = f"{before}{begin}\n{table}\n{end}{after}"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def bundled() -> dict[str, Config]:
+    """config.json of every bundled checkpoint, by name."""
+    from zoo.hub import store
+    from zoo.hub.config import read_config
+
+    return {name: read_config(store.find(name)) for name in store.names()}
+
+
+def start_of(training: Any) -> dict[str, Any]:
+    """What a run says of the weights it started from; empty where it started from none."""
+    return dictionary(dictionary(training).get("from"))
+
+
+def dictionary(value: Any) -> dict[str, Any]:
+    """A part of a stranger's config.json, which may be anything."""
+    return value if isinstance(value, dict) else {}
+
+
+def effort(config: Config) -> str:
+    """Time and hardware of training, for a table cell; before it, those of the weights that it started from."""
+    training = dictionary(config.get("training"))
+    parts = []
+    if isinstance(training.get("minutes"), int | float):
+        parts.append(f"{training['minutes']:,.1f} min")
+    if training.get("hardware"):
+        parts.append(one_line_of(training["hardware"]))
+    start = start_of(training)
+    return ", then ".join(filter(None, (effort(start) if start else "", ", ".join(parts))))
+
+
+def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table; the text of a cell stays one cell."""
+    header = list(header)
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(one_line_of(cell).replace("|", "\\|") for cell in row) + " |" for row in lines)
+
+
+def _link(name: str) -> str:
+    """A checkpoint's name, linked to its card from the README."""
+    return f"[`{name}`](checkpoints/{name}/README.md)"
+
+
+def _reference(config: Config, metric: str | None) -> str:
+    """The paper's number in a metric, a number that is none as the `target 0.02` it is, or `-`."""
+    reference = config.get("reference")
+    if not reference or reference["metric"] != metric:
+        return "-"
+    return f"{'target ' if reference.get('target') else ''}{reference['value']:g}"
+
+
+def one_line_of(text: Any) -> str:
+    """Text on one line."""
+    return " ".join(str(text).split())
+
+
+def _key(dataset: str) -> str:
+    """A data set's name without its writing: CIFAR-10 and cifar10 are one."""
+    return re.sub(r"[^a-z0-9]", "", dataset.lower())
+
+
+def last_name(class_path: str) -> str:
+    """Name of a class without its module."""
+    return class_path.rsplit(".", 1)[-1]
+
+
+def data_class(config: Config) -> str:
+    """Name of the data module's class, for example `CIFAR10`."""
+    return last_name(config["data"]["class_path"])

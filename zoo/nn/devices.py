@@ -1,0 +1,37 @@
+"""Devices, and plain float32 on them, where published numbers and inverses depend on it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from zoo.errors import ZooError
+
+
+def checked_device(device: str | torch.device | None) -> torch.device:
+    """A device that exists: the named one, or by default the GPU where there is one."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ZooError(f"There is no device {str(device)!r} here; choose cpu, or cuda where there is a GPU.") from error
+    return device
+
+
+@contextlib.contextmanager
+def exact_arithmetic(device: torch.device) -> Iterator[None]:
+    """No autocast, no TF32, the same kernels each time; settings are restored."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with (
+            torch.autocast(device.type, enabled=False),
+            torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)

@@ -1,0 +1,1 @@
+"""What a kind of data looks like."""

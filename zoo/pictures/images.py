@@ -1,0 +1,163 @@
+"""Images to PNG and back: levels to bytes, many images to one grid, and nothing else.
+
+The files are written with Pillow and depend on nothing but the pixels: equal images make equal files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from zoo.errors import ZooError
+from zoo.spec import DataSpec
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+GAP = 2  # white pixels between the cells of a grid
+SIDE = 64  # images smaller than this are enlarged by a whole factor, so that an 8x8 digit can be seen
+
+
+def grid(images: Tensor, levels: int = 256, *, columns: int | None = None) -> Tensor:
+    """Lay images out on a grid, row by row.
+
+    Args:
+        images: (N, C, H, W) integers 0..levels-1, with C 1 (grey) or 3 (red, green, blue).
+        levels: number of values a pixel takes; 0 becomes black and levels-1 full brightness.
+        columns: images in a row; by default the grid is as square as it can be.
+
+    Returns:
+        uint8 (C, height, width): cells of `scale(H, W)` times the size, `GAP` white pixels around each.
+
+    Raises:
+        ZooError: when these are not images.
+    """
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or images.is_floating_point():
+        raise ZooError(
+            f"Only images can be drawn, integers of shape (N, 1 or 3, H, W); "
+            f"these are {images.dtype} of shape {tuple(images.shape)}."
+        )
+    n, channels, height, width = images.shape
+    if n == 0:
+        raise ZooError("There is no image to draw.")
+    columns = columns or math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    pixels = to_bytes(images, levels)
+    factor = scale(height, width)
+    pixels = pixels.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
+    cells = pixels.new_full((rows * columns, channels, *pixels.shape[2:]), 255)
+    cells[:n] = pixels
+    cells = F.pad(cells, (0, GAP, 0, GAP), value=255)
+    _, _, cell_height, cell_width = cells.shape
+    lattice = cells.view(rows, columns, channels, cell_height, cell_width).permute(2, 0, 3, 1, 4)
+    picture = lattice.reshape(channels, rows * cell_height, columns * cell_width)
+    return F.pad(picture, (GAP, 0, GAP, 0), value=255)
+
+
+def scale(height: int, width: int) -> int:
+    """Whole factor by which `grid` enlarges an image of this size."""
+    return max(1, SIDE // max(height, width))
+
+
+def to_bytes(images: Tensor, levels: int) -> Tensor:
+    """Spread the levels 0..levels-1 over the bytes 0..255 of a PNG; uint8 on the CPU, same shape."""
+    values = images.detach().cpu()
+    if levels == 256:
+        return values.to(torch.uint8)
+    return (values.double() * (255 / (levels - 1))).round().to(torch.uint8)
+
+
+def save(
+    images: Tensor, path: str | Path, levels: int = 256, *, columns: int | None = None, palette: bool = False
+) -> Path:
+    """Write `grid(images, levels, columns=columns)` as a PNG file and return its path.
+
+    Args:
+        images: as `grid` takes them.
+        path: the PNG file.
+        levels: number of values of a sub-pixel.
+        columns: of the grid.
+        palette: whether the file keeps no more than 256 colours, the nearest ones: drawings need no more, and take less
+            than half the bytes.
+
+    Raises:
+        ZooError: when these are not images, or the file cannot be written.
+    """
+    from PIL import Image
+
+    path = writable(path)
+    pixels = grid(images, levels, columns=columns).permute(1, 2, 0).numpy()
+    try:
+        image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+        if palette:
+            image = image.quantize(256, dither=Image.Dither.NONE)
+        image.save(path, format="PNG", optimize=palette)
+    except OSError as error:
+        raise ZooError(f"{path} cannot be written: {error.strerror or error}.") from error
+    return path
+
+
+def writable(path: str | Path) -> Path:
+    """Refuse a bad path before minutes of sampling: its folder must exist, and its name end in .png."""
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ZooError(f"Pictures are written as PNG; name the file {path.stem or 'grid'}.png, not {path.name!r}.")
+    if path.is_dir():
+        raise ZooError(f"{path} is a folder; name a file in it.")
+    if not path.parent.is_dir():
+        raise ZooError(f"There is no folder {path.parent} to write {path.name} into; make it first.")
+    return path
+
+
+def read(path: str | Path, spec: DataSpec) -> Tensor:
+    """Read one image file as a batch of one, (1, *spec.shape) uint8 with values 0..spec.levels-1.
+
+    Grey files become colour and the other way round as the model needs; the size must fit exactly.
+
+    Raises:
+        ZooError: when the file is absent, no picture, or of another size than the model's images.
+    """
+    if len(spec.shape) != 3 or spec.levels is None or spec.shape[0] not in (1, 3):
+        raise ZooError(f"This model's data are not images but of shape {spec.shape}.")
+    channels, height, width = spec.shape
+    with opened(path) as image:
+        if image.size != (width, height):
+            raise ZooError(
+                f"{path} is {image.size[0]} x {image.size[1]} pixels; "
+                f"this model's images are {width} x {height}: resize it first."
+            )
+        values = decoded(image, channels)
+    return (values.double() * ((spec.levels - 1) / 255)).round().to(torch.uint8)[None]
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[Image.Image]:
+    """A picture file, whose size is known and whose pixels are not read yet.
+
+    Raises:
+        ZooError: when the file is absent or no picture, also when that shows as its pixels are read.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            yield image
+    except FileNotFoundError as error:
+        raise ZooError(f"There is no file {path}.") from error
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ZooError(f"{path} cannot be read as a picture: {error}.") from error
+
+
+def decoded(image: Image.Image, channels: int) -> Tensor:
+    """The bytes of a picture, grey (1 channel) or in colour (3): uint8 (C, H, W)."""
+    data = bytearray(image.convert("L" if channels == 1 else "RGB").tobytes())
+    width, height = image.size
+    return torch.frombuffer(data, dtype=torch.uint8).view(height, width, channels).permute(2, 0, 1).contiguous()

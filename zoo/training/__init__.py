@@ -1,0 +1,1 @@
+"""Training by the command line, and what comes of a run."""

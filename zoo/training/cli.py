@@ -1,0 +1,270 @@
+"""`zoo fit`, `validate`, `test` and `predict` (and the same after `lightning`): LightningCLI with the zoo's defaults.
+
+A run lives in one folder, `runs/RECIPE` unless `--trainer.default_root_dir` names another: `checkpoints/` with
+`last.ckpt` (from which `--ckpt_path last` resumes) and the best by validation, `logs/` with the curves and the
+configuration, `samples/`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import ProgressBar as AnyBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
+
+import zoo.adversarial
+import zoo.autoregressive
+import zoo.data
+import zoo.flows
+import zoo.latent
+import zoo.mixtures  # noqa: F401  their classes may then be named without a path
+from zoo.callbacks.ema import EMA
+from zoo.callbacks.run import Last, ProgressBar, Record
+from zoo.errors import CheckpointError, ZooError
+from zoo.hub import packing, store
+from zoo.hub.config import read_config
+from zoo.hub.folder import load_weights
+from zoo.model import GenerativeModel
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Checkpoint files that are there whole or not at all, also when the process is killed while it writes.
+
+    Lightning writes to the system's temporary folder and moves the file: where that is another file system, moving is
+    copying, and a kill leaves half a `last.ckpt`.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write beside `path`, then rename."""
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.partial")
+        torch.save(checkpoint, partial)
+        os.replace(partial, path)
+
+
+class Published(NamedTuple):
+    """The checkpoint to start from: its name, its folder, its config.json and its state dict."""
+
+    name: str
+    folder: Path
+    config: dict[str, Any]
+    weights: dict[str, torch.Tensor]
+
+
+class ZooCLI(LightningCLI):
+    """LightningCLI that knows recipes, run folders and published weights."""
+
+    def __init__(self, start: Published | None, *, names_data: bool, **kwargs: Any) -> None:
+        self.start = start
+        self.names_data = names_data  # whether the command line or a recipe says which data
+        super().__init__(**kwargs)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The zoo's own arguments, and the default data set."""
+        parser.add_argument(
+            "--from",
+            type=str | None,
+            default=None,
+            help="Name, folder or repository of published weights to start from.",
+        )
+        parser.add_argument(
+            "--reference",
+            type=dict | None,
+            default=None,
+            help="The number others report: metric, value, source; with target: true, one to reach.",
+        )
+        # Only where no other data is named: the arguments of a default class would pass to the class that replaces it.
+        if not self.names_data:
+            parser.set_defaults({"data": {"class_path": "zoo.data.Digits"}})
+        # The class of a checkpoint from elsewhere is not imported unasked: a recipe must name it.
+        if self.start and self.start.config["class_path"].startswith("zoo."):
+            config = self.start.config
+            parser.set_defaults({"model": {"class_path": config["class_path"], "init_args": config["init_args"]}})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; the run's folder follows from the recipe's name, and the run's checkpoints from its folder."""
+        super().parse_arguments(parser, args)
+        config = self.config[self.config.subcommand]
+        files = [str(path) for path in config.config or []]
+        self.recipe = Path(files[-1]).stem if files else None
+        if config.trainer.default_root_dir is None:
+            config.trainer.default_root_dir = str(Path("runs", self.recipe or "unnamed"))
+        self.save_config_kwargs = {"overwrite": True}
+        if not sys.stderr.isatty() and config.trainer.enable_progress_bar is None:
+            config.trainer.enable_progress_bar = False  # `Record` writes lines instead
+        if config.weights_only is None:
+            config.weights_only = True  # a run's checkpoint is tensors and plain values, and no code
+        if config["from"] and not self.start:
+            self.start = _published(config["from"])
+        self._find_checkpoint(config)
+
+    def _find_checkpoint(self, config: Any) -> None:
+        """Give up where there are no weights to measure, or not those that were named."""
+        root = Path(config.trainer.default_root_dir)
+        if self.config.subcommand != "fit":
+            if config.ckpt_path is None and not self.start:
+                raise CheckpointError(
+                    f"Say which weights: --ckpt_path last (or best) for the run in {root}, "
+                    "--ckpt_path FILE.ckpt, or --from NAME."
+                )
+            if config.ckpt_path in ("last", "best"):
+                # As a file, it brings the arguments of the model that was trained.
+                config.ckpt_path = str(root / "checkpoints" / f"{config.ckpt_path}.ckpt")
+        path = config.ckpt_path
+        special = path in (None, "last", "best", "hpc") or path.startswith("registry") or "://" in path
+        if not special and not Path(path).exists():
+            raise CheckpointError(f"There is no checkpoint {path}: give a run's .ckpt file.")
+
+    def before_instantiate_classes(self) -> None:
+        """Find the last checkpoint of a run, which `Last` wrote: Lightning looks for those of `ModelCheckpoint` alone.
+
+        Not sooner: where the options name a file, LightningCLI replaces the model's arguments by those in it.
+        """
+        config = self.config[self.config.subcommand]
+        last = Path(config.trainer.default_root_dir, "checkpoints", "last.ckpt")
+        if config.ckpt_path == "last" and last.exists():
+            config.ckpt_path = str(last)
+
+    def instantiate_classes(self) -> None:
+        """Instantiate; what a constructor refuses is its own sentence, without the parser's words around it."""
+        try:
+            super().instantiate_classes()
+        except ZooError:
+            raise
+        except ValueError as error:
+            raise ZooError(str(error.__cause__ or error)) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Checkpoints, curves and the record of the run come with every run; a recipe may add to them."""
+        config = self._get(self.config_init, "trainer")
+        root = Path(config["default_root_dir"])
+        # `EMA` puts the weights back after the others have seen the average.
+        callbacks = sorted(_several(config["callbacks"]), key=lambda callback: isinstance(callback, EMA))
+        if config["enable_checkpointing"] is not False:
+            callbacks += self._checkpoints(root, callbacks)
+        reference = self._get(self.config_init, "reference")
+        # `Record` precedes the callback that saves, so that what is saved counts the batch that was just seen.
+        start = self.start and {
+            "name": self.start.name,
+            "sha256": dict(self.start.config["weights"]["sha256"]),
+            "training": self.start.config.get("training"),
+        }
+        callbacks = [Record(self.recipe, dict(reference) if reference else None, start), *callbacks]
+        if config["enable_progress_bar"] is not False and not any(isinstance(each, AnyBar) for each in callbacks):
+            callbacks.append(ProgressBar())
+        logger = config["logger"]
+        if logger in (None, True) and not config["fast_dev_run"]:
+            logger = [CSVLogger(root, "logs")]
+            if importlib.util.find_spec("tensorboard"):
+                logger.append(TensorBoardLogger(root, "logs", version=logger[0].version, default_hp_metric=False))
+        if logger:
+            callbacks.append(LearningRateMonitor("step"))
+        plugins = _several(config["plugins"])
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(WholeFiles())
+        own = {"callbacks": callbacks, "logger": logger, "plugins": plugins}
+        return super().instantiate_trainer(**{**kwargs, **own})
+
+    def _checkpoints(self, root: Path, callbacks: list[Any]) -> list[Any]:
+        """The callbacks that save, but for those that the recipe has itself, which get the run's folder."""
+        folder = os.path.realpath(root / "checkpoints")
+        saving = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+        for callback in saving:
+            # By default a folder below logs/ that each start counts on, where a resume would not find it.
+            callback.dirpath = callback.dirpath or folder
+        best = ModelCheckpoint(folder, "best", monitor=f"val_{self.model.metric}", enable_version_counter=False)
+        last = any(isinstance(callback, Last) for callback in callbacks)
+        # Without a likelihood no number of a validation tells which weights are the best.
+        return ([] if saving or not self.model.likelihood else [best]) + ([] if last else [Last()])
+
+    def after_instantiate_classes(self) -> None:
+        """Start from published weights, where `--from` names some."""
+        if self.start:
+            try:
+                packing.fill(self.model, self.start.weights, str(self.start.folder))
+            except CheckpointError as error:
+                raise CheckpointError(
+                    f"{str(error).rstrip('.')}: leave the model out of the recipe, or give it the "
+                    f"checkpoint's arguments."
+                ) from error
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run `fit`, `validate`, `test` or `predict` with the arguments of LightningCLI.
+
+    Raises:
+        ZooError: bad data, a model that does not fit it, or weights that do not fit the model.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    name = next(iter(_options(argv, "--from")), None)
+    # Float32 products in TF32 where the hardware has it; the published numbers are computed in full float32.
+    torch.set_float32_matmul_precision("high")
+    ZooCLI(
+        _published(name) if name else None,
+        names_data=_names_data(argv),
+        model_class=GenerativeModel,
+        datamodule_class=LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        parser_kwargs={"prog": "zoo"},
+        # Lightning warns of arguments passed beside the process's own, and its DDP launcher repeats the process's own.
+        args=None if argv == sys.argv[1:] else argv,
+    )
+    # Gloo's threads may still hold tensors: freed while the interpreter ends, they abort a run that went well. Only
+    # here, not after an error: where other ranks still wait for this one, leaving the group would hang.
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _published(name: str) -> Published:
+    """Find and read published weights."""
+    folder = store.find(name)
+    config = read_config(folder)
+    path = Path(name).expanduser()
+    if path.is_dir() and path.samefile(folder):
+        name = folder.resolve().name  # a card says nothing of the folders around it
+    if config["class_path"].startswith("zoo."):
+        # Refuses what is damaged, hostile or absurdly large before its arguments are used.
+        return Published(name, folder, config, store.load(folder).state_dict())
+    return Published(name, folder, config, load_weights(folder, config))
+
+
+def _options(argv: list[str], *names: str) -> list[str]:
+    """The values of an option, however often it is given and under whichever of its names."""
+    values = [value for word, value in pairwise(argv) if word in names]
+    return values + [word.partition("=")[2] for word in argv if word.partition("=")[0] in names and "=" in word]
+
+
+def _several(given: Any) -> list[Any]:
+    """What a trainer takes as one or as a list of them, as a new list."""
+    return list(given) if isinstance(given, list) else [] if given is None else [given]
+
+
+def _names_data(argv: list[str]) -> bool:
+    if _options(argv, "--data"):
+        return True
+    for path in map(Path, _options(argv, "--config", "-c")):
+        # What cannot be read is the parser's to refuse.
+        with contextlib.suppress(OSError, yaml.YAMLError):
+            recipe = yaml.safe_load(path.read_text())
+            if isinstance(recipe, dict) and "data" in recipe:
+                return True
+    return False

@@ -1,0 +1,82 @@
+"""From a training run to a checkpoint folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+import zoo.adversarial
+import zoo.autoregressive
+import zoo.data
+import zoo.flows
+import zoo.latent
+import zoo.mixtures  # noqa: F401  their classes may then be named without a path
+from zoo.errors import CheckpointError
+from zoo.hub import building, store
+from zoo.hub.config import CONFIG
+
+
+def export_run(
+    run: str | Path, name: str, *, out: str | Path | None = None, dtype: str = "float16", overwrite: bool = False
+) -> Path:
+    """Write a run's weights as a checkpoint folder.
+
+    Args:
+        run: a run's folder, whose `checkpoints/last.ckpt` is taken, or a `.ckpt` file. It is your own run: only
+            its tensors and plain values are read, never code.
+        name: FAMILY-DATASET.
+        out: where to write; `checkpoints/NAME` unless given.
+        dtype: of the stored weights.
+        overwrite: replace a checkpoint that is there, with its numbers and notes.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: there is no such run, it was not made by this package, or a checkpoint is there already.
+    """
+    path, folder = Path(run), Path(out or store.BUNDLED / name)
+    if (folder / CONFIG).exists() and not overwrite:
+        raise CheckpointError(f"{folder} is a checkpoint already: choose another name, or --overwrite to replace it.")
+    if path.is_dir():
+        candidates = sorted((path / "checkpoints").glob("last*.ckpt"), key=lambda p: p.stat().st_mtime)
+        if not candidates:
+            raise CheckpointError(
+                f"{path} holds no checkpoints/last.ckpt: give the folder of a run that `zoo fit` made."
+            )
+        path = candidates[-1]
+    if not path.is_file():
+        raise CheckpointError(f"There is no run {path}: give a run's folder or its .ckpt file.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        record = next(v for k, v in state["callbacks"].items() if k.startswith("Record"))
+        init_args = {k: v for k, v in state["hyper_parameters"].items() if not k.startswith("_")}
+    except Exception as error:
+        raise CheckpointError(f"{path} is not a checkpoint that `zoo fit` wrote ({type(error).__name__}).") from error
+    cls = building.resolve(record["class_path"])
+    building.check_arguments(cls, init_args)
+    # The averaged weights, where `EMA` was in use.
+    model = building.build(cls, init_args, state["state_dict"], str(path))
+    model.settle()
+    training = {
+        "hardware": record["hardware"],
+        "minutes": round(record["seconds"] / 60, 1),
+        "steps": int(state["global_step"]),
+        "images": record["images"],
+        "images_per_second": round(record["images_per_second"], 1),
+        "precision": record["precision"],
+        "torch": record["torch"],
+        "lightning": record["lightning"],
+    }
+    if record.get("from"):
+        training["from"] = record["from"]
+    return store.save(
+        model,
+        folder,
+        dtype=dtype,
+        data=record["data"],
+        recipe=record["recipe"],
+        training=training,
+        reference=record["reference"],
+    )
