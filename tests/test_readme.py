@@ -76,7 +76,7 @@ def test_the_data_set_of_ones_own_works(own_data: Path):
 
     data = mydata.Stripes(validation=500, batch_size=10)
     data.setup()
-    x, labels = next(iter(data.train_dataloader()))
+    x, labels, *_ = next(iter(data.train_dataloader()))
     data.spec.check(x)
     assert labels.shape == (10,)
     assert len(data.test[0]) == 1000

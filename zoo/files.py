@@ -1,4 +1,4 @@
-"""Data files: found, checked and downloaded; each failure is one sentence with its remedy."""
+"""Files: found, checked, downloaded, and written whole or not at all; each failure is one sentence with its remedy."""
 
 from __future__ import annotations
 
@@ -17,17 +17,24 @@ from pathlib import Path
 from zoo.errors import DataError
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` to `path`, whole or not at all."""
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-        try:
-            file.write(text)
-            file.close()
-            os.chmod(file.name, 0o644)  # temporary files are private, a checkpoint is not
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Write `data` to `path`, by way of a file beside it: nobody ever sees half of it.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    try:
+        with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent, delete=False) as file:
+            try:
+                file.write(data.encode() if isinstance(data, str) else data)
+                file.close()
+                os.chmod(file.name, 0o644)  # temporary files are private, data and checkpoints are not
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError as error:
+        raise DataError(f"cannot write {path} ({error}): free disk space there, and run again.") from None
 
 
 def replace_folder(new: Path, folder: Path) -> None:
@@ -130,7 +137,7 @@ def _download(url: str, path: Path) -> str:
 
 
 @contextmanager
-def workshop(folder: Path) -> Iterator[Path]:
+def temporary_folder(folder: Path) -> Iterator[Path]:
     """Make `folder` and give a temporary folder inside it, to prepare files in, that is removed afterwards.
 
     Raises:
@@ -145,19 +152,6 @@ def workshop(folder: Path) -> Iterator[Path]:
         yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def publish(data: bytes, path: Path, temporary: Path) -> None:
-    """Write `data` to `path`, by way of a temporary folder on the same disk: nobody ever sees half of it.
-
-    Raises:
-        DataError: it cannot be written.
-    """
-    try:
-        (temporary / path.name).write_bytes(data)
-        os.replace(temporary / path.name, path)
-    except OSError as error:
-        raise DataError(f"cannot write {path} ({error}): free disk space there, and run again.") from None
 
 
 def _gz(path: Path) -> Path:

@@ -1,67 +1,335 @@
-"""What a measured number is, how it is written, and which of several stands for a checkpoint."""
+"""What a measured number is, what it is held against, how both are written, and which one stands for a checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+from zoo.errors import ZooError, show
+
 Config = Mapping[str, Any]
-# How a metric is written, and with how many decimals: those that its standard error over 10,000 images leaves
-# meaningful. Of all that are held against a reference, less is better.
-METRICS = {
-    "bits_per_dim": ("bits/dim", 3),
-    "nats": ("nats", 2),
-    "kl": ("nats of KL(q || p)", 4),
-    "not_reconstructed": ("not reconstructed", 0),
-    "fid": ("FID", 2),
-    "kid": ("KID", 5),
-    "energy_distance": ("energy distance", 4),
-    "precision": ("precision", 3),
-    "recall": ("recall", 3),
+
+KINDS = {
+    "exact": "",
+    "upper": "≤ ",
+    "lower": "≥ ",
+    "estimate": "≈ ",
+    "samples": "",
+    "quadrature": "",
+    "count": "",
 }
+"""The kinds of numbers, each with what is written before one: an exact value, bounds, an estimate whose error may go
+either way, a distance of samples, an integral, a count of data."""
+
+_OLD_KINDS = {"bound": "upper"}  # checkpoints of before had bounds of one direction alone
+WHOSE = ("paper", "reported", "target")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What is measured, and how it is written.
+
+    Args:
+        name: as in config.json.
+        unit: as people write it: `bits_per_dim` is bits/dim.
+        decimals: those that the standard error over 10,000 data leaves meaningful.
+        higher_is_better: whether more is better.
+    """
+
+    name: str
+    unit: str
+    decimals: int = 4
+    higher_is_better: bool = False
+
+    def write(self, value: float) -> str:
+        """A value with the decimals that mean something."""
+        return f"{value:.{self.decimals}f}"
+
+    @property
+    def resolution(self) -> float:
+        """One unit of the last decimal that is printed: two numbers closer than this are the same number."""
+        return 10.0**-self.decimals
+
+    @property
+    def mode(self) -> str:
+        """ "max" or "min", as callbacks have it."""
+        return "max" if self.higher_is_better else "min"
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("bits_per_dim", "bits/dim", 3),
+        Metric("nats", "nats", 2),
+        Metric("kl", "nats of KL(q || p)", 4),
+        Metric("not_reconstructed", "not reconstructed", 0),
+        Metric("fid", "FID", 2),
+        Metric("kid", "KID", 5),
+        Metric("energy_distance", "energy distance", 4),
+        Metric("precision", "precision", 3, higher_is_better=True),
+        Metric("recall", "recall", 3, higher_is_better=True),
+    )
+}
+"""The metrics that the zoo itself measures, in the order in which they stand for a checkpoint."""
+
+
+def metric_of(config: str | Mapping[str, Any]) -> Metric:
+    """The metric of that name; of a result or a reference of a config.json, with the unit that it says itself."""
+    given = {"metric": config} if isinstance(config, str) else config
+    known = METRICS.get(given["metric"], Metric(given["metric"], given["metric"]))
+    own = {key: given[key] for key in ("unit", "decimals", "higher_is_better") if given.get(key) is not None}
+    return replace(known, **own)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A number that was measured, with everything that gives it its meaning.
+
+    Args:
+        metric: what was measured.
+        kind: one of `KINDS`.
+        value: the number.
+        standard_error: of the mean over data; None where there is none.
+        n: number of data, or of whatever else it is of; None, in a measurement, for the data that were seen.
+        split: of the data; None for a number of the model alone, and in a measurement "" for the split that was seen.
+        dataset: name of the data module's class.
+        protocol: how it was taken, in a phrase.
+        limit: whether a part of the split was seen only.
+        samples: draws for each datum behind it.
+        spread: standard deviation over draws, or over subsets.
+    """
+
+    metric: Metric
+    kind: str
+    value: float
+    standard_error: float | None = None
+    n: int | None = None
+    split: str | None = ""
+    dataset: str | None = None
+    protocol: str = ""
+    limit: bool | None = None
+    samples: int = 1
+    spread: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ZooError(f"The kind of a number is one of {', '.join(KINDS)}, not {show(self.kind)}.")
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Result:
+        """The result that a config.json holds."""
+        names = ("value", "standard_error", "n", "split", "dataset", "protocol", "limit", "samples", "spread")
+        kind = _OLD_KINDS.get(config["kind"], config["kind"])
+        return cls(metric_of(config), kind, **{name: config[name] for name in names if name in config})
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The result as config.json holds it, from which `from_config` makes it again."""
+        names = ("value", "standard_error", "n", "split", "dataset", "protocol", "limit")
+        config = {"metric": self.metric.name, "kind": self.kind} | {name: getattr(self, name) for name in names}
+        if self.samples > 1:
+            config["samples"] = self.samples
+        if self.spread is not None:
+            config["spread"] = self.spread
+        metric = self.metric
+        return config | {
+            "unit": metric.unit,
+            "decimals": metric.decimals,
+            "higher_is_better": metric.higher_is_better,
+        }
+
+    @property
+    def of(self) -> tuple[Any, ...]:
+        """What was measured, on what and how: two results that agree in this are the same measurement."""
+        return self.metric.name, self.kind, self.split, self.dataset, self.protocol
+
+    @property
+    def written(self) -> str:
+        """The value with its standard error, a bound as the bound it is: `≤ 3.02 ± 0.01`, `0 of 10,000 images`."""
+        if self.kind == "count":
+            return f"{self.value:,} of {self.n:,} images"
+        error = "" if self.standard_error is None else f" ± {self.metric.write(self.standard_error)}"
+        return f"{KINDS[self.kind]}{self.metric.write(self.value)}{error}"
+
+    @property
+    def said_of_draws(self) -> str:
+        """Of several draws: `standard deviation over draws 0.00012`; empty where there is one alone.
+
+        The kernel Inception distance has subsets in place of draws.
+        """
+        if self.spread is None:
+            return ""
+        over = "subsets" if self.metric.name == "kid" else "draws"
+        # Two significant digits: it is far below the standard error over data, in whose decimals it would be 0.000.
+        return f"standard deviation over {over} {self.spread:.2g}"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The number that a checkpoint is held against.
+
+    Args:
+        metric: of it.
+        value: the number.
+        source: where it stands.
+        whose: "paper", the model's own; "reported", somebody's run of that model; "target", the zoo's own goal.
+        kind: one of `KINDS`, None where the source does not tell.
+        samples: draws for each datum behind it; of an importance-weighted estimate more than one.
+        best: a better number that somebody else has reported, None where there is none.
+        best_source: where that stands.
+    """
+
+    metric: Metric
+    value: float
+    source: str
+    whose: str = "paper"
+    kind: str | None = None
+    samples: int = 1
+    best: float | None = None
+    best_source: str = ""
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any] | None) -> Reference | None:
+        """The reference of a config.json or of a recipe; None where there is none."""
+        if not config:
+            return None
+        best = config.get("best") or {}
+        return cls(
+            metric_of(config),
+            config["value"],
+            config["source"],
+            # Checkpoints of before had the paper's numbers and targets alone.
+            config.get("whose") or ("target" if config.get("target") else "paper"),
+            config.get("kind"),
+            config.get("samples", 1),
+            best.get("value"),
+            best.get("source", ""),
+        )
+
+    @property
+    def noun(self) -> str:
+        """In a sentence: `the paper's number`, `a reported number`, `the target`."""
+        return {"paper": "the paper's number", "reported": "a reported number", "target": "the target"}[self.whose]
+
+    @property
+    def written(self) -> str:
+        """In a table: `≤ 85.1`, `79.2 (reported)`, `target 0.02`."""
+        value = f"{KINDS.get(self.kind or '', '')}{self.value:g}"
+        return {"paper": value, "reported": f"{value} (reported)", "target": f"target {value}"}[self.whose]
+
+    def is_like(self, result: Result) -> bool:
+        """Whether a result is of this number's metric and kind: a plain bound beside a plain bound.
+
+        What papers call an estimate by importance sampling is, in expectation, a bound of several draws.
+        """
+        if result.metric.name != self.metric.name:
+            return False
+        if self.kind is None:
+            return True
+        weighted = {"upper", "lower", "estimate"}
+        if self.kind in weighted and result.kind in weighted and (self.samples > 1 or result.samples > 1):
+            return (self.samples > 1) == (result.samples > 1)
+        return result.kind == self.kind
+
+    def verdict(self, result: Result) -> str:
+        """`missed by 0.02`, `reached exactly` or `better by 0.11`, from the unrounded values."""
+        gap = result.value - self.value
+        if gap == 0:
+            return "reached exactly"
+        missed = (gap < 0) if self.metric.higher_is_better else (gap > 0)
+        # Two significant digits: a miss by less than the printed decimals must not read "missed by 0.000".
+        return f"{'missed' if missed else 'better'} by {float(f'{abs(gap):.2g}'):g}"
+
+
+def results_of(config: Config) -> list[Result]:
+    """The results of a config.json."""
+    return [Result.from_config(result) for result in config.get("results") or ()]
+
+
+def headline(config: Config) -> Result | None:
+    """The result that stands for a checkpoint: of a whole split, in the reference's metric and of its kind.
+
+    Among several it is the exact one, then the pessimistic bound, then the estimate; of bounds that of most samples,
+    for the lowest of several noisy ones would be the luckiest. Where there is no reference, metrics come in the order
+    of `METRICS`.
+    """
+    reference = Reference.from_config(config.get("reference"))
+    whole = [result for result in results_of(config) if not result.limit]
+
+    def order(result: Result) -> tuple[Any, ...]:
+        metric = result.metric
+        pessimistic = "lower" if metric.higher_is_better else "upper"
+        kinds = ["exact", pessimistic, "estimate", "quadrature", "samples", "count", "upper", "lower"]
+        return (
+            reference is None or metric.name != reference.metric.name,
+            reference is None or not reference.is_like(result),
+            [*METRICS, metric.name].index(metric.name),
+            kinds.index(result.kind),
+            -result.samples,
+            -result.value if metric.higher_is_better else result.value,
+        )
+
+    return min(whole, key=order, default=None)
+
+
+def merge(old: Iterable[Result], new: Iterable[Result]) -> list[Result]:
+    """Put new results in the place of the old ones of the same measurement; the others stay as they are."""
+    fresh = {result.of: result for result in new}
+    kept = [fresh.pop(result.of, result) for result in old]
+    return kept + list(fresh.values())
 
 
 def number(value: float, metric: str) -> str:
     """Write a metric's value with the decimals that mean something."""
-    return f"{value:.{_decimals(metric)}f}"
+    return metric_of(metric).write(value)
 
 
 def resolution(metric: str) -> float:
-    """One unit of the last decimal that is printed: two numbers closer than this are the same number."""
-    return 10.0 ** -_decimals(metric)
+    """One unit of the last decimal that is printed."""
+    return metric_of(metric).resolution
 
 
 def measured(result: Mapping[str, Any]) -> str:
-    """Write a result's value with its standard error, and a bound as the bound it is: `≤ 3.02 ± 0.01`.
-
-    A count is written with what it is out of: `0 of 10,000 images`.
-    """
-    if result.get("kind") == "count":
-        return f"{result['value']:,} of {result['n']:,} images"
-    text = number(result["value"], result["metric"])
-    if result.get("standard_error") is not None:
-        text += f" ± {number(result['standard_error'], result['metric'])}"
-    return f"≤ {text}" if result.get("kind") == "bound" else text
+    """Write a result's value with its standard error."""
+    return Result.from_config(result).written
 
 
 def spread(result: Mapping[str, Any]) -> str:
-    """What a result says of its draws: `standard deviation over draws 0.00012`; empty where there is one alone.
-
-    The kernel Inception distance has subsets in place of draws.
-    """
-    if result.get("spread") is None:
-        return ""
-    over = "subsets" if result["metric"] == "kid" else "draws"
-    # Two significant digits: it is far below the standard error over images, in whose decimals it would be 0.000.
-    return f"standard deviation over {over} {result['spread']:.2g}"
+    """What a result says of its draws."""
+    return "" if result.get("spread") is None else Result.from_config(result).said_of_draws
 
 
 def unit(metric: str) -> str:
-    """How a metric is written: `bits_per_dim` is bits/dim."""
-    return METRICS.get(metric, (metric, 4))[0]
+    """How a metric is written."""
+    return metric_of(metric).unit
 
 
-def headline(config: Config) -> Mapping[str, Any] | None:
+def difference(result: Mapping[str, Any], reference: Mapping[str, Any]) -> str:
+    """`missed by 0.02`, `reached exactly` or `better by 0.11`, from the unrounded values."""
+    gap = result["value"] - reference["value"]
+    if gap == 0:
+        return "reached exactly"
+    # Two significant digits: a miss by less than the printed decimals must not read "missed by 0.000".
+    return f"{'missed' if gap > 0 else 'better'} by {float(f'{abs(gap):.2g}'):g}"
+
+
+# What every result says, in this order.
+FIELDS = ("metric", "kind", "value", "standard_error", "n", "split", "dataset", "protocol", "limit")
+
+
+def merge_old(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put new results in the place of the old ones of the same measurement; the others stay as they are."""
+
+    def key(result: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(result.get(field) for field in ("metric", "kind", "split", "dataset", "protocol"))
+
+    fresh = {key(result): result for result in new}
+    kept = [fresh.pop(key(result), result) for result in old]
+    return kept + list(fresh.values())
+
+
+def headline_old(config: Config) -> Mapping[str, Any] | None:
     """The result that stands for a checkpoint: of a whole split, in the reference's metric, exact or the best bound.
 
     That is the one of most samples: the lowest of several noisy ones would be the luckiest. Where there is no
@@ -76,31 +344,3 @@ def headline(config: Config) -> Mapping[str, Any] | None:
         return result["metric"] != metric, kind, place, -result.get("samples", 1), result["value"]
 
     return min(whole, key=order, default=None)
-
-
-def difference(result: Mapping[str, Any], reference: Mapping[str, Any]) -> str:
-    """`missed by 0.02`, `reached exactly` or `better by 0.11`, from the unrounded values."""
-    gap = result["value"] - reference["value"]
-    if gap == 0:
-        return "reached exactly"
-    # Two significant digits: a miss by less than the printed decimals must not read "missed by 0.000".
-    return f"{'missed' if gap > 0 else 'better'} by {float(f'{abs(gap):.2g}'):g}"
-
-
-def _decimals(metric: str) -> int:
-    return METRICS.get(metric, ("", 4))[1]
-
-
-# What every result says, in this order.
-FIELDS = ("metric", "kind", "value", "standard_error", "n", "split", "dataset", "protocol", "limit")
-
-
-def merge(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Put new results in the place of the old ones of the same measurement; the others stay as they are."""
-
-    def key(result: Mapping[str, Any]) -> tuple[Any, ...]:
-        return tuple(result.get(field) for field in ("metric", "kind", "split", "dataset", "protocol"))
-
-    fresh = {key(result): result for result in new}
-    kept = [fresh.pop(key(result), result) for result in old]
-    return kept + list(fresh.values())

@@ -1,47 +1,166 @@
-"""What a model needs to know of its data."""
+"""What a model needs to know of its data: their kind, shape and values, their labels, and what they are given."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from zoo.errors import DataError, show
 
-from zoo.errors import DataError
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KINDS = {
+    "image": "(C, H, W)",
+    "vector": "(D,)",
+    "tokens": "(T,)",
+    "graph": "(F,), the features of a node",
+    "video": "(T, C, H, W)",
+}
+"""The kinds of data, each with the shape of one datum.
+
+Images and video are uint8 with values 0..levels-1, tokens int64, levels being the size of the vocabulary, vectors of
+levels uint8 or int64; whatever has no levels is floating point. A batch of graphs is ragged."""
+
+_SIZES = {"image": 3, "vector": 1, "tokens": 1, "graph": 1, "video": 4}
 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Shape and value range of one datum.
+    """Kind, shape and value range of one datum.
 
     Args:
-        shape: of one datum: (C, H, W) for images, (D,) for points and tables, (T,) for token sequences.
+        shape: of one datum: (C, H, W) for images, (D,) for points and tables, (T,) for token sequences, (T, C, H, W)
+            for video; of graphs (F,), the features of a node.
         levels: number of integer values 0..levels-1 a component takes, or None for continuous data.
         classes: number of labels, 0 for unlabelled data.
+        kind: one of `KINDS`; by default an image for three sizes, and a vector for one.
+        condition: what a datum is given, None for nothing.
+
+    Raises:
+        DataError: there are no such data.
     """
 
     shape: tuple[int, ...]
     levels: int | None = 256
     classes: int = 0
+    kind: str = ""
+    condition: DataSpec | None = None
 
     def __post_init__(self) -> None:
         # JSON and YAML bring lists; a tuple compares and hashes.
         object.__setattr__(self, "shape", tuple(self.shape))
         if not self.shape or min(self.shape) < 1:
             raise DataError(f"shape must be of positive sizes, not {list(self.shape)}.")
+        if not self.kind:
+            if len(self.shape) not in (1, 3):
+                raise DataError(
+                    f"Data of shape {list(self.shape)} may be of several kinds: say which, kind being one of "
+                    f"{', '.join(KINDS)}."
+                )
+            object.__setattr__(self, "kind", "image" if len(self.shape) == 3 else "vector")
+        if self.kind not in KINDS:
+            raise DataError(f"kind must be one of {', '.join(KINDS)}, not {show(self.kind)}.")
+        if len(self.shape) != _SIZES[self.kind]:
+            raise DataError(f"The shape of {self.kind} data is {KINDS[self.kind]}, which {list(self.shape)} is not.")
+        if self.kind == "tokens" and self.levels is None:
+            raise DataError("Tokens have levels, the size of the vocabulary: say how many.")
 
     @property
     def dims(self) -> int:
-        """Number of components of one datum, the D of bits per dimension."""
+        """Number of components of one datum, the D of bits per dimension.
+
+        Raises:
+            DataError: graphs have no such number, for they differ in size.
+        """
+        if self.kind == "graph":
+            raise DataError("Graphs differ in size, so there are no dimensions to divide by: take nats.")
         return math.prod(self.shape)
 
-    def check(self, x: Tensor, what: str = "x", *, values: bool = True) -> None:
+    @property
+    def config(self) -> dict[str, Any]:
+        """The specification as plain JSON, from which `from_config` makes it again."""
+        condition = None if self.condition is None else self.condition.config
+        return {
+            "kind": self.kind,
+            "shape": list(self.shape),
+            "levels": self.levels,
+            "classes": self.classes,
+            "condition": condition,
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> DataSpec:
+        """The specification that `config` describes.
+
+        Raises:
+            DataError: it describes none.
+        """
+        if not isinstance(config, Mapping) or not isinstance(config.get("shape"), (list, tuple)):
+            raise DataError(f"Data are specified by kind, shape, levels, classes and condition, not by {show(config)}.")
+        whole = {"levels": config.get("levels"), "classes": config.get("classes", 0)}
+        sizes = [*config["shape"], *(value for value in whole.values() if value is not None)]
+        if not all(isinstance(size, int) and not isinstance(size, bool) for size in sizes):
+            raise DataError(f"shape, levels and classes of data are whole numbers, not {show(dict(config))}.")
+        condition, kind = config.get("condition"), config.get("kind", "")
+        if not isinstance(kind, str):
+            raise DataError(f"kind must be one of {', '.join(KINDS)}, not {show(kind)}.")
+        return cls(
+            tuple(config["shape"]),
+            **whole,
+            kind=kind,
+            condition=None if condition is None else cls.from_config(condition),
+        )
+
+    def fits(self, other: DataSpec, whose: str = "The data module", *, labels: bool = False) -> None:
+        """Refuse data that are not those a model with this specification takes.
+
+        Args:
+            other: the specification of the data.
+            whose: whose data they are, in the sentence.
+            labels: whether the number of labels counts as well, where the model takes some.
+
+        Raises:
+            DataError: in one sentence, what differs.
+        """
+        differing = [name for name in ("kind", "shape", "levels") if getattr(self, name) != getattr(other, name)]
+        if differing:
+            names = " and ".join(f"model.init_args.{name}" for name in differing if name != "kind")
+            remedy = f"set {names} to the data's" if names else "choose other data"
+            raise DataError(f"{whose} gives {other.described}, but the model takes {self.described}: {remedy}.")
+        if self.condition is not None:
+            if other.condition is None:
+                raise DataError(
+                    f"{whose} gives data without a condition, but the model is given {self.condition.described}: "
+                    f"choose data that have it."
+                )
+            self.condition.fits(other.condition, f"The condition of {whose}")
+        if labels and self.classes and other.classes != self.classes:
+            raise DataError(
+                f"{whose} has {other.classes} classes, but the model is conditioned on {self.classes}: set "
+                f"model.init_args.classes to the data's, or to 0 for an unconditional model."
+            )
+
+    @property
+    def described(self) -> str:
+        """In words, for sentences: `image data of shape [3, 32, 32] with 256 levels`."""
+        values = "continuous values" if self.levels is None else f"{self.levels} levels"
+        return f"{self.kind} data of shape {list(self.shape)} with {values}"
+
+    def check(self, x: Any, what: str = "x", *, values: bool = True) -> None:
         """Raise `DataError` unless `x` is a batch (N, *shape) of this data.
 
         Looking at the values waits for the GPU; `values=False` looks at shape and dtype alone.
         """
-        if not isinstance(x, Tensor):
+        import torch
+
+        if self.kind == "graph":
+            if not all(hasattr(x, name) for name in ("__len__", "__getitem__", "to")):
+                raise DataError(f"{what} must be a ragged batch, with len, slices and to(), not {type(x).__name__}.")
+            return
+        if not isinstance(x, torch.Tensor):
             raise DataError(f"{what} must be a torch tensor, not {type(x).__name__}.")
         if x.ndim != len(self.shape) + 1 or tuple(x.shape[1:]) != self.shape:
             expected = ", ".join(["N", *map(str, self.shape)])
@@ -53,7 +172,7 @@ class DataSpec:
                 raise DataError(f"{what} holds NaN or infinite values.")
             return
         # Tokens may have more than 256 values; images never do.
-        dtypes = (torch.uint8,) if len(self.shape) == 3 else (torch.uint8, torch.int64)
+        dtypes = (torch.uint8,) if self.kind in ("image", "video") else (torch.uint8, torch.int64)
         if x.dtype not in dtypes:
             wanted = " or ".join(str(d) for d in dtypes)
             raise DataError(f"{what} has dtype {x.dtype}; this model takes {wanted} with values 0..{self.levels - 1}.")
@@ -62,3 +181,60 @@ class DataSpec:
         if values and x.numel() and (int(x.max()) >= self.levels or int(x.min()) < 0):
             span = f"{int(x.min())}..{int(x.max())}"
             raise DataError(f"{what} has values {span}; this model takes 0..{self.levels - 1}.")
+
+    def mask(self, x: Tensor, known: Any) -> Tensor:
+        """`known`, boolean, in the shape of the data `x`; refuses what does not fit, `x` too."""
+        import torch
+
+        self.check(x)
+        if not isinstance(known, torch.Tensor) or known.dtype != torch.bool:
+            raise DataError(f"known must be a boolean tensor, not {getattr(known, 'dtype', type(known).__name__)}.")
+        try:
+            return known.broadcast_to(x.shape)
+        except RuntimeError:
+            raise DataError(
+                f"known has shape {tuple(known.shape)}, which does not broadcast to {tuple(x.shape)}."
+            ) from None
+
+    def labels(
+        self, label: int | Sequence[int] | Tensor | None, n: int, device: Any = "cpu", values: bool = True
+    ) -> Tensor | None:
+        """The labels of `n` data, int64 (n,) on a device, or None where none are given.
+
+        Looking at the values of a tensor waits for the GPU; `values=False` looks at shape and dtype alone.
+
+        Raises:
+            DataError: the data have no labels, or these are none.
+        """
+        import torch
+
+        classes = self.classes
+        if label is None:
+            return None
+        if not classes:
+            raise DataError("The model was made without classes: leave out the label.")
+        try:
+            given = torch.as_tensor(label)
+        except (TypeError, ValueError, RuntimeError):
+            kind = type(label).__name__
+            raise DataError(f"label must be an integer, or {n} integers 0..{classes - 1}, not {kind}.") from None
+        if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+            raise DataError(f"label must be of integers 0..{classes - 1}, not of {given.dtype}.")
+        if given.shape not in ((), (n,)):
+            raise DataError(f"label has shape {tuple(given.shape)}; give one integer, or {n} for {n} images.")
+        if values and given.numel() and (int(given.min()) < 0 or int(given.max()) >= classes):
+            span = f"{int(given.min())}..{int(given.max())}" if given.ndim else f"{int(given)}"
+            raise DataError(f"label is {span}; this model takes 0..{classes - 1}.")
+        return given.to(device, torch.int64).expand(n)
+
+
+def check_image_shape(shape: Sequence[int]) -> None:
+    """Refuse a shape that is not one of images."""
+    if len(shape) != 3 or min(shape) < 1:
+        raise DataError(f"shape must be (C, H, W) of positive sizes, not {list(shape)}.")
+
+
+def check_count(n: int) -> None:
+    """Refuse to draw fewer than one."""
+    if n < 1:
+        raise DataError(f"n must be at least 1, not {n}.")

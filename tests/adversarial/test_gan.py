@@ -294,7 +294,7 @@ def test_the_penalty_is_zero_at_the_slope_of_one(slope):
 
     model.critic = Linear()
     real, fake = torch.randn(5, 2), torch.randn(5, 2)
-    found = model.slope_penalty(real, fake, None, model.critic(real), model.critic(fake))
+    found = model.gradient_penalty(real, fake, None, model.critic(real), model.critic(fake))
     torch.testing.assert_close(found, torch.tensor((slope - 1) ** 2))
 
 
@@ -393,7 +393,7 @@ def test_what_makes_no_model_is_refused(arguments, said):
 
 
 def test_data_of_another_kind_are_refused(tmp_path):
-    with pytest.raises(DataError, match="Patches gives data of shape"):
+    with pytest.raises(DataError, match="Patches gives image data of shape"):
         fit(tmp_path, model=gan(), data=Patches())
     with pytest.raises(DataError, match="has 10 classes, but the model is conditioned on 5"):
         fit(tmp_path, model=gan(classes=5), data=digits())
@@ -420,7 +420,7 @@ def test_batch_normalization_settles_on_the_weights_as_they_are(name):
     norm = next(module for module in model.net.modules() if isinstance(module, nn.BatchNorm2d))
     norm.register_forward_hook(lambda module, inputs, output: inside.append(inputs[0]))
     trained = model.training
-    model.settle()
+    model.recalibrate_batch_norm()
     assert model.training == trained
     assert norm.momentum == 0.1
     inside.clear()
@@ -429,7 +429,7 @@ def test_batch_normalization_settles_on_the_weights_as_they_are(name):
     torch.testing.assert_close(norm.running_mean, values.mean((0, 2, 3)), rtol=0.05, atol=0.05)
     torch.testing.assert_close(norm.running_var, values.var((0, 2, 3)), rtol=0.1, atol=0.0)
     state = {key: value.clone() for key, value in model.state_dict().items()}
-    model.settle()
+    model.recalibrate_batch_norm()
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items()), "the same again"
 
 
@@ -443,7 +443,7 @@ def test_export_settles_and_has_no_best_by_likelihood(tmp_path, monkeypatch):
     training.main(["fit", *kind, *run, "--trainer.max_steps=35", "--ckpt_path=last"])
     assert steps(torch.load("runs/unnamed/checkpoints/last.ckpt", weights_only=True)) == [35, 35], "it went on"
     settled = []
-    monkeypatch.setattr(GAN, "settle", lambda self: settled.append(self))
+    monkeypatch.setattr(GAN, "recalibrate_batch_norm", lambda self: settled.append(self))
     folder = export_run("runs/unnamed", "gan-digits", out=tmp_path / "gan-digits")
     assert len(settled) == 1
     assert zoo.load(folder).sample(2, seed=0).shape == (2, 1, 8, 8)

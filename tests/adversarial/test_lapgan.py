@@ -184,7 +184,7 @@ def test_batch_normalization_settles_on_what_is_drawn():
     model, inside = lapgan(), []
     norm = model.net.finer[0].norm
     norm.register_forward_hook(lambda module, inputs, output: inside.append(inputs[0]))
-    model.settle()
+    model.recalibrate_batch_norm()
     inside.clear()
     model.sample(2000, seed=1)
     values = torch.cat(inside)
@@ -205,7 +205,7 @@ def test_it_comes_closer_to_its_data(tmp_path):
 
     before = distance()
     fit(tmp_path, model=model, data=data, max_steps=150)
-    model.settle()
+    model.recalibrate_batch_norm()
     assert distance() < before / 4
 
 

@@ -410,7 +410,7 @@ def test_other_labels_than_the_models_are_refused_in_training(tmp_path):
         with pytest.raises(DataError, match="has 10 classes, but the model is conditioned on 7: set"):
             fit(tmp_path, model=model, data=data)
     wrong = GatedPixelCNN([1, 4, 4], 3, classes=10, channels=2, blocks=1)
-    with pytest.raises(DataError, match="gives data of shape"):
+    with pytest.raises(DataError, match="gives image data of shape"):
         fit(tmp_path, model=wrong)
 
 

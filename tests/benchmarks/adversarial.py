@@ -101,7 +101,7 @@ class PlainLoop:
         outputs = model.critic(original, label), model.critic(fixed, other)
         loss = -model.distance.value(*outputs)
         if model.penalty:
-            loss = loss + model.penalty * model.slope_penalty(original, fixed, label, *outputs)
+            loss = loss + model.penalty * model.gradient_penalty(original, fixed, label, *outputs)
         self.critic.zero_grad()
         loss.backward()
         self.critic.step()

@@ -29,7 +29,7 @@ def test_batches_fit_the_spec_and_the_split_does_not_depend_on_the_seed():
     for one in (data, other):
         one.setup()
         assert torch.equal(one.test[0], data.test[0])
-    x, labels = next(iter(data.train_dataloader()))
+    x, labels, *_ = next(iter(data.train_dataloader()))
     data.spec.check(x)
     assert (x.dtype, tuple(x.shape), labels.dtype) == (torch.float32, (16, 30), torch.int64)
     assert data.spec.classes == 2

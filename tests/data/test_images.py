@@ -11,6 +11,7 @@ import torch
 from lightning import LightningModule, Trainer
 from small_sets import CIFAR_FILES, MNIST_FILES, SmallCIFAR10, SmallMNIST, write
 
+from zoo.batch import Batch
 from zoo.data import CIFAR10, MNIST, Digits, FashionMNIST
 from zoo.data.images import binarize, binarize_once
 from zoo.errors import DataError
@@ -151,7 +152,7 @@ def test_training_is_binarized_anew_and_evaluation_once(small_mnist):
     assert max(max(image) for image in grey) > 1  # intensities, until a batch is made of them
 
     by_image = []
-    for images, labels in batches["train"]:
+    for images, labels, *_ in batches["train"]:
         data.spec.check(images)
         assert labels.sort().values.equal(data.train[1].sort().values)
         by_image.append({tuple(image.flatten().tolist()) for image in images})
@@ -159,7 +160,7 @@ def test_training_is_binarized_anew_and_evaluation_once(small_mnist):
     assert by_image[0].isdisjoint(by_image[1])
     assert by_image[1].isdisjoint(by_image[2])
 
-    validations = [torch.cat([images for images, _ in batches["val"][i : i + 1]]) for i in range(3)]
+    validations = [torch.cat([images for images, *_ in batches["val"][i : i + 1]]) for i in range(3)]
     assert all(torch.equal(images, data.val[0]) for images in validations)
     assert torch.equal(batches["test"][0][0], data.test[0])
     again, plain = small_mnist(binarized=True), small_mnist()
@@ -173,7 +174,7 @@ def test_training_is_binarized_anew_and_evaluation_once(small_mnist):
 def test_grey_batches_are_the_images(small_mnist):
     data = small_mnist(batch_size=5)
     batches = collect(data, epochs=1)
-    seen = torch.cat([images for images, _ in batches["train"]])
+    seen = torch.cat([images for images, *_ in batches["train"]])
     assert sorted(map(bytes, seen.flatten(1).numpy())) == sorted(map(bytes, data.train[0].flatten(1).numpy()))
 
 
@@ -203,7 +204,7 @@ def test_fixed_binarization_replaces_all_splits(fixed):
         data.spec.check(split[0])
         assert split[0].flatten(1).tolist() == splits[name].tolist()
         assert split[1].tolist() == [-1] * len(splits[name])
-    for images, _ in batches["train"]:
+    for images, *_ in batches["train"]:
         assert sorted(images.flatten(1).tolist()) == sorted(splits["train"].tolist())
 
 
@@ -241,7 +242,7 @@ def test_flips_mirror_half_of_the_training_images(tmp_path):
     torch.manual_seed(0)
     data = CIFAR10(str(tmp_path), flip=True)
     data.trainer = SimpleNamespace(training=True)
-    mixed, same_labels = data.on_after_batch_transfer((images, labels), 0)
+    mixed, same_labels, *_ = data.on_after_batch_transfer(Batch(images, labels), 0)
     assert torch.equal(labels, same_labels)
     mirrored = (mixed == images.flip(3)).flatten(1).all(1)
     kept = (mixed == images).flatten(1).all(1)
@@ -249,10 +250,10 @@ def test_flips_mirror_half_of_the_training_images(tmp_path):
     assert abs(mirrored.sum().item() - 2000) < 5 * math.sqrt(4000 / 4)
 
     data.trainer = SimpleNamespace(training=False)
-    assert torch.equal(data.on_after_batch_transfer((images, labels), 0)[0], images)
+    assert torch.equal(data.on_after_batch_transfer(Batch(images, labels), 0)[0], images)
     data = CIFAR10(str(tmp_path))
     data.trainer = SimpleNamespace(training=True)
-    assert torch.equal(data.on_after_batch_transfer((images, labels), 0)[0], images)
+    assert torch.equal(data.on_after_batch_transfer(Batch(images, labels), 0)[0], images)
 
 
 def test_evaluation_sees_every_image_in_order(tmp_path):
@@ -260,8 +261,8 @@ def test_evaluation_sees_every_image_in_order(tmp_path):
     data = SmallCIFAR10(str(tmp_path), validation=11, batch_size=4, eval_batch_size=3, flip=True)
     batches = collect(data, epochs=1)
     for stage in ("test", "predict"):
-        assert torch.equal(torch.cat([images for images, _ in batches[stage]]), data.test[0])
-    seen = torch.cat([labels for _, labels in batches["val"]])
+        assert torch.equal(torch.cat([images for images, *_ in batches[stage]]), data.test[0])
+    seen = torch.cat([labels for _, labels, *_ in batches["val"]])
     # The trainer's two sanity batches come first.
     assert torch.equal(seen[-11:], data.val[1])
 

@@ -21,7 +21,7 @@ def on_rank(monkeypatch, rank, world):
 def test_batches_hold_rows_that_belong_together():
     images = torch.arange(60).view(20, 3, 1, 1).to(torch.uint8)
     loader = TensorLoader(images, torch.arange(20), batch_size=6, shuffle=True)
-    for x, y in loader:
+    for x, y, *_ in loader:
         assert x.dtype == torch.uint8
         assert torch.equal(x, images[y])
         x.zero_()  # a batch is a copy: whatever is done to it, the data stays

@@ -279,10 +279,10 @@ def test_setup_draws_only_what_the_stage_needs():
 def test_loaders_go_through_all_points():
     data = Points(train=64, validation=10, test=9, batch_size=16, eval_batch_size=4)
     data.setup()
-    train = torch.cat([x for x, _ in data.train_dataloader()])
+    train = torch.cat([x for x, *_ in data.train_dataloader()])
     assert sorted(train.tolist()) == sorted(data.train[0].tolist())
-    assert torch.equal(torch.cat([x for x, _ in data.val_dataloader()]), data.val[0])
-    assert torch.equal(torch.cat([x for x, _ in data.test_dataloader()]), data.test[0])
+    assert torch.equal(torch.cat([x for x, *_ in data.val_dataloader()]), data.val[0])
+    assert torch.equal(torch.cat([x for x, *_ in data.test_dataloader()]), data.test[0])
 
 
 def test_config_makes_the_same_data_again():

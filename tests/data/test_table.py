@@ -81,7 +81,7 @@ def test_layouts_of_text(tmp_path, text, rows):
 def test_levels_say_which_numbers_a_batch_has(table, levels, values, dtype, name):
     data = table(values, name=name, levels=levels, batch_size=1)
     data.setup()
-    x, labels = next(iter(data.train_dataloader()))
+    x, labels, *_ = next(iter(data.train_dataloader()))
     assert (x.dtype, labels.dtype, labels.tolist()) == (dtype, torch.int64, [-1])
     assert torch.equal(data.train[0], torch.tensor(values[:1], dtype=dtype))
     assert data.spec == DataSpec((2,), levels, 0)
@@ -106,9 +106,9 @@ def test_the_last_rows_are_held_out_or_a_file_is_read(table, tmp_path):
 def test_loaders_go_through_all_rows(table):
     data = table(validation=3, eval_batch_size=2)
     data.setup()
-    assert [len(x) for x, _ in data.train_dataloader()] == [4] * 5
-    assert torch.equal(torch.cat([x for x, _ in data.val_dataloader()]), data.val[0])
-    assert torch.equal(torch.cat([x for x, _ in data.test_dataloader()]), data.test[0])
+    assert [len(x) for x, *_ in data.train_dataloader()] == [4] * 5
+    assert torch.equal(torch.cat([x for x, *_ in data.val_dataloader()]), data.val[0])
+    assert torch.equal(torch.cat([x for x, *_ in data.test_dataloader()]), data.test[0])
 
 
 def test_the_spec_is_known_before_setup_and_needs_one_file(table, tmp_path):

@@ -326,7 +326,7 @@ def test_a_model_without_likelihood_is_refused():
         ({"data": {"class_path": "zoo.data.DataSpec"}}, "no data module"),
         ({"data": {**DIGITS, "init_args": {"root": "/"}}}, "may not set root"),
         ({"data": {**DIGITS, "init_args": {"colour": True}}}, "takes no argument 'colour'"),
-        ({"data": Images()}, "Images has shape"),
+        ({"data": Images()}, "Images gives image data"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(folder, arguments, sentence):

@@ -105,7 +105,7 @@ def test_drawing_is_in_evaluation_mode_and_leaves_each_module_as_it_was(training
     model.part = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Dropout().eval()).eval()
     model.part[0].train()
     before, threads = [module.training for module in model.modules()], torch.get_num_threads()
-    with model.drawing(cached=True):
+    with model.sampling_mode(cached=True):
         assert not any(module.training for module in model.modules())
         assert torch.get_num_threads() == 1
     assert [module.training for module in model.modules()] == before
@@ -140,8 +140,8 @@ def test_nan_shows_as_nan(tmp_path):
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        (Digits(), r"Digits gives data of shape \[1, 8, 8\] with 17 levels, but the model takes shape"),
-        (Patches(binarized=False), "with 256 levels, but the model takes shape .* with 2 levels"),
+        (Digits(), r"Digits gives image data of shape \[1, 8, 8\] with 17 levels, but the model takes"),
+        (Patches(binarized=False), "with 256 levels, but the model takes .* with 2 levels"),
     ],
     ids=["shape", "levels"],
 )

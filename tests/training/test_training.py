@@ -205,7 +205,7 @@ MODEL = ["--model=PixelCNN"]
 @pytest.mark.parametrize(
     ("command", "argv", "said"),
     [
-        ("fit", [*MODEL, "--data=MNIST"], "MNIST gives data of shape [1, 28, 28] with 256 levels, but"),
+        ("fit", [*MODEL, "--data=MNIST"], "MNIST gives image data of shape [1, 28, 28] with 256 levels, but"),
         ("fit", [*MODEL, "--model.levels=16"], "with 17 levels, but the model takes"),
         ("fit", [*MODEL, "--model.channels=0"], "channels must be a positive multiple of the 1 colours"),
         ("fit", [*MODEL, "--model.dropout=7"], "between 0 and 1, but got 7"),
@@ -749,7 +749,7 @@ def test_published_digits_start_clothes_below_an_untrained_model(real_data):
     """The README's example of fine-tuning: binarized Fashion-MNIST from pixelcnn-mnist."""
     data = FashionMNIST(root=real_data("FashionMNIST/raw"), binarized=True, eval_batch_size=64)
     data.setup("validate")
-    x, _ = next(iter(data.val_dataloader()))
+    x, _, *_ = next(iter(data.val_dataloader()))
     published = store.load("pixelcnn-mnist")
     with torch.inference_mode():
         untrained = PixelCNN(**published.hparams).eval().loss(x)

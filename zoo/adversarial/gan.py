@@ -34,13 +34,15 @@ from torchmetrics import MeanMetric
 from zoo.adversarial.dcgan import DCGANCritic, DCGANGenerator
 from zoo.adversarial.networks import NORMS, PerceptronCritic, PerceptronGenerator
 from zoo.adversarial.resnet import ResNetCritic, ResNetGenerator
+from zoo.batch import Batch, as_batch
 from zoo.errors import DataError
 from zoo.evaluation.fidelity import Fidelity, PointFidelity
 from zoo.metrics.objectives import distance as distance_of
 from zoo.metrics.points import check_positive
 from zoo.model import GenerativeModel, Measurement
-from zoo.nn.devices import exact_arithmetic
-from zoo.spec import DataSpec
+from zoo.model.latents import check_latents
+from zoo.nn.devices import full_precision
+from zoo.spec import DataSpec, check_count, check_image_shape
 
 NETWORKS = ("mlp", "dcgan", "resnet")
 CHUNK = 500  # data drawn at once
@@ -131,7 +133,7 @@ class GAN(GenerativeModel):
         if levels is not None and not 2 <= levels <= 256:
             raise DataError(f"levels must be 2..256, or null for continuous data, not {levels}.")
         if network != "mlp":
-            self.check_image_shape(shape)
+            check_image_shape(shape)
             if levels is None:
                 raise DataError(f"The network {network} is one of images, which have levels: set network to mlp.")
         if penalty and critic_norm == "batch":
@@ -177,8 +179,8 @@ class GAN(GenerativeModel):
             truncation: latents beyond this are drawn again (arXiv 1809.11096, section 3.1): the fewer standard
                 deviations, the more alike and the more typical the samples.
         """
-        self.check_count(n)
-        given = self.labels(label, n)
+        check_count(n)
+        given = self.spec.labels(label, n, self.device)
         generator = self.generator(seed)
         z = self._latents(n, generator, truncation)
         if given is None and self.spec.classes:
@@ -187,7 +189,7 @@ class GAN(GenerativeModel):
 
     def latents(self, n: int, *, seed: int | None = None, truncation: float | None = None) -> Tensor:
         """Draw `n` latents, float32 (n, latent_size); `decode` makes data of them, and `sample` does both."""
-        self.check_count(n)
+        check_count(n)
         return self._latents(n, self.generator(seed), truncation)
 
     @torch.no_grad()
@@ -198,11 +200,11 @@ class GAN(GenerativeModel):
             z: latents.
             label: an integer or N of them, which a conditional model needs.
         """
-        self.check_latents(z, self.latent_size)
-        labels = self.labels(label, len(z))
+        check_latents(z, self.latent_size)
+        labels = self.spec.labels(label, len(z), self.device)
         if labels is None and self.spec.classes:
             raise DataError(f"The model is conditioned on labels: give one of 0..{self.spec.classes - 1}.")
-        with self.drawing(cached=False), exact_arithmetic(self.device):
+        with self.sampling_mode(cached=False), full_precision(self.device):
             chunks = [z.split(CHUNK), labels.split(CHUNK) if labels is not None else [None] * -(-len(z) // CHUNK)]
             return torch.cat(
                 [self.to_data(self.generate(part.to(self.device), y)) for part, y in zip(*chunks, strict=True)]
@@ -221,7 +223,7 @@ class GAN(GenerativeModel):
         if start.shape != end.shape:
             raise DataError(f"Start and end must be as many latents, not {tuple(start.shape)} and {tuple(end.shape)}.")
         z = slerp(start[:, None], end[:, None], torch.linspace(0, 1, steps, device=start.device)[None, :, None])
-        labels = self.labels(label, len(start))
+        labels = self.spec.labels(label, len(start), self.device)
         labels = None if labels is None else labels.repeat_interleave(steps)
         return self.decode(z.flatten(0, 1), labels).unflatten(0, (len(start), steps))
 
@@ -296,9 +298,10 @@ class GAN(GenerativeModel):
         """What `zoo.callbacks.CUDAGraphs` captures: both passes, whose many kernels are short."""
         return "critic_pass", "generator_pass"
 
-    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
+    def training_step(self, batch: Any, batch_idx: int) -> None:
         """A step of the critic, of the generator, or of both."""
-        x, label = batch[0], batch[1] if self.spec.classes else None
+        batch = as_batch(batch)
+        x, label = batch.x, batch.label if self.spec.classes else None
         self.spec.check(x, values=False)
         before = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # batches
         # The generator's optimizer alone is Lightning's, which counts its steps.
@@ -340,11 +343,11 @@ class GAN(GenerativeModel):
         with torch.no_grad():
             fake = self.imitation(original, other)
         outputs = self._judged(original, fake, label, other)
-        with exact_arithmetic(self.device):
+        with full_precision(self.device):
             value = self.distance.value(*outputs)
         loss = -value
         if self.penalty:
-            loss = loss + self.penalty * self.slope_penalty(original, fake, label, *outputs)
+            loss = loss + self.penalty * self.gradient_penalty(original, fake, label, *outputs)
         self.critic.zero_grad()
         self.manual_backward(loss)
         return value.detach(), loss.detach()
@@ -361,7 +364,7 @@ class GAN(GenerativeModel):
             with torch.no_grad():
                 of_real = self.critic(original, label).float()
         of_fake = self.critic(fake, other).float()
-        with exact_arithmetic(self.device):
+        with full_precision(self.device):
             loss = self.distance.generator_loss(of_real, of_fake)
         self.net.zero_grad()
         self.manual_backward(loss)
@@ -373,7 +376,7 @@ class GAN(GenerativeModel):
         """Without a look at the loss, which a recorded pass cannot take; the step looks at it."""
         loss.backward(*args, **kwargs)
 
-    def slope_penalty(
+    def gradient_penalty(
         self, real: Tensor, fake: Tensor, label: Tensor | None, of_real: Tensor, of_fake: Tensor
     ) -> Tensor:
         """The mean of (|grad f| - 1)^2 on straight lines between data and samples, of the critic's witness f.
@@ -384,7 +387,7 @@ class GAN(GenerativeModel):
         between = real.float().lerp(fake.float(), share).requires_grad_()
         with torch.autocast(self.device.type, enabled=False):
             at = self.critic(between, label).float()
-            with exact_arithmetic(self.device):
+            with full_precision(self.device):
                 witness = self.distance.witness(at, of_real, of_fake)
             (slope,) = torch.autograd.grad(witness.sum(), between, create_graph=True)
             return (slope.flatten(1).norm(dim=1) - 1).square().mean()
@@ -401,21 +404,21 @@ class GAN(GenerativeModel):
             both = [torch.cat([part, other_part.to(part)]) for part, other_part in zip(real, fake, strict=True)]
         return self.critic(both, labels).float().chunk(2)
 
-    def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the distance of the validation split, as the critic sees it."""
-        self._distance_step("val", self.val_mean, batch, batch_idx)
+        self._distance_step("val", self.val_mean, as_batch(batch), batch_idx)
 
-    def test_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
+    def test_step(self, batch: Any, batch_idx: int) -> None:
         """Log the distance of the test split, as the critic sees it."""
-        self._distance_step("test", self.test_mean, batch, batch_idx)
+        self._distance_step("test", self.test_mean, as_batch(batch), batch_idx)
 
-    def _distance_step(self, split: str, mean: MeanMetric, batch: tuple[Tensor, ...], batch_idx: int) -> None:
-        label = batch[1] if self.spec.classes else None
-        original = self.original(self.to_unit(batch[0]))
+    def _distance_step(self, split: str, mean: MeanMetric, batch: Batch, batch_idx: int) -> None:
+        label = batch.label if self.spec.classes else None
+        original = self.original(self.to_unit(batch.x))
         torch.manual_seed(batch_idx)  # the same samples each time; the noise of training has its seed after this
         outputs = self._judged(original, self.imitation(original, label), label, label)
-        with exact_arithmetic(self.device):
-            mean.update(self.distance.value(*outputs), len(batch[0]))
+        with full_precision(self.device):
+            mean.update(self.distance.value(*outputs), batch.size)
         self.log(f"{split}_distance", mean, prog_bar=True)
 
     def configure_optimizers(self) -> list[dict[str, Any]]:
@@ -437,7 +440,7 @@ class GAN(GenerativeModel):
         return max(0.0, 1 - step / total)
 
     @torch.no_grad()
-    def settle(self, batches: int = 4, seed: int = 0) -> None:
+    def recalibrate_batch_norm(self, batches: int = 4, seed: int = 0) -> None:
         """Measure anew what the generator's batch normalizations divide by, for averaged weights have other activations
         than those from which it was taken in training.
 
@@ -450,7 +453,7 @@ class GAN(GenerativeModel):
             return
         momenta = [norm.momentum for norm in norms]
         generator = self.generator(seed)
-        with self.drawing(cached=False), exact_arithmetic(self.device):
+        with self.sampling_mode(cached=False), full_precision(self.device):
             for norm in norms:
                 norm.reset_running_stats()
                 norm.momentum, norm.training = None, True  # the mean over all batches

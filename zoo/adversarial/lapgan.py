@@ -30,9 +30,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.adversarial.gan import GAN
-from zoo.adversarial.resnet import SHARED, Norm, ResNetCritic, ResNetGenerator
+from zoo.adversarial.resnet import SHARED, ConditionalBatchNorm2d, ResNetCritic, ResNetGenerator
 from zoo.errors import DataError
 from zoo.metrics.objectives import DISTANCES
+from zoo.spec import check_image_shape
 
 BLOCKS = 3  # of a conditional generator
 
@@ -84,7 +85,7 @@ class Refinement(nn.Module):
 
     def __init__(self, channels: int, size: int) -> None:
         super().__init__()
-        self.norm1, self.norm2 = Norm(channels, size), Norm(channels, size)
+        self.norm1, self.norm2 = ConditionalBatchNorm2d(channels, size), ConditionalBatchNorm2d(channels, size)
         self.conv1, self.conv2 = (nn.Conv2d(channels, channels, 3, 1, 1) for _ in range(2))
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
@@ -233,7 +234,7 @@ class LAPGAN(GAN):
     ) -> None:
         if scales < 2:
             raise DataError(f"scales must be at least 2, the small image and a finer one, not {scales}.")
-        self.check_image_shape(shape)
+        check_image_shape(shape)
         if any(side % 2 ** (scales - 1) or side < 2**scales for side in shape[1:]):
             raise DataError(
                 f"Images of {shape[1]} x {shape[2]} pixels cannot be halved {scales - 1} times, to 2 x 2 or more: set "

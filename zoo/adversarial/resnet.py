@@ -21,7 +21,7 @@ from zoo.errors import DataError
 SHARED = 128  # components of the vector that stands for a label in the generator
 
 
-class Norm(nn.Module):
+class ConditionalBatchNorm2d(nn.Module):
     """Batch normalization, whose gain and bias follow from a condition (N, size) if it has a size.
 
     Args:
@@ -53,7 +53,7 @@ class UpBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, size: int) -> None:
         super().__init__()
-        self.norm1, self.norm2 = Norm(inputs, size), Norm(outputs, size)
+        self.norm1, self.norm2 = ConditionalBatchNorm2d(inputs, size), ConditionalBatchNorm2d(outputs, size)
         self.conv1, self.conv2 = nn.Conv2d(inputs, outputs, 3, 1, 1), nn.Conv2d(outputs, outputs, 3, 1, 1)
         self.skip = nn.Conv2d(inputs, outputs, 1)
 
@@ -86,7 +86,7 @@ class ResNetGenerator(nn.Module):
         self.start = (channels, shape[1] >> count, shape[2] >> count)
         self.first = nn.Linear(self.piece, channels * self.start[1] * self.start[2])
         self.blocks = nn.ModuleList(UpBlock(channels, channels, size) for _ in range(count))
-        self.norm, self.last = Norm(channels, 0), nn.Conv2d(channels, shape[0], 3, 1, 1)
+        self.norm, self.last = ConditionalBatchNorm2d(channels, 0), nn.Conv2d(channels, shape[0], 3, 1, 1)
         _orthogonal(self)
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:

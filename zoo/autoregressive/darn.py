@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from zoo.errors import DataError
 from zoo.model import GenerativeModel
-from zoo.spec import DataSpec
+from zoo.spec import DataSpec, check_count, check_image_shape
 
 ESTIMATORS = ("half", "disarm")
 
@@ -215,7 +215,7 @@ class DARN(GenerativeModel):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__()
-        self.check_image_shape(shape)
+        check_image_shape(shape)
         if levels != 2:
             raise DataError(f"levels must be 2, for DARN models binary images, not {levels}.")
         if latents < 1 or layers < 1:
@@ -289,11 +289,11 @@ class DARN(GenerativeModel):
             cached: keep running sums, one pass of the network in all; False runs the whole prior for each unit and the
                 whole decoder for each pixel. Both draw the same images.
         """
-        self.check_count(n)
+        check_count(n)
         # One uniform number a unit and pixel, drawn before anything else, makes the two ways of sampling agree.
         latents, dims, generator = self.hparams.latents, self.spec.dims, self.generator(seed)
         uniform = torch.rand(n, latents + dims, generator=generator, dtype=torch.float64).to(self.device)
-        with self.drawing(cached), torch.no_grad():
+        with self.sampling_mode(cached), torch.no_grad():
             h = self.net.prior.draw(uniform[:, :latents], cached=cached, name="units")
             c = self.net.read(h)
             x = self.net.decoder.draw(uniform[:, latents:], c, cached=cached, name="pixels")

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from zoo.autoregressive.nade import BinaryAutoregressive, chunks, running_sums
+from zoo.batch import as_batch
 from zoo.errors import DataError
 from zoo.nn.orderings import check_orderings, random_orderings
 
@@ -178,10 +179,10 @@ class EoNADE(BinaryAutoregressive):
         """(N,) nats: in training the order-agnostic estimate; else, for test and predict, the exact -log p(x)."""
         return self.order_agnostic(x) if self.training else super().loss(x)
 
-    def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the order-agnostic estimate, with the same draws each time: the exact number would take minutes."""
         generator = self.generator(batch_idx)
-        self.val_mean.update(self.order_agnostic(batch[0], draws=VALIDATION_DRAWS, generator=generator))
+        self.val_mean.update(self.order_agnostic(as_batch(batch).x, draws=VALIDATION_DRAWS, generator=generator))
         self.log(f"val_{self.metric}", self.val_mean, prog_bar=True)
 
     # -- sampling -------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.autoregressive.raster import RasterModel, RasterNet, place_biases, reading
+from zoo.batch import as_batch
 from zoo.errors import DataError
 from zoo.nn.activations import ACTIVATIONS
 from zoo.nn.masked import CachedStep, LayerCache, MaskedConv2d, MaskedRMSNorm, residual_gain
@@ -326,7 +327,7 @@ class GatedPixelCNN(RasterModel):
         if label is not None or not self.spec.classes:
             # As for the images: on a GPU the values of a training batch are looked at once an epoch, by the step.
             values = not (self.training and x.is_cuda)
-            return self.net(x, label=self.labels(label, len(x), values)).flatten(1).sum(1)
+            return self.net(x, label=self.spec.labels(label, len(x), self.device, values)).flatten(1).sum(1)
         return self._each_label(x, torch.ones_like(x)).logsumexp(1) - math.log(self.spec.classes)
 
     def _each_label(self, x: Tensor, counted: Tensor) -> Tensor:
@@ -336,14 +337,16 @@ class GatedPixelCNN(RasterModel):
 
     # -- training -------------------------------------------------------------------------------------------------
 
-    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Mean loss of a batch (x, labels), given the labels; those of validation and test are marginal."""
-        x, label = batch
+        batch = as_batch(batch)
         if not self.spec.classes:
             return super().training_step(batch, batch_idx)
+        if batch.label is None:
+            raise DataError(f"The model has {self.spec.classes} classes: train it with a loader of (data, labels).")
         if batch_idx == 0:
-            self.labels(label, len(x))
-        loss = self.loss(x, label=label).mean()
+            self.spec.labels(batch.label, batch.size)
+        loss = self.loss(batch.x, label=batch.label).mean()
         self.log(f"train_{self.metric}", loss)
         return loss
 
@@ -392,11 +395,11 @@ class GatedPixelCNN(RasterModel):
         Returns:
             uint8 (N, C, H, W), equal to `x` where `known`.
         """
-        known = self.check_known(x, known)
+        known = self.spec.mask(x, known)
         return self._draw_labelled(torch.where(known, x, 0), known, label, seed, cached)
 
     def _draw_labelled(self, x: Tensor, known: Tensor, label: Any, seed: int | None, cached: bool) -> Tensor:
-        label = self.labels(label, len(x))
+        label = self.spec.labels(label, len(x), self.device)
         if label is None and self.spec.classes:
             if seed is None:
                 seed = self.generator(None).initial_seed()
@@ -408,7 +411,7 @@ class GatedPixelCNN(RasterModel):
         """Labels int64 (N,) from p(label | known pixels), where these are a prefix of the raster order."""
         log_weights = torch.zeros(len(x), self.spec.classes, dtype=torch.float64)
         if known.any():
-            with self.drawing(cached=False):
+            with self.sampling_mode(cached=False):
                 log_weights = self._each_label(x.to(self.device), known.to(self.device)).double().cpu()
         generator = self.generator(seed)
         # Those numbers of the seed are the pixels', of which the labels must be independent.

@@ -21,17 +21,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from zoo.batch import as_batch
 from zoo.errors import DataError
 from zoo.model import GenerativeModel
 from zoo.nn.made import CachedPass, MADENet
 from zoo.nn.orderings import random_orderings
-from zoo.spec import DataSpec
+from zoo.spec import DataSpec, check_count
 
 
 class MADE(GenerativeModel):
@@ -116,12 +118,12 @@ class MADE(GenerativeModel):
         logits = self.net(2 * bits - 1, sets)[..., 0]
         return -F.binary_cross_entropy_with_logits(logits, bits, reduction="none").sum(2)
 
-    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Mean of -log p_k(x) over a batch, each part of it under another random set k.
 
         Its expectation is an upper bound of the mixture's loss, which validation reports.
         """
-        x = batch[0]
+        x = as_batch(batch).x
         self.spec.check(x, values=False)
         masks = len(self.net.orderings)
         parts = math.gcd(min(self.hparams.parts, masks), len(x))
@@ -139,7 +141,7 @@ class MADE(GenerativeModel):
             cached: compute each unit once (one pass of the network in all); False runs the whole network for each of
                 the D dimensions. Both draw the same data.
         """
-        self.check_count(n)
+        check_count(n)
         generator = self.generator(seed)
         chosen = torch.randint(len(self.net.orderings), (n,), generator=generator)
         # One uniform number a dimension, drawn before anything else, makes the two ways of sampling agree.
@@ -157,7 +159,7 @@ class MADE(GenerativeModel):
     @torch.no_grad()  # and not inference mode, whose tensors the caller could not change
     def _draw(self, sets: Tensor, uniform: Tensor, cached: bool) -> Tensor:
         """Mask sets (S,) and uniform numbers (S, n, D) to uint8 (S, n, D)."""
-        with self.drawing(cached):
+        with self.sampling_mode(cached):
             x = torch.zeros_like(uniform, dtype=self.net.head.weight.dtype)  # 2 * bit - 1; 0 until it is drawn
             steps = CachedPass(self.net, sets, uniform.shape[1]) if cached else None
             rows = torch.arange(len(sets), device=x.device)

@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from zoo.errors import DataError
 from zoo.model import GenerativeModel
 from zoo.nn.orderings import check_orderings, random_orderings
-from zoo.spec import DataSpec
+from zoo.spec import DataSpec, check_count, check_image_shape
 
 ACTIVATIONS = {"sigmoid": torch.sigmoid, "relu": F.relu}
 
@@ -63,7 +63,7 @@ class BinaryAutoregressive(GenerativeModel):
 
     def __init__(self, shape: list[int], levels: int) -> None:
         super().__init__()
-        self.check_image_shape(shape)
+        check_image_shape(shape)
         if levels != 2:
             raise DataError(f"{type(self).__name__} models binary images: levels must be 2, not {levels}.")
         self.spec = DataSpec(tuple(shape), levels)
@@ -77,12 +77,12 @@ class BinaryAutoregressive(GenerativeModel):
             cached: keep the running activations from pixel to pixel; False runs the whole network for each of the D
                 pixels. Both draw the same images.
         """
-        self.check_count(n)
+        check_count(n)
         x = torch.zeros(n, *self.spec.shape, dtype=torch.uint8)
         return self._draw(x, torch.zeros(x.shape, dtype=torch.bool), seed, cached)
 
     def _complete(self, x: Tensor, known: Tensor, seed: int | None, cached: bool) -> Tensor:
-        known = self.check_known(x, known)
+        known = self.spec.mask(x, known)
         return self._draw(torch.where(known, x, 0), known, seed, cached)
 
     @torch.no_grad()  # and not inference mode, whose tensors the caller could not change
@@ -94,7 +94,7 @@ class BinaryAutoregressive(GenerativeModel):
         ordering = self._drawing_order(len(x), generator).to(self.device)
         x, known = (t.to(self.device, copy=True).flatten(1) for t in (x, known))
         net = copy.deepcopy(self.net).double()
-        with self.drawing(cached):
+        with self.sampling_mode(cached):
             (self._draw_cached if cached else self._draw_plain)(net, x, known, uniform, ordering)
         return x.unflatten(1, self.spec.shape)
 

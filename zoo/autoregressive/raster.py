@@ -19,7 +19,7 @@ from zoo.model import GenerativeModel
 from zoo.nn.activations import ACTIVATIONS
 from zoo.nn.levels import LevelFeatures
 from zoo.nn.masked import CachedStep, MaskedConv2d, MaskedRMSNorm
-from zoo.spec import DataSpec
+from zoo.spec import DataSpec, check_count, check_image_shape
 
 
 def place_biases(channels: int, height: int, width: int) -> tuple[nn.Parameter, nn.Parameter]:
@@ -171,7 +171,7 @@ class RasterModel(GenerativeModel):
 
     def __init__(self, shape: list[int], levels: int, classes: int = 0) -> None:
         super().__init__()
-        self.check_image_shape(shape)
+        check_image_shape(shape)
         if not 2 <= levels <= 256:
             raise DataError(f"levels must be 2..256, not {levels}.")
         self.spec = DataSpec(tuple(shape), levels, classes)
@@ -225,12 +225,12 @@ class RasterModel(GenerativeModel):
         Returns:
             uint8 (N, C, H, W), equal to `x` where `known`.
         """
-        known = self.check_known(x, known)
+        known = self.spec.mask(x, known)
         return self._draw(torch.where(known, x, 0), known, seed, cached)
 
     def _blank(self, n: int) -> tuple[Tensor, Tensor]:
         """Images to be drawn in full, and the mask that knows none of their pixels."""
-        self.check_count(n)
+        check_count(n)
         return torch.zeros(n, *self.spec.shape, dtype=torch.uint8), torch.zeros(n, *self.spec.shape, dtype=torch.bool)
 
     @torch.no_grad()  # and not inference mode, whose tensors the caller could not change
@@ -238,7 +238,7 @@ class RasterModel(GenerativeModel):
         # One uniform number a sub-pixel, drawn before anything else, makes the two ways of sampling agree.
         uniform = torch.rand(x.shape, generator=self.generator(seed), dtype=torch.float64).to(self.device)
         x, known = x.to(self.device, copy=True), known.to(self.device)
-        with self.drawing(cached):
+        with self.sampling_mode(cached):
             self._fill(self.net, x, known, uniform, cached, **conditions)
         return x
 

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
 
+from zoo.batch import as_batch
 from zoo.classes import class_path_of
 
 
@@ -128,7 +129,7 @@ class Record(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count images."""
-        self.images += len(batch[0]) * trainer.world_size
+        self.images += as_batch(batch).size * trainer.world_size
 
     def _elapsed(self) -> float:
         return self.seconds + time.monotonic() - self._resumed_at

@@ -185,7 +185,8 @@ def _test_image(name: str, index: int, root: Path | None, revision: str | None) 
     if not config.get("data"):
         raise ZooError(f"{name} names no data set; give the image as --image FILE.png.")
     first = 0
-    for x, *_ in held_out(datamodule(config["data"], root=root)):
+    for batch in held_out(datamodule(config["data"], root=root)):
+        x = batch.x
         if first <= index < first + len(x):
             return x[index - first : index - first + 1]
         first += len(x)

@@ -35,7 +35,7 @@ def evaluate(
     from zoo.evaluation import measure
     from zoo.hub import card, store
     from zoo.hub.config import read_config, write_config
-    from zoo.results import merge
+    from zoo.results import merge_old as merge
 
     if write and limit is not None:
         raise ZooError("A card holds numbers of the whole test split: leave out --limit to --write.")

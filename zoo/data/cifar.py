@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from zoo import files
+from zoo.batch import Batch
 from zoo.data.images import ImageData, Split
 from zoo.errors import DataError
 
@@ -68,14 +69,14 @@ class CIFAR10(ImageData):
         absent = [name for name in self.sha256 if not files.present(folder / name)]
         if not absent or not self.download:
             return
-        with files.workshop(folder) as temporary:
+        with files.temporary_folder(folder) as temporary:
             archive = files.fetch([self.url], self.md5, temporary)
             try:
                 with tarfile.open(archive, "r:gz") as tar:
                     # Read by name, never extracted: an archive has no say in where files go.
                     for name in absent:
                         data = tar.extractfile(f"{self.folder}/{name}").read()
-                        files.publish(data, folder / name, temporary)
+                        files.write_atomically(folder / name, data)
             except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, KeyError) as error:
                 raise DataError(
                     f"{self.url} is not the archive it was ({error}): put the official files into {folder}."
@@ -94,10 +95,9 @@ class CIFAR10(ImageData):
         images = torch.from_numpy(table[:, 1:].copy()).view(-1, *self.shape)
         return images, torch.from_numpy(table[:, 0].astype(np.int64))
 
-    def on_after_batch_transfer(self, batch: Split, dataloader_idx: int) -> Split:
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """In training, mirror images at random, on their device and from its global RNG."""
-        images, labels = batch
         if self.flip and self._training():
-            mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
-            images = torch.where(mirrored, images.flip(3), images)
-        return images, labels
+            mirrored = torch.rand(batch.size, 1, 1, 1, device=batch.x.device) < 0.5
+            batch = batch._replace(x=torch.where(mirrored, batch.x.flip(3), batch.x))
+        return batch

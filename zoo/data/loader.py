@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from zoo.batch import Batch
 from zoo.errors import DataError
 
 
 class TensorLoader:
-    """Iterate over equally long tensors in batches, without workers: a batch is one `index_select` a tensor.
+    """Iterate over data in memory in batches, without workers: a `Batch` is one `index_select` a part.
 
     Under `torch.distributed` (looked at when iterating) each rank takes its part of a *global batch* of
     `batch_size * world_size` items, so two processes see what one with twice the batch size sees.
@@ -27,7 +29,9 @@ class TensorLoader:
     Batch b of epoch e depends on nothing but `seed`, e and b, so a position (e, b) is all there is to resume.
 
     Args:
-        tensors: of equal length in their first dimension.
+        x: the data, a tensor (n, ...), or of graphs whatever has `len` and takes an index tensor in brackets.
+        label: of each datum, int64 (n,); None for none.
+        condition: of each datum, like x; None for none.
         batch_size: items in a batch of one rank.
         shuffle: whether each epoch has its own random order.
         seed: of the shuffling, 0 or more.
@@ -43,7 +47,10 @@ class TensorLoader:
 
     def __init__(
         self,
-        *tensors: Tensor,
+        x: Any,
+        label: Tensor | None = None,
+        condition: Any = None,
+        *,
         batch_size: int,
         shuffle: bool = False,
         seed: int = 0,
@@ -51,13 +58,14 @@ class TensorLoader:
         pin: bool = False,
         position: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
-        if len({len(t) for t in tensors}) != 1:
-            raise DataError(f"a loader takes tensors of one length, not of lengths {[len(t) for t in tensors]}.")
+        lengths = [len(part) for part in (x, label, condition) if part is not None]
+        if len(set(lengths)) != 1:
+            raise DataError(f"a loader takes parts of one length, not of lengths {lengths}.")
         if batch_size < 1:
             raise DataError(f"the batch size is {batch_size}; it must be at least 1.")
         if not 0 <= seed < 2**32:
             raise DataError(f"the seed of the shuffling is {seed}; it must be from 0 to 2**32 - 1.")
-        self.tensors = tensors
+        self.data = Batch(x, label, condition)
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
@@ -70,7 +78,7 @@ class TensorLoader:
 
     def __len__(self) -> int:
         """Batches in an epoch, the same number on every rank."""
-        n, (_, world) = len(self.tensors[0]), _rank_and_world()
+        n, (_, world) = self.data.size, _rank_and_world()
         full, rest = divmod(n, world * self.batch_size)
         # The last, smaller global batch needs an item for each rank: matters for batch_size 1 only.
         count = full if self.drop_last else min(full + (rest > 0), n // world)
@@ -82,7 +90,7 @@ class TensorLoader:
             )
         return count
 
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+    def __iter__(self) -> Iterator[Batch]:
         """Go through the rest of an epoch, usually all of it; nothing happens before the first `next`."""
         # Lightning makes iterators that it never uses, and the first one before its counters are final.
         if self.position:
@@ -96,11 +104,13 @@ class TensorLoader:
             # Counted before it is handed out: its step's checkpoint comes before the next batch is asked for.
             self.batch = b + 1
             start, end = self._piece(b * world + rank, count * world)
-            yield tuple(self._select(t, order[start:end]) for t in self.tensors)
+            index = order[start:end]
+            x, label, condition = (self._select(part, index) for part in self.data[:3])
+            yield Batch(x, label, condition, self._select(order, torch.arange(start, end)))
 
     def order(self) -> Tensor:
         """Indices (n,) of the current epoch's items, in their order."""
-        n = len(self.tensors[0])
+        n = self.data.size
         if not self.shuffle:
             return torch.arange(n)
         # NumPy guarantees RandomState's streams, so a resume is exact under other versions too.
@@ -110,10 +120,14 @@ class TensorLoader:
         """Return start and end of the j-th of all ranks' batches."""
         if self.drop_last:
             return j * self.batch_size, (j + 1) * self.batch_size
-        n = len(self.tensors[0])
+        n = self.data.size
         return n * j // pieces, n * (j + 1) // pieces
 
-    def _select(self, tensor: Tensor, index: Tensor) -> Tensor:
+    def _select(self, tensor: Any, index: Tensor) -> Any:
+        if tensor is None:
+            return None
+        if not isinstance(tensor, Tensor):
+            return tensor[index]
         if not self.pin:
             return tensor.index_select(0, index)
         # torch keeps freed page-locked memory for the next batch, so this allocates only at first.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from zoo import files
+from zoo.batch import Batch
 from zoo.data.images import ImageData, Split, binarize, binarize_once
 from zoo.errors import DataError
 from zoo.spec import DataSpec
@@ -68,11 +69,11 @@ class _IDX(ImageData):
         folder = self.root / self.folder
         if not self.download or all(files.present(folder / name) for name in self.sha256):
             return
-        with files.workshop(folder) as temporary:
+        with files.temporary_folder(folder) as temporary:
             for name, urls, md5 in self.sources():
                 if not files.present(folder / name):
                     packed = files.fetch(urls, md5, temporary)
-                    files.publish(gzip.decompress(packed.read_bytes()), folder / name, temporary)
+                    files.write_atomically(folder / name, gzip.decompress(packed.read_bytes()))
 
     def read(self, split: str) -> Split:
         """Read the official "train" or "test" split, grey, and check it.
@@ -105,12 +106,11 @@ class _IDX(ImageData):
                 images, labels = getattr(self, split)
                 setattr(self, split, (binarize_once(images), labels))
 
-    def on_after_batch_transfer(self, batch: Split, dataloader_idx: int) -> Split:
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """In training, when binarized, draw images anew, on their device and from its global RNG."""
-        images, labels = batch
         if self.binarized and self._training():
-            images = binarize(images)
-        return images, labels
+            batch = batch._replace(x=binarize(batch.x))
+        return batch
 
 
 class FashionMNIST(_IDX):
@@ -230,6 +230,6 @@ class MNIST(_IDX):
             raise DataError(f"{path} is not {count:,} lines of 784 zeros and ones: {remedy}.")
         return torch.from_numpy(digits).view(-1, *self.shape), torch.full((count,), -1)
 
-    def on_after_batch_transfer(self, batch: Split, dataloader_idx: int) -> Split:
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """In training, when binarized but not `fixed`, draw images anew, on their device."""
         return super().on_after_batch_transfer(batch, dataloader_idx) if self.fixed is None else batch

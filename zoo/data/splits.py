@@ -8,12 +8,14 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from zoo.batch import Batch
+
 # Name of a split -> the stage that sets it up, and the method that gives its loader.
 SPLITS = {"test": ("test", "test_dataloader"), "validation": ("validate", "val_dataloader")}
 
 
-def held_out(data: LightningDataModule, split: str = "test") -> Iterable[tuple[Tensor, ...]]:
-    """The loader of a split, in its order, its data fetched first if need be; batches are (data, labels)."""
+def held_out(data: LightningDataModule, split: str = "test") -> Iterable[Batch]:
+    """The loader of a split, in its order, its data fetched first if need be; in batches of the zoo's data modules."""
     stage, loader = SPLITS[split]
     data.prepare_data()
     data.setup(stage)

@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from zoo import metrics
+from zoo.batch import Batch
 from zoo.data.splits import split_of
 from zoo.errors import DataError
-from zoo.files import data_root, publish, workshop
+from zoo.files import data_root, write_atomically
 from zoo.model import GenerativeModel, Measurement
 from zoo.pictures import images as pictures
 
@@ -76,9 +77,9 @@ class PointFidelity(Measurement):
         self.model, self.seed = model, seed
         self.points: list[Tensor] = []
 
-    def update(self, x: Tensor) -> None:
+    def update(self, batch: Batch) -> None:
         """Keep the points."""
-        self.points.append(x)
+        self.points.append(batch.x)
 
     def compute(self) -> list[dict[str, Any]]:
         """Draw, and compare; in the unit of the points."""
@@ -117,8 +118,9 @@ def features_of_reference(
             return kept
     features = metrics.features_of(images.split(BATCH), network, device)
     # A folder that cannot be written only costs time.
-    with contextlib.suppress(DataError), workshop(path.parent) as temporary:
-        publish(save({"features": features.cpu().contiguous()}), path, temporary)
+    with contextlib.suppress(DataError, OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, save({"features": features.cpu().contiguous()}))
     return features
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.batch import Batch
 from zoo.errors import ZooError
 from zoo.model import GenerativeModel, Measurement
 
@@ -29,15 +30,16 @@ class Likelihood(Measurement):
         self.n = 0
         self.found: list[Tensor] = []
 
-    def update(self, x: Tensor) -> None:
+    def update(self, batch: Batch) -> None:
         """Log-likelihoods of a batch; a `ZooError` where one is not finite."""
+        x, given = batch.x, self.model.conditions(batch)
         if self.model.likelihood == "exact":
-            log_prob = self.model.log_prob(x)[None]
+            log_prob = self.model.log_prob(x, **given)[None]
         else:
-            given = {"samples": self.samples, "seed": self.seed + self.n}
+            given |= {"samples": self.samples, "seed": self.seed + self.n}
             log_prob = self.model.elbo_draws(x, **given) if self.averages else self.model.elbo(x, **given)[None]
         self.found.append(_finite(log_prob, self.n))
-        self.n += len(x)
+        self.n += batch.size
 
     def compute(self) -> list[dict[str, Any]]:
         """Mean, standard error over data and, of several draws of dequantization noise, their spread."""

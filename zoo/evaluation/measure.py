@@ -19,6 +19,7 @@ import torch
 from lightning import LightningDataModule
 from tqdm import tqdm
 
+from zoo.batch import as_batch
 from zoo.data.splits import SPLITS, held_out
 from zoo.errors import DataError, ZooError
 from zoo.evaluation.likelihood import Likelihood, own_samples
@@ -26,7 +27,7 @@ from zoo.hub import store
 from zoo.hub.config import read_config
 from zoo.hub.data import datamodule
 from zoo.model import GenerativeModel
-from zoo.nn.devices import checked_device, exact_arithmetic
+from zoo.nn.devices import checked_device, full_precision
 from zoo.results import FIELDS
 
 
@@ -85,7 +86,7 @@ def evaluate(
         raise ZooError("The checkpoint names no data set; say which one with data={'class_path': 'zoo.data...'}.")
     if isinstance(data, Mapping):
         data = datamodule(data, root=root, batch_size=batch_size)
-    _check_fit(model, data)
+    model.spec.fits(data.spec, type(data).__name__)
     if model.likelihood == "exact" and samples is not None:
         raise ZooError(f"{type(model).__name__} has an exact likelihood, which takes no samples: leave them out.")
     counts = {None: [], "exact": [1], "bound": [samples] if samples else own_samples(config)}[model.likelihood]
@@ -97,16 +98,16 @@ def evaluate(
     for measurement in measurements:
         measurement.begin(data, limit)
     n, limited = 0, False
-    with model.drawing(cached=False), torch.inference_mode(), exact_arithmetic(model.device):
+    with model.sampling_mode(cached=False), torch.inference_mode(), full_precision(model.device):
         for batch in tqdm(loader, desc="evaluate", unit="batch", disable=None, leave=False):
-            x = batch[0]
-            limited = limit is not None and n + len(x) > limit
-            x = x[: limit - n] if limited else x
-            if len(x):
-                x = x.to(model.device)
+            batch = as_batch(batch)
+            limited = limit is not None and n + batch.size > limit
+            batch = batch.first(limit - n) if limited else batch
+            if batch.size:
+                batch = batch.to(model.device)
                 for measurement in measurements:
-                    measurement.update(x)
-            n += len(x)
+                    measurement.update(batch)
+            n += batch.size
             if limited:
                 break
         if not n:
@@ -129,13 +130,3 @@ def _model(
         return (name if device is None else name.to(checked_device(device))), None
     folder = store.find(name)
     return store.load(folder, device=checked_device(device)), read_config(folder)
-
-
-def _check_fit(model: GenerativeModel, data: LightningDataModule) -> None:
-    """A digits model has nothing to say on CIFAR-10: refuse before downloading anything."""
-    ours, theirs = model.spec, data.spec
-    if (ours.shape, ours.levels) != (theirs.shape, theirs.levels):
-        raise DataError(
-            f"{type(model).__name__} models data of shape {ours.shape} with {ours.levels} levels, "
-            f"but {type(data).__name__} has shape {theirs.shape} with {theirs.levels} levels."
-        )

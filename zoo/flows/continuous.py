@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.batch import as_batch
 from zoo.errors import DataError
 from zoo.flows.vectors import VectorFlow, VectorTransform
 from zoo.nn.ode import check_tolerance, mean, solver, values_and_log_dets, worst
@@ -205,9 +206,9 @@ class ContinuousFlow(VectorFlow):
         transforms = [ContinuousTransform(dims, hidden, layers, tolerance=tolerance) for _ in range(flows)]
         self.flow = self.make_flow(transforms)
 
-    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Mean of -log p(x), with the looser tolerance, and the estimated trace if that is asked for."""
-        x = batch[0]
+        x = as_batch(batch).x
         self.spec.check(x, values=False)
         hutchinson, tolerance = self.hparams.hutchinson, self.hparams.train_tolerance
         standardize, *transforms = self.flow.transform.transforms

@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import DataError
-from zoo.model import GenerativeModel
+from zoo.model.randomness import generator_of
 from zoo.nn.activations import soft_limit
+from zoo.spec import check_count
 
 
 class Transform(nn.Module):
@@ -257,7 +258,7 @@ class Flow(nn.Module):
             temperature: factor on the draws of the base; below one, less varied and more likely data.
             context: what the transforms are conditioned on.
         """
-        z = self._base_draws(n, GenerativeModel.generator(seed), temperature)
+        z = self._base_draws(n, generator_of(seed), temperature)
         return self.transform.draw(z, context)
 
     def rsample(
@@ -277,7 +278,7 @@ class Flow(nn.Module):
         return x, self.base.log_prob(z) - log_det
 
     def _base_draws(self, n: int, generator: torch.Generator | None, temperature: float) -> Tensor:
-        GenerativeModel.check_count(n)
+        check_count(n)
         if not temperature > 0:
             raise DataError(f"temperature must be positive, not {temperature}.")
         return self.base.sample(n, generator, temperature)

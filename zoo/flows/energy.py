@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.batch import as_batch
 from zoo.errors import DataError, ZooError
 from zoo.flows.core import Flow, Inverse, Normal, Transform
 from zoo.flows.planar import Planar, Radial
@@ -166,18 +167,18 @@ class EnergyFlow(GenerativeModel):
         if name is not None and name != self.energy.name:
             raise DataError(f"The data are those of {name}, the model is to fit {self.energy.name}: name the same.")
 
-    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The annealed free energy, at last KL(q || p), with as many draws as the batch has points."""
         progress = self.trainer.global_step / self.trainer.estimated_stepping_batches
         annealing = self.hparams.annealing
         temperature = min(1.0, 0.01 + progress / annealing) if annealing else 1.0
         if self.hparams.natural:
-            z, log_prob, scores = self.draws_and_scores(len(batch[0]))
+            z, log_prob, scores = self.draws_and_scores(as_batch(batch).size)
             scores = scores.double()  # which autocast leaves alone
             fisher = self.trainer.strategy.reduce(scores.T @ scores / len(scores), reduce_op="mean")
             self.optimizers().optimizer.observe(fisher)
         else:
-            z, log_prob = self.flow.rsample(len(batch[0]))
+            z, log_prob = self.flow.rsample(as_batch(batch).size)
         loss = self._excess(z, log_prob, temperature).mean()
         self.log("train_divergence", loss)
         return loss

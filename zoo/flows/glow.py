@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.batch import as_batch
 from zoo.errors import CheckpointError, ZooError
 from zoo.flows.core import Compose, Normal, Transform
 from zoo.flows.images import (
@@ -233,10 +234,10 @@ class Glow(ImageFlow):
         super().on_train_start()
         self._ready = bool(self.initialized)
 
-    def on_train_batch_start(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Before the first batch of a fresh model: actnorm from that batch, alike in all processes."""
         if not self._ready:
-            self.initialize(batch[0], lambda tensor: self.trainer.strategy.reduce(tensor, reduce_op="mean"))
+            self.initialize(as_batch(batch).x, lambda tensor: self.trainer.strategy.reduce(tensor, reduce_op="mean"))
 
     @torch.no_grad()
     def initialize(self, x: Tensor, mean: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> None:

@@ -17,14 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.batch import Batch
 from zoo.errors import DataError
 from zoo.flows.core import Base, Flow, Transform
 from zoo.model import GenerativeModel, Measurement
 from zoo.model.dequantized import Dequantized
+from zoo.model.latents import check_latents
 from zoo.nn.activations import ACTIVATIONS, soft_limit
-from zoo.nn.devices import exact_arithmetic
+from zoo.nn.devices import full_precision
 from zoo.nn.masked import residual_gain
-from zoo.spec import DataSpec
+from zoo.spec import DataSpec, check_count, check_image_shape
 
 # The first two groups are kept and the last two moved. `Squeeze` puts the pixels of a block in the order (0, 0),
 # (1, 1), (0, 1), (1, 0): a diagonal, then the other.
@@ -300,7 +302,7 @@ class ImageFlow(Dequantized, GenerativeModel):
 
     def __init__(self, shape: list[int], levels: int) -> None:
         super().__init__()
-        self.check_image_shape(shape)
+        check_image_shape(shape)
         if not 2 <= levels <= 256:
             raise DataError(f"levels must be 2..256, not {levels}.")
         self.spec = DataSpec(tuple(shape), levels)
@@ -345,14 +347,14 @@ class ImageFlow(Dequantized, GenerativeModel):
         """The latents of images, each value in the centre of its level: uint8 (N, C, H, W) to (N, D)."""
         self.spec.check(x)
         # What was rounded on the way forward would not come back.
-        with self.drawing(cached=False), exact_arithmetic(self.device):
+        with self.sampling_mode(cached=False), full_precision(self.device):
             return self.net.transform(x + 0.5)[0]
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """The images of latents (N, D): uint8 (N, C, H, W). Those of `encode(x)` are x itself."""
-        self.check_latents(z, self.spec.dims)
-        with self.drawing(cached=False), exact_arithmetic(self.device):
+        check_latents(z, self.spec.dims)
+        with self.sampling_mode(cached=False), full_precision(self.device):
             return self.to_levels(self.net.transform.inverse(z)[0])
 
     def measurements(self) -> list[Measurement]:
@@ -368,8 +370,8 @@ class ImageFlow(Dequantized, GenerativeModel):
             seed: the same seed gives the same images, and leaves the global random state as it was.
             temperature: factor on the latents; below one, less varied and more likely images.
         """
-        self.check_count(n)
-        with self.drawing(cached=False), exact_arithmetic(self.device):
+        check_count(n)
+        with self.sampling_mode(cached=False), full_precision(self.device):
             return self.to_levels(self.net.sample(n, seed=seed, temperature=temperature))
 
 
@@ -383,8 +385,9 @@ class Reconstruction(Measurement):
     def __init__(self, model: ImageFlow) -> None:
         self.model, self.lost = model, 0
 
-    def update(self, x: Tensor) -> None:
+    def update(self, batch: Batch) -> None:
         """Images uint8 (N, C, H, W), there and back."""
+        x = batch.x
         back = self.model.decode(self.model.encode(x))
         self.lost += int((back != x).flatten(1).any(1).sum())
 

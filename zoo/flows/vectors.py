@@ -97,9 +97,9 @@ class VectorFlow(GenerativeModel):
 
     def __init__(self, shape: list[int]) -> None:
         super().__init__()
-        self.spec = DataSpec(tuple(shape), None)
-        if len(self.spec.shape) != 1:
+        if len(shape) != 1:
             raise DataError(f"shape must be [D], that of a vector, not {list(shape)}.")
+        self.spec = DataSpec(tuple(shape), None)
 
     def make_flow(self, transforms: list[Transform], components: int = 1) -> Flow:
         """The flow of the standardization, then `transforms`, to normal vectors or to a mixture of them."""
@@ -143,5 +143,5 @@ class VectorFlow(GenerativeModel):
             seed: the same seed gives the same data, and leaves the global random state as it was.
             temperature: factor on the draws of the base; below one, less varied and more likely data.
         """
-        with self.drawing(cached=True):
+        with self.sampling_mode(cached=True):
             return self.flow.sample(n, seed=seed, temperature=temperature)

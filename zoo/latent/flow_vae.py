@@ -27,7 +27,7 @@ from zoo.flows.core import Compose, Normal, Transform
 from zoo.flows.iaf import IAFTransform
 from zoo.flows.planar import Planar
 from zoo.model import GenerativeModel
-from zoo.spec import DataSpec
+from zoo.spec import DataSpec, check_count, check_image_shape
 
 POSTERIORS = ("diagonal", "planar", "iaf")
 
@@ -203,7 +203,7 @@ class FlowVAE(GenerativeModel):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__()
-        self.check_image_shape(shape)
+        check_image_shape(shape)
         sizes = {"latents": latents, "layers": layers, "flow_hidden": flow_hidden, "context": context}
         for name, value in {**sizes, "channels": channels, "blocks": blocks, "hidden": hidden}.items():
             if value < 1:
@@ -254,10 +254,10 @@ class FlowVAE(GenerativeModel):
     @torch.no_grad()
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
         """Draw `n` images, uint8 (n, C, H, W); the same seed gives the same ones."""
-        self.check_count(n)
+        check_count(n)
         generator = self.generator(seed)
         z = self.net.prior.sample(n, generator)
         uniform = torch.rand(n, *self.spec.shape, generator=generator)
-        with self.drawing(cached=False):
+        with self.sampling_mode(cached=False):
             means = torch.cat([self.net.decoder(part).sigmoid() for part in z.split(rows(self.device))])
         return (uniform.to(means.device) < means).to(torch.uint8)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from zoo.errors import DataError
 from zoo.metrics.points import blocks, check_points, check_positive, check_power, pairwise
-from zoo.nn.devices import exact_arithmetic
+from zoo.nn.devices import full_precision
 
 LARGEST = 10_000_000  # pairs of points that the exact distance takes
 MEMORY = 5  # steps of Sinkhorn's iteration that the next one is combined with
@@ -192,7 +192,7 @@ class _EachRow(torch.autograd.Function):
         # Where their places are made before, the memory of one block serves the next one.
         values, slopes = x.new_empty(len(x)), torch.empty_like(x) if needed else x
         for rows, value, slope in zip(*(blocks(part, width) for part in (x, values, slopes)), strict=True):
-            with exact_arithmetic(x.device), torch.set_grad_enabled(needed):
+            with full_precision(x.device), torch.set_grad_enabled(needed):
                 rows = rows.detach().requires_grad_(needed)
                 result = function(rows)
                 value.copy_(result.detach())

@@ -20,10 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.batch import as_batch
 from zoo.errors import DataError
 from zoo.model import GenerativeModel
 from zoo.model.dequantized import Dequantized
-from zoo.spec import DataSpec
+from zoo.spec import DataSpec, check_count
 
 
 class GaussianMixture(Dequantized, GenerativeModel):
@@ -98,7 +99,7 @@ class GaussianMixture(Dequantized, GenerativeModel):
     @torch.no_grad()
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
         """Draw `n` data, uint8 (n, *shape); what falls outside the levels is set to the nearest."""
-        self.check_count(n)
+        check_count(n)
         generator = self.generator(seed)
         k = torch.multinomial(self.log_weight.exp().cpu(), n, replacement=True, generator=generator)
         noise = torch.randn(n, self.spec.dims, generator=generator).to(self.device)
@@ -113,9 +114,9 @@ class GaussianMixture(Dequantized, GenerativeModel):
         """None in truth: nothing is descended. Its steps are those of EM, which the trainer counts."""
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
-    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
+    def training_step(self, batch: Any, batch_idx: int) -> None:
         """Add a batch to the sums of this epoch; after its last batch, fit."""
-        x = batch[0]
+        x = as_batch(batch).x
         self.spec.check(x, values=False)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             first = self.trainer.current_epoch == 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from zoo.errors import DataError
 from zoo.model import GenerativeModel
-from zoo.spec import DataSpec
+from zoo.spec import DataSpec, check_count
 
 
 class Uniform(GenerativeModel):
@@ -39,11 +40,11 @@ class Uniform(GenerativeModel):
 
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
         """Draw `n` data, uint8 (n, *shape)."""
-        self.check_count(n)
+        check_count(n)
         generator = self.generator(seed)
         return torch.randint(0, self.spec.levels, (n, *self.spec.shape), generator=generator, dtype=torch.uint8)
 
-    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
+    def training_step(self, batch: Any, batch_idx: int) -> None:
         """Nothing to do."""
 
     def configure_optimizers(self) -> None:

@@ -1,26 +1,36 @@
-"""What `zoo.evaluate` takes of a model, one number or several, in a pass over data."""
+"""What `zoo.evaluate` takes of a model, one number or several, in a pass over data or without any."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar
 
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
+
+from zoo.batch import Batch
+from zoo.results import Metric, Result
 
 
 class Measurement:
-    """A number of a model that `zoo.evaluate` takes: it sees the data once, batch by batch, and has a result then."""
+    """A number of a model that `zoo.evaluate` takes: it sees the data once, batch by batch, and has a result then.
+
+    Attributes:
+        metrics: what it measures; config.json, the tables and the card write a number as its metric says.
+        needs_data: whether it sees data at all.
+    """
+
+    metrics: ClassVar[tuple[Metric, ...]] = ()
+    needs_data: ClassVar[bool] = True
 
     def begin(self, data: LightningDataModule, limit: int | None) -> None:
         """See whose data they are, and how many of them at most are to be used, before the first batch."""
 
-    def update(self, x: Tensor) -> None:
-        """See the next batch of data, (N, *shape) on the model's device."""
+    def update(self, batch: Batch) -> None:
+        """See the next batch of data, on the model's device."""
 
-    def compute(self) -> list[dict[str, Any]]:
-        """The results, for config.json: metric, kind, value and protocol, and whatever else is to be kept.
+    def compute(self) -> list[Result]:
+        """The results.
 
-        What is left out of n, split, dataset and limit is that of the data that were seen. A number of the model alone
-        has the split None.
+        Where they leave out n, split, dataset or limit, those of the data that were seen are meant. A number of the
+        model alone has the split None.
         """
         raise NotImplementedError

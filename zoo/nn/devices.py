@@ -23,7 +23,7 @@ def checked_device(device: str | torch.device | None) -> torch.device:
 
 
 @contextlib.contextmanager
-def exact_arithmetic(device: torch.device) -> Iterator[None]:
+def full_precision(device: torch.device) -> Iterator[None]:
     """No autocast, no TF32, the same kernels each time; settings are restored."""
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

@@ -39,7 +39,7 @@ def draw(
     if not makes_points(model):
         raise ZooError(f"{type(model).__name__} of shape {model.spec.shape} does not make points that can be drawn.")
     panels, device = [], model.device
-    with torch.no_grad(), torch.autocast(device.type, enabled=False), model.drawing(cached=False):
+    with torch.no_grad(), torch.autocast(device.type, enabled=False), model.sampling_mode(cached=False):
         if hasattr(model, "log_prob"):
             panels.append(density(lambda x: model.log_prob(x.to(device)), extent))
         panels.append(scatter(model.sample(n, seed=seed), extent))

@@ -58,7 +58,8 @@ def export_run(
     building.check_arguments(cls, init_args)
     # The averaged weights, where `EMA` was in use.
     model = building.build(cls, init_args, state["state_dict"], str(path))
-    model.settle()
+    if hasattr(model, "recalibrate_batch_norm"):
+        model.recalibrate_batch_norm()
     training = {
         "hardware": record["hardware"],
         "minutes": round(record["seconds"] / 60, 1),

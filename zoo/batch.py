@@ -1,0 +1,85 @@
+"""What a loader hands to a model: a batch of data, and what comes with each datum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from zoo.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """N data, each with its label, its condition and its place in the split; None where there is none.
+
+    `x` is a tensor (N, *shape) or, of graphs, a ragged batch: an object with `len`, slices and `to(device)`.
+
+    Attributes:
+        x: the data, as the `DataSpec` of their data module says.
+        label: int64 (N,).
+        condition: what each datum is given, a batch of `DataSpec.condition`: the picture to be translated, the frames
+            before the next one.
+        index: int64 (N,), the place of each datum in its split.
+    """
+
+    x: Any
+    label: Tensor | None = None
+    condition: Any = None
+    index: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """N; `len` of the tuple itself is that of its fields."""
+        return len(self.x)
+
+    def first(self, n: int) -> Batch:
+        """The first `n` data."""
+        return Batch(*(None if part is None else part[:n] for part in self))
+
+    def to(self, device: Any, non_blocking: bool = False) -> Batch:
+        """The batch on a device."""
+        return Batch(*(None if part is None else part.to(device, non_blocking=non_blocking) for part in self))
+
+
+def as_batch(batch: Any) -> Batch:
+    """A `Batch` of whatever a loader gives: a tensor of data, (data,), (data, labels), a dictionary, or a `Batch`.
+
+    Raises:
+        DataError: it is none of these; more than labels comes with the data in a `Batch` or in a dictionary.
+    """
+    import torch
+
+    if isinstance(batch, Batch):
+        return batch
+    if isinstance(batch, torch.Tensor):
+        return Batch(batch)
+    if isinstance(batch, Mapping):
+        strange = [key for key in batch if key not in Batch._fields]
+        if strange or "x" not in batch:
+            raise DataError(
+                f"A batch that is a dictionary has the keys {', '.join(Batch._fields)}, x at least, not "
+                f"{', '.join(map(str, batch)) or 'none'}: name its parts so."
+            )
+        return Batch(**batch)
+    if not isinstance(batch, (tuple, list)):
+        # A ragged batch of graphs, or of whatever else has a length.
+        if hasattr(batch, "__len__") and hasattr(batch, "to"):
+            return Batch(batch)
+        raise DataError(f"A batch must be a tensor, (data, labels) or a zoo.Batch, not {type(batch).__name__}.")
+    if not 1 <= len(batch) <= 2:
+        raise DataError(
+            f"A batch of {len(batch)} parts does not say what they are: give data alone, (data, labels), or a "
+            f"zoo.Batch with x, label, condition and index."
+        )
+    if len(batch) == 2:
+        label = batch[1]
+        whole = isinstance(label, torch.Tensor) and not label.is_floating_point() and label.shape == (len(batch[0]),)
+        if not whole:
+            given = f"{label.dtype} {tuple(label.shape)}" if isinstance(label, torch.Tensor) else type(label).__name__
+            raise DataError(
+                f"The second part of a batch of two is its labels, integers ({len(batch[0])},), not {given}: give "
+                f"zoo.Batch(x, condition=...) for what data are given."
+            )
+    return Batch(*batch)

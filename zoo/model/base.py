@@ -1,0 +1,104 @@
+"""What all models share, distributions or not: their data, their training, what is measured of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from zoo.batch import as_batch
+from zoo.errors import CheckpointError
+from zoo.model.optimization import Optimization
+from zoo.model.randomness import Randomness, generator_of
+from zoo.model.watching import Watching
+from zoo.results import Metric
+from zoo.spec import DataSpec
+
+if TYPE_CHECKING:
+    from zoo.model.measurement import Measurement
+
+
+class Model(Optimization, Watching, Randomness):
+    """A LightningModule of the zoo: it says what data it takes, and its constructor's arguments are plain JSON values.
+
+    One that is no distribution, a translator or an embedding, derives from this and has verbs of its own; a
+    distribution derives from `GenerativeModel`. What a model cannot do it does not define. A step takes its batch by
+    `zoo.batch.as_batch`, so that a stranger's loader of tensors will do.
+    """
+
+    spec: DataSpec
+    protocol: str = ""  # how its numbers are taken, beside the data's protocol; for the card
+
+    def measurements(self) -> list[Measurement]:
+        """What `zoo.evaluate` measures of this model beside its likelihood; new ones in each call."""
+        return []
+
+    @property
+    def monitor(self) -> Metric | None:
+        """The metric by which validation tells the best weights, logged as `val_NAME`; None where none does."""
+        return None
+
+    # -- data -----------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Refuse data that the model was not made for, before any compute: of another kind, shape, levels or labels."""
+        data = getattr(self._trainer, "datamodule", None)
+        spec = getattr(data, "spec", None)
+        if spec is not None:
+            self.spec.fits(spec, type(data).__name__, labels=stage == "fit")
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Refuse NaN in a training batch, while it is on the CPU, where looking at it waits for nothing."""
+        if self.training and self.spec.levels is None:
+            x = as_batch(batch).x
+            on_cpu = isinstance(x, torch.Tensor) and x.device.type == "cpu"
+            self.spec.check(x, "a training batch", values=on_cpu)
+        return batch
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a run's checkpoint whose weights are not this model's."""
+        own, given = self.state_dict(), checkpoint["state_dict"]
+        for key in {**own, **given}:
+            if key not in own or key not in given or own[key].shape != given[key].shape:
+                raise CheckpointError(
+                    f"The run's checkpoint does not fit the model, first in {key}: give the model the arguments "
+                    f"that the run was started with, or start another run."
+                )
+
+    # -- what callbacks do with it --------------------------------------------------------------------------------
+
+    @property
+    def compiled(self) -> tuple[str, ...]:
+        """The attributes that are the model's inner networks, which `zoo.callbacks.Compile` compiles."""
+        return ("net",) if hasattr(self, "net") else ()
+
+    @property
+    def captured(self) -> tuple[str, ...]:
+        """The methods, of a batch to its gradients, that `zoo.callbacks.CUDAGraphs` captures."""
+        return ()
+
+    # -- drawing --------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def sampling_mode(self, cached: bool) -> Iterator[None]:
+        """Evaluation mode while data are drawn and, for `cached` steps on a CPU, one thread; both are put back after.
+
+        Such steps are small operations, some hundred thousand: a second thread gains little, and where the cores are
+        busy it costs ten times as much as the work.
+        """
+        # One walk through the modules, not the two of `eval` and `train`, which take as long as drawing points does.
+        training, threads = [module for module in self.modules() if module.training], torch.get_num_threads()
+        for module in training:
+            module.training = False
+        if cached and self.device.type == "cpu":
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
+            torch.set_num_threads(threads)
+
+    generator = staticmethod(generator_of)
