@@ -99,7 +99,7 @@ def test_listing_and_help_import_neither_torch_nor_lightning(argv):
         "import sys; from zoo.cli import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'lightning', 'torchvision', 'huggingface_hub', 'numpy'} & set(sys.modules)\n"
+        "heavy = {'torch', 'lightning', 'torchvision', 'huggingface_hub', 'numpy', 'matplotlib'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", code, *argv], check=True, capture_output=True, timeout=60)

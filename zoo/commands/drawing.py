@@ -128,7 +128,8 @@ def figure(*, out: Path = Path("distances.png"), repeats: int = 100, seed: int =
 
     On the left two unit squares, shifted against each other by tau: total variation and Jensen-Shannon divergence stand
     still where the squares no longer meet, distances by transport grow. On the right two samples of one distribution,
-    the uniform one on a cube. The slopes of these curves are printed beside those of theory. It takes a minute or two.
+    the uniform one on a cube. The slopes of these curves are printed beside those of theory. It takes a minute or two,
+    and matplotlib, the extra `plots`.
 
     Args:
         out: the PNG file to write.
@@ -137,28 +138,15 @@ def figure(*, out: Path = Path("distances.png"), repeats: int = 100, seed: int =
     """
     from zoo.lecture import curves
     from zoo.pictures import images as pictures
-    from zoo.pictures import plane, plots
+    from zoo.pictures import plots
 
     _positive("repeats", repeats)
     out = pictures.writable(out)
-    shifted = curves.of_shift(31)
-    shifts = [i * curves.CELL for i in range(31)]
-    lines = [plots.Curve(name, shifts, values, dashed=name == "root of Sinkhorn") for name, values in shifted.items()]
-    panels = [plots.plot(lines, "Two unit squares, shifted", "tau (KL is infinite for tau > 0)")]
-    sizes = [32, 64, 128, 256, 512, 1024]
-    errors = {dims: curves.of_size(dims, sizes, repeats=repeats, seed=seed) for dims in (1, 2, 5, 10)}
-    for key, title in {"W1": "W1 of two samples", "energy": "root of the energy distance of two samples"}.items():
-        lines = []
-        for dims, found in errors.items():
-            fitted = curves.slope(sizes, found[key])
-            theory = -1 / max(2, dims) if key == "W1" else -0.5
-            print(f"{key:6}  dimension {dims:2}: n^({fitted:.3f}), in theory n^({theory:.3f})")
-            lines.append(plots.Curve(f"dimension {dims}: n^({fitted:.2f})", sizes, found[key]))
-        panels.append(plots.plot(lines, title, "n, points of each", logarithmic=True))
-    print(plane.save(panels, out))
-
-
-# -- what the subcommands share ------------------------------------------------------------------------------
+    plots.require()
+    panels, slopes = curves.panels(repeats=repeats, seed=seed)
+    for distance, dims, fitted, theory in slopes:
+        print(f"{distance:6}  dimension {dims:2}: n^({fitted:.3f}), in theory n^({theory:.3f})")
+    print(plots.save(panels, out))
 
 
 def _load(name: str, device: str, revision: str | None) -> GenerativeModel:
