@@ -43,13 +43,13 @@ KINDS = {
 
 def gan(**arguments) -> GAN:
     """Of the digits, 8x8 with 17 levels; its weights are those of the seed that was set last."""
-    usual = {"shape": [1, 8, 8], "levels": 17, "latents": 6, "network": "mlp", "channels": 16}
+    usual = {"shape": [1, 8, 8], "levels": 17, "latent_dim": 6, "network": "mlp", "channels": 16}
     return GAN(**{**usual, **arguments})
 
 
 def plane(**arguments) -> GAN:
     """Of points in the plane."""
-    return GAN(**{"shape": [2], "levels": None, "network": "mlp", "latents": 4, "channels": 32, **arguments})
+    return GAN(**{"shape": [2], "levels": None, "network": "mlp", "latent_dim": 4, "channels": 32, **arguments})
 
 
 def spread(model: GAN) -> GAN:
@@ -112,7 +112,7 @@ def test_labels_condition_the_samples(name):
 
 
 def test_truncated_latents_lie_within_and_keep_their_law():
-    model = gan(latents=500)
+    model = gan(latent_dim=500)
     z = model.latents(400, seed=0, truncation=1.5)
     assert z.abs().max() <= 1.5
     exact = torch.randn(400_000, generator=torch.Generator().manual_seed(0))
@@ -373,7 +373,7 @@ def test_a_collapsed_generator_stops_the_run(tmp_path):
         ({"critic_norm": "batch"}, "A perceptron's critic has no batch normalization"),
         ({"network": "resnet", "critic_norm": "batch"}, "A residual critic has no batch normalization"),
         ({"network": "dcgan", "critic_norm": "batch", "penalty": 1.0}, "needs critic_norm spectral or none"),
-        ({"latents": 0}, "latents must be at least 1"),
+        ({"latent_dim": 0}, "latent_dim must be at least 1"),
         ({"critic_steps": 2, "generator_steps": 2}, "must be 1, not 2 and 2"),
         ({"features": 4}, "takes one number of a critic"),
         ({"distance": "energy"}, "set features to more than 1"),
@@ -383,7 +383,7 @@ def test_a_collapsed_generator_stops_the_run(tmp_path):
         ({"network": "dcgan", "shape": [2], "levels": None}, "shape must be"),
         ({"network": "dcgan", "levels": None}, "set network to mlp"),
         ({"network": "dcgan", "shape": [1, 30, 30]}, "cannot be halved 3 times"),
-        ({"network": "resnet", "classes": 10, "latents": 5}, "latents must be a multiple of 2"),
+        ({"network": "resnet", "classes": 10, "latent_dim": 5}, "latents must be a multiple of 2"),
         ({"distance": "far"}, "distance must be one of"),
     ],
 )

@@ -18,7 +18,7 @@ from zoo.hub import store
 
 def lapgan(**arguments) -> LAPGAN:
     """Of the digits, 4x4 and 8x8 with 17 levels; its residuals are not those of a fresh model, zero."""
-    model = LAPGAN(**{"shape": [1, 8, 8], "levels": 17, "scales": 2, "latents": 6, "channels": 8, **arguments})
+    model = LAPGAN(**{"shape": [1, 8, 8], "levels": 17, "scales": 2, "latent_dim": 6, "channels": 8, **arguments})
     for generator in model.net.finer:
         nn.init.normal_(generator.last.weight, std=0.1)
     return model

@@ -28,7 +28,7 @@ def tiny(posterior: str) -> FlowVAE:
 
     Importance weights of a narrow one would have no variance to speak of an error.
     """
-    model = FlowVAE(shape=[1, 2, 2], latents=2, posterior=posterior, layers=3, **SMALL)
+    model = FlowVAE(shape=[1, 2, 2], latent_dim=2, posterior=posterior, layers=3, **SMALL)
     with torch.no_grad():
         for part, scale in ((model.net.decoder, 0.5), (model.net.encoder, 0.2), (model.net.flow, 0.2)):
             for parameter in part.parameters():
@@ -117,7 +117,7 @@ def test_samples_follow_the_model():
 
 def test_training_lowers_the_bound_and_weights_round_trip(tmp_path):
     model = FlowVAE(
-        shape=[1, 8, 8], latents=4, layers=2, posterior="planar", lr=3e-3, warmup=5, **{**SMALL, "hidden": 32}
+        shape=[1, 8, 8], latent_dim=4, layers=2, posterior="planar", lr=3e-3, warmup=5, **{**SMALL, "hidden": 32}
     )
     data = Binary(batch_size=64)
     data.setup("fit")
@@ -146,7 +146,7 @@ class Binary(Digits):
     ("arguments", "sentence"),
     [
         ({"posterior": "cubic"}, "posterior must be one of diagonal, planar, iaf, not 'cubic'"),
-        ({"latents": 0}, "latents must be at least 1, not 0"),
+        ({"latent_dim": 0}, "latent_dim must be at least 1, not 0"),
         ({"blocks": 0}, "blocks must be at least 1"),
         ({"shape": [28, 28]}, r"shape must be \(C, H, W\)"),
     ],

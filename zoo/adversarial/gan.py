@@ -61,7 +61,7 @@ class GAN(GenerativeModel):
         levels: number of values of a sub-pixel; None for continuous data.
         classes: number of labels to condition on, those of the data; 0 for an unconditional model.
         network: "mlp" (2014), "dcgan" (arXiv 1511.06434) or "resnet" (arXiv 1802.05957, with classes 1809.11096).
-        latents: components of a latent, of a normal distribution.
+        latent_dim: components of a latent, of a normal distribution.
         channels: of the generator's hidden images, of "dcgan" those of the largest; hidden units of "mlp".
         critic_channels: the same of the critic; by default those of the generator.
         critic_norm: "batch", "spectral" or "none".
@@ -91,7 +91,7 @@ class GAN(GenerativeModel):
         levels: int | None = 256,
         classes: int = 0,
         network: str = "dcgan",
-        latents: int = 128,
+        latent_dim: int = 128,
         channels: int = 64,
         critic_channels: int | None = None,
         critic_norm: str = "none",
@@ -110,7 +110,12 @@ class GAN(GenerativeModel):
     ) -> None:
         super().__init__()
         self.distance = distance_of(distance, options)
-        counts = {"latents": latents, "channels": channels, "critic_channels": critic_channels, "features": features}
+        counts = {
+            "latent_dim": latent_dim,
+            "channels": channels,
+            "critic_channels": critic_channels,
+            "features": features,
+        }
         for name, value in {**counts, "critic_steps": critic_steps, "generator_steps": generator_steps}.items():
             if value is not None and value < 1:
                 raise DataError(f"{name} must be at least 1, not {value}.")
@@ -153,11 +158,11 @@ class GAN(GenerativeModel):
         ends = given.critic_channels or given.channels, given.features, given.critic_norm, classes
         if given.network == "mlp":
             bounded = self.spec.levels is not None
-            generator = PerceptronGenerator(shape, given.latents, given.channels, classes, bounded)
+            generator = PerceptronGenerator(shape, given.latent_dim, given.channels, classes, bounded)
             return generator, PerceptronCritic(shape, *ends)
         kinds = {"dcgan": (DCGANGenerator, DCGANCritic), "resnet": (ResNetGenerator, ResNetCritic)}
         generator, critic = kinds[given.network]
-        return generator(shape, given.latents, given.channels, classes), critic(shape, *ends)
+        return generator(shape, given.latent_dim, given.channels, classes), critic(shape, *ends)
 
     # -- samples --------------------------------------------------------------------------------------------------
 
@@ -235,7 +240,7 @@ class GAN(GenerativeModel):
     @property
     def latent_size(self) -> int:
         """Components of a latent."""
-        return self.hparams.latents
+        return self.hparams.latent_dim
 
     def measurements(self) -> list[Measurement]:
         """FID, KID, precision and recall of images, the energy distance of points."""

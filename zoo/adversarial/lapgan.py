@@ -129,7 +129,7 @@ class PyramidGenerator(nn.Module):
     Args:
         coarse: the generator of the small images, of latents (N, L).
         finer: the conditional generators, from coarse to fine.
-        latents: L.
+        latent_dim: L.
         sides: (H, W) of each finer scale.
     """
 
@@ -193,7 +193,7 @@ class LAPGAN(GAN):
         levels: number of values of a sub-pixel.
         classes: number of labels to condition on, those of the data; 0 for an unconditional model.
         scales: images in the pyramid; each is half as high and wide as the next.
-        latents: components of a latent for the small image, of a normal distribution; each pixel of the finer scales
+        latent_dim: components of a latent for the small image, of a normal distribution; each pixel of the finer scales
             has one more.
         channels: of all hidden images of the generators: one number, or one for each scale from coarse to fine.
         critic_channels: the same of the critics; by default those of the generators.
@@ -220,7 +220,7 @@ class LAPGAN(GAN):
         levels: int = 256,
         classes: int = 0,
         scales: int = 3,
-        latents: int = 128,
+        latent_dim: int = 128,
         channels: int | Sequence[int] = 96,
         critic_channels: int | Sequence[int] | None = None,
         distance: str = "hinge",
@@ -253,7 +253,7 @@ class LAPGAN(GAN):
             levels,
             classes,
             network="resnet",
-            latents=latents,
+            latent_dim=latent_dim,
             channels=min(each(channels, scales)),  # there only looked at: the hyperparameters are those given here
             critic_channels=None if critic_channels is None else min(each(critic_channels, scales)),
             critic_norm="spectral",
@@ -272,12 +272,12 @@ class LAPGAN(GAN):
         given, classes, (colours, *sides) = self.hparams, self.spec.classes, self.spec.shape
         (small, *finer) = [tuple(side >> i for side in sides) for i in reversed(range(given.scales))]
         first, *others = widths = each(given.channels, given.scales)
-        coarse = ResNetGenerator((colours, *small), given.latents, first, classes)
+        coarse = ResNetGenerator((colours, *small), given.latent_dim, first, classes)
         conditional = [ConditionalGenerator(colours, width, classes) for width in others]
         shapes = [(colours, *small), *((2 * colours, *side) for side in finer)]
         of_critics = each(given.critic_channels or widths, given.scales)
         critics = [ResNetCritic(shape, width, classes=classes) for shape, width in zip(shapes, of_critics, strict=True)]
-        return PyramidGenerator(coarse, conditional, given.latents, finer), PyramidCritic(critics)
+        return PyramidGenerator(coarse, conditional, given.latent_dim, finer), PyramidCritic(critics)
 
     @property
     def latent_size(self) -> int:

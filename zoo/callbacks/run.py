@@ -35,7 +35,7 @@ class ProgressBar(TQDMProgressBar):
         return {**super().get_metrics(trainer, pl_module), **own}
 
 
-class Last(Checkpoint):
+class SaveLast(Checkpoint):
     """`checkpoints/last.ckpt` in the run's folder, from which `--ckpt_path last` resumes.
 
     It is written after each validation and where the run stops. Lightning's own `save_last` follows the best
@@ -83,7 +83,7 @@ class Last(Checkpoint):
             trainer.save_checkpoint(Path(trainer.default_root_dir, "checkpoints", "last.ckpt"), weights_only=False)
 
 
-class Record(Callback):
+class RunRecord(Callback):
     """What a model card says of a run: the data, the hardware, the time and the number of images.
 
     It is kept in the run's checkpoints, where `zoo export` finds it, and goes on counting when a run is resumed. Where

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from zoo.classes import CLASSES, class_path_of
+from zoo.classes import class_path_of
 from zoo.errors import CheckpointError, one_line, show
 from zoo.hub.packing import fill
 from zoo.model import GenerativeModel
@@ -36,7 +36,6 @@ def resolve(class_path: str, cls: type[GenerativeModel] | None = None) -> type[G
         if class_path not in (class_path_of(cls), f"{cls.__module__}.{cls.__qualname__}"):
             raise CheckpointError(f"The checkpoint is a {class_path}, not the {class_path_of(cls)} passed as cls.")
         return cls
-    class_path = CLASSES.get(class_path, class_path)
     module_name, _, name = class_path.rpartition(".")
     pieces = class_path.split(".")
     if pieces[0] != "zoo":

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.classes import up_to_date
 from zoo.errors import CheckpointError, one_line, show
 from zoo.files import write_atomically
 
@@ -43,7 +44,7 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(f"{folder} is not a folder; a checkpoint is a folder with {CONFIG} and {WEIGHTS}.")
     config = read_json(folder / CONFIG)
     _check_config(config, folder / CONFIG)
-    return config
+    return up_to_date(config, complete=True)
 
 
 def write_config(folder: str | os.PathLike[str], config: Mapping[str, Any]) -> None:
