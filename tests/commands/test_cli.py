@@ -110,6 +110,8 @@ def test_the_signature_is_the_command_line(run, name):
     status, out, _ = run(name, "--help")
     assert status == 0
     for parameter in inspect.signature(cli.COMMANDS[name]).parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            continue  # those of a model
         dashes = "-" if len(parameter.name) == 1 else "--"
         option = f"  {dashes}{parameter.name.replace('_', '-')}"
         assert (option if parameter.kind is parameter.KEYWORD_ONLY else f"\n  {parameter.name} ") in out
@@ -429,10 +431,40 @@ def test_points_are_drawn_as_a_figure(run, training, tmp_path):
     draw(model, tmp_path / "exported.png")
     assert (folder / "samples.png").read_bytes() == (tmp_path / "exported.png").read_bytes()
     assert "![samples](samples.png)" in (folder / "README.md").read_text(encoding="utf-8")
-    status, _, err = run("sample", folder, "--temperature", "0.5")
-    assert (status, err) == (1, f"zoo: {folder} is not drawn with a temperature: leave out --temperature.\n")
-    status, _, err = run("sample", folder, "--label", "1")
+    cold = draw(model, tmp_path / "cold.png", n=500, seed=3, temperature=0.5).read_bytes()
+    arguments = ["-n", "500", "--seed", "3", "--temperature", "0.5", "--out", out]
+    assert run("sample", folder, *arguments)[:2] == (0, f"{out}\n")
+    assert out.read_bytes() == cold != expected
+    status, _, err = run("sample", folder, "--truncation", "0.5")
+    assert (status, err) == (1, f"zoo: {folder} is not drawn with a truncation: leave out --truncation.\n")
+    status, _, err = run("sample", folder, "--label=1")
     assert (status, err) == (1, f"zoo: {folder} is not conditioned on classes: leave out --label.\n")
+
+
+def test_the_help_of_sample_is_that_of_the_model(run, tmp_path, monkeypatch):
+    """Its options, of its class and configuration, and without its weights."""
+    gan = zoo.save(GAN([1, 8, 8], 17, 10, network="mlp", latent_dim=2, channels=2), tmp_path / "gan-digits")
+    plain = zoo.save(PixelCNN([1, 2, 2], 2, channels=2, blocks=1), tmp_path / "pixelcnn-tiny")
+    monkeypatch.setattr(store, "load", lambda *a, **k: pytest.fail("the weights are not needed"))
+    status, out, _ = run("sample", gan, "--help")
+    words = " ".join(out.split())
+    assert status == 0
+    for text in ("--label N an integer, or n of them", "--truncation TRUNCATION latents beyond this are drawn again"):
+        assert text in words
+    assert "--temperature" not in words
+    status, out, _ = run("sample", "--help", plain)
+    assert status == 0
+    assert "--cached, --no-cached" in out
+    assert "--label" not in out
+    assert "--label" not in run("sample", "--help")[1]
+    monkeypatch.undo()
+    pictures = [tmp_path / "fast.png", tmp_path / "slow.png"]
+    for picture, words in zip(pictures, ([], ["--no-cached"]), strict=True):
+        assert run("sample", plain, "-n", 2, "--seed", 0, "--out", picture, *words)[0] == 0
+    assert pictures[0].read_bytes() == pictures[1].read_bytes()
+    assert run("sample", gan, "--truncation", "wide")[0] == 2
+    status, _, err = run("sample", tmp_path / "nothing", "--label", 3)
+    assert (status, "There is no folder" in err) == (1, True)
 
 
 def test_push_and_pull_hand_on_what_was_said(run, monkeypatch, tmp_path):
