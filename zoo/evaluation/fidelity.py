@@ -1,5 +1,5 @@
 """How close a model's samples come to its data, as `zoo evaluate` and `zoo distance` measure it: of images FID, KID,
-precision and recall (`zoo.metrics.inception`), of points the energy distance.
+precision and recall (`zoo.metrics.features`), of points the energy distance.
 """
 
 from __future__ import annotations
