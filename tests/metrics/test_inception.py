@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from zoo.data import files
+from zoo import files
 from zoo.errors import DataError
 from zoo.metrics import Inception, features_of, frechet_distance, inception, kernel_distance, resize
 from zoo.metrics.inception_network import Convolution, InceptionNetwork, Mixed
@@ -210,7 +210,7 @@ def test_without_a_place_to_write_it_is_made_in_memory(root, monkeypatch):
 
     x = images(2, 0)
     with monkeypatch.context() as patched:
-        patched.setattr(files.tempfile, "mkdtemp", refused)
+        patched.setattr(files.tempfile, "NamedTemporaryFile", refused)
         features = Inception(root)(x)
     assert not (root / inception.FILE).exists()
     assert torch.equal(features, Inception(root)(x))
