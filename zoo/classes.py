@@ -33,6 +33,15 @@ ABSENT: dict[str, dict[str, Any]] = {}
 `zoo.save` and a run's `.ckpt` hold every argument that the class had then, so one that is lacking did not exist yet,
 and today's default may be another. A recipe leaves out what has its default value, which is today's."""
 
+SPECS: dict[str, dict[str, Any]] = {
+    "zoo.autoregressive.MADE": {"levels": 2},
+    "zoo.latent.FlowVAE": {"levels": 2},
+    "zoo.flows.ContinuousFlow": {"levels": None},
+    "zoo.flows.MAF": {"levels": None},
+    "zoo.flows.EnergyFlow": {"shape": [2], "levels": None},
+}
+"""What is known of the data of models whose published configuration does not say it, beside its arguments."""
+
 STATE_KEYS = {"Last": "SaveLast", "Record": "RunRecord"}
 """Under what key a run's `.ckpt` holds the state of a callback now."""
 

@@ -463,28 +463,28 @@ def test_zoo_evaluate_measures_fidelity(monkeypatch):
     monkeypatch.setattr(metrics, "Inception", lambda root: Pixels())
     model, data = gan(), digits()
     results = measure.evaluate(model, data=data)
-    assert [result["metric"] for result in results] == ["fid", "kid", "precision", "recall"]
+    assert [result.metric.name for result in results] == ["fid", "kid", "precision", "recall"]
     data.setup("fit")
     images = torch.cat([data.train[0], data.val[0]])
     n = len(images)
     for result in results:
-        assert (result["n"], result["split"], result["kind"], result["limit"]) == (n, "train", "samples", False)
-        assert f"{n:,} against {n:,} images; Inception v3" in result["protocol"]
-        assert result["protocol"].startswith("17 levels")
+        assert (result.n, result.split, result.kind, result.limit) == (n, "train", "samples", False)
+        assert f"{n:,} against {n:,} images; Inception v3" in result.protocol
+        assert result.protocol.startswith("17 levels")
     ours, theirs = (
         (x.double() * (255 / 16)).round().float()[:, 0].flatten(1) / 255 for x in (model.sample(n, seed=0), images)
     )
-    assert results[0]["value"] == pytest.approx(float(metrics.frechet_distance(ours, theirs)), rel=1e-4)
+    assert results[0].value == pytest.approx(float(metrics.frechet_distance(ours, theirs)), rel=1e-4)
     few = measure.evaluate(model, data=data, limit=20)
-    assert (few[0]["n"], few[0]["limit"]) == (20, True)
+    assert (few[0].n, few[0].limit) == (20, True)
 
 
 def test_points_are_measured_by_their_energy_distance():
     model, data = plane(), Points("moons", train=100, validation=50, test=300, batch_size=64)
     (result,) = measure.evaluate(model, data=data)
     exact = metrics.energy_distance(model.sample(300, seed=0).double(), data.test[0].double())
-    assert result["value"] == pytest.approx(float(exact), rel=1e-6)
-    assert (result["metric"], result["n"], result["split"]) == ("energy_distance", 300, "test")
+    assert result.value == pytest.approx(float(exact), rel=1e-6)
+    assert (result.metric.name, result.n, result.split) == ("energy_distance", 300, "test")
 
 
 def test_every_distance_fits_a_recipe():

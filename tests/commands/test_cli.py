@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -123,7 +124,7 @@ def test_list_is_a_table(run, monkeypatch, checkpoint):
     status, out, _ = run("list")
     header, first, second = out.splitlines()
     assert status == 0
-    assert header.split() == ["name", "family", "data", "metric", "ours", "paper's", "size"]
+    assert header.split() == ["name", "family", "data", "metric", "ours", "reference", "size"]
     assert first.split()[:3] == ["pixelcnn-digits", "autoregressive", "digits"]
     assert header.index("data") == first.index("digits", 20) == second.index("digits")
     assert json.loads(run("list", "--json")[1]) == {"pixelcnn-digits": config, "pixelcnn-mnist": config}
@@ -286,8 +287,8 @@ def test_evaluate_prints_the_number_beside_the_papers(run, checkpoint):
     (result,) = zoo.evaluate(checkpoint, device="cpu", limit=50)
     status, out, err = run("evaluate", checkpoint, "--limit", 50, "--device", "cpu")
     assert (status, err) == (0, "")
-    assert f"{result['value']:.3f} ± {result['standard_error']:.3f} bits/dim, exact" in out
-    assert "first 50 images of the test split" in out
+    assert f"{result.value:.3f} ± {result.standard_error:.3f} bits/dim, exact" in out
+    assert "first 50 of the test split" in out
     assert "2.5 (Nobody 1999)" in out, "a part of the split does not miss or reach anything"
 
 
@@ -297,17 +298,17 @@ def test_evaluate_write_puts_the_number_on_the_card(run, own):
     assert "missed by" in out
     (result,) = zoo.evaluate(own, device="cpu")
     config = read_config(own)
-    assert config["results"] == [result]
+    assert config["results"] == [result.config]
     text = (own / "README.md").read_text(encoding="utf-8")
     assert text == card.render(config, "pixelcnn-digits")
     (read,) = ModelCard(text).data.eval_results
-    assert (read.metric_type, read.metric_value) == ("bits_per_dim", result["value"])
+    assert (read.metric_type, read.metric_value) == ("bits_per_dim", result.value)
     assert (own / "model.safetensors").is_file()
 
     assert ": confirmed" in run("evaluate", own, "--device", "cpu")[1]
-    write_config(own, {**config, "results": [{**result, "value": result["value"] + 0.01}]})
+    write_config(own, {**config, "results": [replace(result, value=result.value + 0.01).config]})
     assert ": NOT confirmed" in run("evaluate", own, "--write", "--device", "cpu")[1]
-    assert read_config(own)["results"] == [result], "written twice, it is there once"
+    assert read_config(own)["results"] == [result.config], "written twice, it is there once"
 
 
 def test_evaluate_reports_draws_counts_and_targets(run, tmp_path):
@@ -319,11 +320,11 @@ def test_evaluate_reports_draws_counts_and_targets(run, tmp_path):
     status, out, _ = run("evaluate", digits, "--samples", 3, "--write", "--device", "cpu")
     assert status == 0
     bound, lost = zoo.evaluate(digits, samples=3, device="cpu")
-    assert f"standard deviation over draws {bound['spread']:.2g}\n" in out
-    assert f"{digits}: 0 of 360 images not reconstructed, count\n  data   digits, 360 images, whole test split" in out
+    assert f"standard deviation over draws {bound.spread:.2g}\n" in out
+    assert f"{digits}: 0 of 360 not reconstructed, count\n  data   digits, 360, whole test split" in out
     text = (digits / "README.md").read_text(encoding="utf-8")
-    assert "| not reconstructed | 0 of 360 images | count |" in text
-    assert read_config(digits)["results"] == [bound, lost]
+    assert "| not reconstructed | 0 of 360 | count |" in text
+    assert read_config(digits)["results"] == [bound.config, lost.config]
     assert run("evaluate", digits, "--device", "cpu")[1].count(": confirmed") == 2
 
     data = {"class_path": "zoo.data.Points", "init_args": {"name": "energy2", "test": 20}}
@@ -332,10 +333,10 @@ def test_evaluate_reports_draws_counts_and_targets(run, tmp_path):
     status, out, _ = run("evaluate", points, "--write", "--device", "cpu")
     assert status == 0
     _, kl = zoo.evaluate(points, device="cpu")
-    assert f"{points}: {kl['value']:.4f} nats of KL(q || p), quadrature\n" in out
-    assert f"  data   points, n = {kl['n']:,}; energy2, normalized" in out
+    assert f"{points}: {kl.value:.4f} nats of KL(q || p), quadrature\n" in out
+    assert f"  data   points, n = {kl.n:,}; energy2, normalized" in out
     assert "  target 0.02: missed by" in out
-    assert read_config(points)["results"][1] == kl
+    assert read_config(points)["results"][1] == kl.config
     assert "The target is 0.02 nats of KL(q || p) (no paper). Missed by" in (points / "README.md").read_text()
     assert run("evaluate", points, "--write", "--device", "cpu")[1].count(": confirmed") == 2
     assert len(read_config(points)["results"]) == 2

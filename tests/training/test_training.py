@@ -172,7 +172,7 @@ def test_validate_and_test_measure_the_run(run, tmp_path):
             assert result.status == 0, result.err
             assert "images/s" not in result.err, "nothing was trained"
             (metric,) = result.cli.trainer.callback_metrics.values()
-            assert metric.item() == pytest.approx(expected["value"], rel=1e-5)
+            assert metric.item() == pytest.approx(expected.value, rel=1e-5)
             assert f"{metric.item():.3f}"[:4] in result.out
     grids = sorted(path.name for path in (tmp_path / "runs" / "pixelcnn-digits" / "samples").iterdir())
     assert grids == ["step-0000019.png"], "only training draws"
@@ -496,14 +496,14 @@ def test_from_starts_with_the_published_weights(run, trained):
     model, data = store.load(trained), FewDigits()
     (expected,) = measure.evaluate(model, data=data, split="validation", device="cpu")
     (untrained,) = measure.evaluate(PixelCNN(), data=data, split="validation", device="cpu")
-    assert expected["value"] < untrained["value"] - 1
+    assert expected.value < untrained.value - 1
     for subcommand in ("validate", "fit"):
         more = ["--trainer.max_steps=1", "--trainer.logger=false"] if subcommand == "fit" else []
         result = run(subcommand, "--from", trained, *FEW, *more)
         assert result.status == 0, result.err
         metrics = result.cli.trainer.callback_metrics
         if subcommand == "validate":
-            assert metrics["val_bits_per_dim"].item() == pytest.approx(expected["value"], rel=1e-5)
+            assert metrics["val_bits_per_dim"].item() == pytest.approx(expected.value, rel=1e-5)
         else:
             train = TensorLoader(*data.train, batch_size=64, shuffle=True, drop_last=True)
             with torch.no_grad():
@@ -539,7 +539,7 @@ def test_from_may_stand_in_the_recipe(run, trained, tmp_path):
     result = run("validate", "--config", recipe, "--trainer.logger=false")
     (expected,) = measure.evaluate(trained, split="validation", device="cpu")
     assert result.status == 0, result.err
-    assert result.cli.trainer.callback_metrics["val_bits_per_dim"].item() == pytest.approx(expected["value"])
+    assert result.cli.trainer.callback_metrics["val_bits_per_dim"].item() == pytest.approx(expected.value)
 
 
 def test_a_fine_tuning_resumes_from_its_own_weights(run, trained, tmp_path):
@@ -550,7 +550,7 @@ def test_a_fine_tuning_resumes_from_its_own_weights(run, trained, tmp_path):
     model = PixelCNN(**read_config(trained)["init_args"])
     model.load_state_dict(stored["state_dict"])
     (expected,) = measure.evaluate(model, data=FewDigits(), split="validation", device="cpu")
-    assert result.cli.trainer.callback_metrics["val_bits_per_dim"].item() == pytest.approx(expected["value"])
+    assert result.cli.trainer.callback_metrics["val_bits_per_dim"].item() == pytest.approx(expected.value)
 
 
 def test_a_fine_tuning_tells_what_it_started_from(run, trained, tmp_path):
@@ -619,7 +619,8 @@ def test_an_export_is_the_last_step_of_the_average(tmp_path):
     config = read_config(folder)
     assert config["class_path"] == "zoo.autoregressive.PixelCNN"
     assert config["init_args"] == dict(patch_model().hparams)
-    assert config["data"] == {"class_path": "tiny_runs.Patches", "init_args": {"binarized": True}}
+    own = {"title": "patches", "hub_id": None}
+    assert config["data"] == {"class_path": "tiny_runs.Patches", "init_args": {"binarized": True}, **own}
     assert config["training"]["steps"] == 13
     assert config["training"]["images"] == 13 * 4
     assert config["training"]["precision"] == "32-true"
@@ -665,7 +666,7 @@ def test_an_export_of_the_command_line_knows_its_recipe(run, tmp_path):
     config = read_config(folder)
     assert config["recipe"] == "pixelcnn-digits"
     assert config["reference"] == {"metric": "bits_per_dim", "value": 1.5, "source": "Nobody 1999"}
-    assert config["data"] == {"class_path": "zoo.data.Digits", "init_args": {}}
+    assert config["data"] == {"class_path": "zoo.data.Digits", "init_args": {}, "title": "digits", "hub_id": None}
     assert store.load(folder).hparams.channels == 4
 
 

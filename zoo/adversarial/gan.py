@@ -36,10 +36,9 @@ from zoo.adversarial.networks import NORMS, PerceptronCritic, PerceptronGenerato
 from zoo.adversarial.resnet import ResNetCritic, ResNetGenerator
 from zoo.batch import Batch, as_batch
 from zoo.errors import DataError
-from zoo.evaluation.fidelity import Fidelity, PointFidelity
 from zoo.metrics.objectives import distance as distance_of
 from zoo.metrics.points import check_positive
-from zoo.model import GenerativeModel, Measurement
+from zoo.model import GenerativeModel
 from zoo.model.latents import check_latents
 from zoo.nn.devices import full_precision
 from zoo.spec import DataSpec, check_count, check_image_shape
@@ -241,10 +240,6 @@ class GAN(GenerativeModel):
     def latent_size(self) -> int:
         """Components of a latent."""
         return self.hparams.latent_dim
-
-    def measurements(self) -> list[Measurement]:
-        """FID, KID, precision and recall of images, the energy distance of points."""
-        return [Fidelity(self) if len(self.spec.shape) == 3 else PointFidelity(self)]
 
     def _latents(self, n: int, generator: torch.Generator, truncation: float | None) -> Tensor:
         if truncation is None:

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from zoo.pictures import images as pictures
-from zoo.pictures.samples import draw, has_picture, pictured, seen
+from zoo.pictures.samples import draw, has_picture, seen
 
 
 class SampleGrid(Callback):
@@ -55,10 +55,10 @@ class SampleGrid(Callback):
         folder = Path(trainer.default_root_dir, "samples")
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"step-{trainer.global_step:07d}.png"
-        number = None if pictured(pl_module.spec) == "plane" else self.n
+        number = None if pl_module.spec.picture == "plane" else self.n
         draw(pl_module, path, n=number, seed=self.seed)
         boards = [logger.experiment for logger in trainer.loggers if hasattr(logger.experiment, "add_image")]
-        if boards and pictured(pl_module.spec) != "plane":
+        if boards and pl_module.spec.picture != "plane":
             images, columns = seen(pl_module, self.n, seed=self.seed)
             picture = pictures.grid(images, pl_module.spec.levels, columns=columns)
             for board in boards:

@@ -118,7 +118,7 @@ class RunRecord(Callback):
         data = trainer.datamodule
         self._run = {
             "class_path": class_path_of(type(pl_module)),
-            "data": getattr(data, "config", None),
+            "data": _described(data),
             "hardware": f"{trainer.world_size} x {device}",
             "precision": str(trainer.precision),
             "torch": str(torch.__version__),  # a plain string, which loads without unpickling
@@ -167,3 +167,11 @@ class RunRecord(Callback):
         """Go on counting; a run that is resumed started where it did at first."""
         self.seconds, self.images = state_dict["seconds"], state_dict["images"]
         self.start = state_dict.get("from")
+
+
+def _described(data: Any) -> dict[str, Any] | None:
+    """What config.json says of a data module: its class and arguments, what people call it, and its name on the Hub."""
+    config = getattr(data, "config", None)
+    if config is None:
+        return None
+    return {**config, "title": getattr(data, "title", None), "hub_id": getattr(data, "hub_id", None)}

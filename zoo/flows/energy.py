@@ -15,6 +15,7 @@ from zoo.flows.core import Flow, Inverse, Normal, Transform
 from zoo.flows.planar import Planar, Radial
 from zoo.model import GenerativeModel, Measurement
 from zoo.optim import NaturalGradient
+from zoo.results import METRICS, Result
 from zoo.spec import DataSpec
 from zoo.targets.energies import EDGE, Energy, quadrature
 
@@ -222,15 +223,17 @@ class Divergence(Measurement):
         model: the flow.
     """
 
+    metrics = (METRICS["kl"],)
+    needs_data = False
+
     def __init__(self, model: EnergyFlow) -> None:
         self.model = model
 
-    def compute(self) -> list[dict[str, Any]]:
+    def compute(self) -> list[Result]:
         """KL(q || p) in nats; n is the number of nodes. Raises as `EnergyFlow.divergence_by_quadrature`."""
         value, nodes = self.model.divergence_by_quadrature()
         protocol = (
             f"{self.model.energy.name}, normalized; Gauss-Legendre quadrature in float64 over [-{DEVIATIONS:g}, "
             f"{DEVIATIONS:g}]^2 of the base, refined until it changes by less than {SETTLED:g} nats"
         )
-        result = {"metric": "kl", "kind": "quadrature", "value": value, "n": nodes, "split": None, "limit": False}
-        return [{**result, "protocol": protocol}]
+        return [Result(METRICS["kl"], "quadrature", value, n=nodes, split=None, limit=False, protocol=protocol)]

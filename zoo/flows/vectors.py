@@ -97,7 +97,7 @@ class VectorFlow(GenerativeModel):
 
     def __init__(self, shape: list[int]) -> None:
         super().__init__()
-        if len(shape) != 1:
+        if len(shape) > 1:
             raise DataError(f"shape must be [D], that of a vector, not {list(shape)}.")
         self.spec = DataSpec(tuple(shape), None)
 

@@ -20,13 +20,13 @@ from torch.overrides import TorchFunctionMode
 from zoo.classes import class_path_of
 from zoo.errors import CheckpointError, one_line, show
 from zoo.hub.packing import fill
-from zoo.model import GenerativeModel
+from zoo.model import Model
 
 _MAX_INTEGER = 2**31 - 1
 _MAX_DIMS = 2**24  # components of one datum; a colour image of 2048 x 2048 has 12.6 million
 
 
-def resolve(class_path: str, cls: type[GenerativeModel] | None = None) -> type[GenerativeModel]:
+def resolve(class_path: str, cls: type[Model] | None = None) -> type[Model]:
     """The class that `class_path` names: one of the zoo's own, or the caller's `cls` if it is that.
 
     Raises:
@@ -51,9 +51,9 @@ def resolve(class_path: str, cls: type[GenerativeModel] | None = None) -> type[G
         raise CheckpointError(f"class_path {show(class_path)} does not exist in this version of zoo.") from error
     if not (
         isinstance(found, type)
-        and issubclass(found, GenerativeModel)
+        and issubclass(found, Model)
         and found.__module__.startswith("zoo.")
-        and found is not GenerativeModel
+        and not found.__module__.startswith("zoo.model.")
     ):
         raise CheckpointError(f"class_path {show(class_path)} names no model of zoo.")
     return found
@@ -195,9 +195,7 @@ def _size_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> i
         return 0
 
 
-def build(
-    cls: type[GenerativeModel], arguments: Mapping[str, Any], weights: Mapping[str, Tensor], where: str
-) -> GenerativeModel:
+def build(cls: type[Model], arguments: Mapping[str, Any], weights: Mapping[str, Tensor], where: str) -> Model:
     """`cls(**arguments)` filled with `weights`, whose names, shapes and dtypes must be exactly the model's.
 
     The global random number generator stays as it was.

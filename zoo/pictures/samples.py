@@ -12,24 +12,13 @@ from zoo.errors import ZooError
 from zoo.model import GenerativeModel, Model
 from zoo.pictures import images as pictures
 from zoo.pictures.plane import density, save, scatter, transported_grid
-from zoo.spec import DataSpec
 
 IMAGES, FILMS, POINTS = 16, 4, 10_000  # samples in a picture, unless it is said how many
 
 
-def pictured(spec: DataSpec) -> str | None:
-    """What a picture of such data is: a "grid" of images, a "film", a row of frames each, or the "plane"; else None."""
-    colours = spec.shape[0] if spec.kind == "image" else spec.shape[1] if spec.kind == "video" else 0
-    if spec.levels is not None and colours in (1, 3):
-        return "grid" if spec.kind == "image" else "film"
-    if spec.kind == "vector" and spec.shape == (2,) and spec.levels is None:
-        return "plane"
-    return None
-
-
 def has_picture(model: Model) -> bool:
     """Whether `draw` has a picture of this model: it can be sampled, and its data can be seen."""
-    return hasattr(model, "sample") and pictured(model.spec) is not None
+    return hasattr(model, "sample") and model.spec.picture is not None
 
 
 def draw(
@@ -53,7 +42,7 @@ def draw(
     path = pictures.writable(path)
     if not has_picture(model):
         raise ZooError(f"{type(model).__name__} gives {model.spec.described}, of which there is no picture.")
-    if pictured(model.spec) == "plane":
+    if model.spec.picture == "plane":
         return save(_panels(model, n or POINTS, seed, options), path)
     samples, columns = seen(model, n, seed=seed, **options)
     return pictures.save(samples, path, model.spec.levels, columns=columns)
@@ -63,7 +52,7 @@ def seen(
     model: GenerativeModel, n: int | None = None, *, seed: int | None = 0, **options: Any
 ) -> tuple[Tensor, int | None]:
     """Samples of images or films as images (N, C, H, W) on the CPU, and the columns of their grid."""
-    film = pictured(model.spec) == "film"
+    film = model.spec.picture == "film"
     with torch.autocast(model.device.type, enabled=False):
         samples = model.sample(n or (FILMS if film else IMAGES), seed=seed, **options).cpu()
     return (samples.flatten(0, 1), samples.shape[1]) if film else (samples, None)
