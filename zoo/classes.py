@@ -7,6 +7,14 @@ import importlib
 # Where a published class is now: checkpoints, runs and recipes of before name it as it was called then.
 CLASSES = {"zoo.flows.FlowVAE": "zoo.latent.FlowVAE"}
 
+# What published arguments of a class are called now.
+ARGUMENTS = {
+    "zoo.adversarial.GAN": {"latents": "latent_dim"},
+    "zoo.adversarial.LAPGAN": {"latents": "latent_dim"},
+    "zoo.autoregressive.DARN": {"latents": "latent_dim"},
+    "zoo.latent.FlowVAE": {"latents": "latent_dim"},
+}
+
 
 def class_path_of(cls: type) -> str:
     """The shortest dotted name that imports `cls`: `zoo.autoregressive.PixelCNN`, without its file's name."""

@@ -154,7 +154,7 @@ def test_a_bound_is_called_one_and_repeats():
 
 
 def test_a_bound_of_more_samples_says_so_and_a_checkpoint_repeats_its_own(tmp_path):
-    model = DARN(shape=[1, 2, 2], latents=3, width=4)
+    model = DARN(shape=[1, 2, 2], latent_dim=3, width=4)
     (one,) = evaluate(model, data=Images())
     (many,) = evaluate(model, data=Images(), samples=20)
     assert ("samples" in one, many["samples"]) == (False, 20)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from zoo.classes import CLASSES, class_path_of
+from zoo.classes import ARGUMENTS, CLASSES, class_path_of
 from zoo.errors import CheckpointError, one_line, show
 from zoo.hub.packing import fill
 from zoo.model import GenerativeModel
@@ -60,13 +60,19 @@ def resolve(class_path: str, cls: type[GenerativeModel] | None = None) -> type[G
     return found
 
 
+def renamed(cls: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by the names that they have now."""
+    names = ARGUMENTS.get(class_path_of(cls), {})
+    return {names.get(key, key): value for key, value in arguments.items()}
+
+
 def check_arguments(cls: type, arguments: Mapping[str, Any]) -> None:
     """Refuse arguments that the constructor of `cls` does not take, lacks, or annotates otherwise.
 
     Raises:
         CheckpointError: naming the argument.
     """
-    name = cls.__name__
+    name, arguments = cls.__name__, renamed(cls, arguments)
     parameters = dict(list(inspect.signature(cls.__init__).parameters.items())[1:])
     tunnel = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     named = {k: p for k, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
@@ -213,6 +219,7 @@ def build(
         CheckpointError: the constructor refuses the arguments or they ask for absurd sizes, or the weights do
             not fit.
     """
+    arguments = renamed(cls, arguments)
     try:
         with torch.random.fork_rng(devices=[]), _Bounded(weights):
             model = cls(**arguments)
