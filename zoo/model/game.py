@@ -1,8 +1,8 @@
 """A game of two networks: a generator makes a distance small that a critic makes large, in turns.
 
-Goodfellow et al. 2014 (arXiv 1406.2661). What the generator imitates is the family's business: images by images made of
-latents (`zoo.adversarial`), images by translations of others, the prior of an autoencoder by its codes, a chain's target
-by its proposals. Here are the turns, the critic's loss with its penalty, both optimizers, and what stops a run.
+Goodfellow et al. 2014 (arXiv 1406.2661). What the generator imitates is the family's business: data by what it makes of
+latents (`zoo.adversarial`), images by translations of others, the prior of an autoencoder by codes, a target by a
+chain's proposals. Here are the turns, the critic's loss with its penalty, both optimizers, and what stops a run.
 """
 
 from __future__ import annotations
@@ -284,7 +284,8 @@ class Game(Model):
         real = self.real(batch)
         outputs = self._judged(real, self.fake(real, batch), batch.label, batch.label)
         with full_precision(self.device):
-            mean.update(self.distance.value(*outputs), batch.size)
+            # Once for each datum, for torchmetrics forgets weights where it lets NaN be.
+            mean.update(self.distance.value(*outputs).expand(batch.size))
         self.log(f"{split}_distance", mean, prog_bar=True)
 
     # -- optimizers -----------------------------------------------------------------------------------------------
