@@ -16,7 +16,8 @@ turns, the critic to tell better, the generator to be told apart less. Which dis
     SNGAN       hinge, critic_norm spectral             arXiv 1802.05957
     BigGAN      the same with classes                   arXiv 1809.11096
 
-Departures: the optimizer is Adam for all; a critic's batches of data and samples are equally large.
+Departures: the optimizer is Adam for all; a critic's batches of data and samples are equally large; the transport of
+Sinkhorn and OT-GAN is the regularized objective, entropy term included, of which both papers take the cost alone.
 """
 
 from __future__ import annotations
