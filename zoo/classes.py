@@ -74,7 +74,9 @@ def up_to_date(value: Any, *, complete: bool = False) -> Any:
     found["class_path"] = path = CLASSES.get(path, path)
     if isinstance(arguments, dict):
         renamed = ARGUMENTS.get(path, {})
-        found["init_args"] = {renamed.get(key, key): item for key, item in arguments.items()}
+        # Where both names are given the old one stays, which the class refuses.
+        now = {key: key if renamed.get(key) in arguments else renamed.get(key, key) for key in arguments}
+        found["init_args"] = {now[key]: item for key, item in arguments.items()}
         if complete:
             found["init_args"] = {**ABSENT.get(path, {}), **found["init_args"]}
     return found

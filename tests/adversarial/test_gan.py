@@ -20,13 +20,13 @@ from torch import nn
 import zoo
 from zoo import metrics
 from zoo.adversarial import GAN
-from zoo.adversarial.gan import CHUNK, slerp
 from zoo.callbacks.ema import EMA
 from zoo.callbacks.speed import Compile
 from zoo.data import Digits, Points
 from zoo.errors import DataError, TrainingError
 from zoo.evaluation import measure
 from zoo.metrics.objectives import NAMES, distance
+from zoo.model.latents import CHUNK
 from zoo.training import cli as training
 from zoo.training.export import export_run
 
@@ -111,31 +111,6 @@ def test_labels_condition_the_samples(name):
         gan().sample(4, label=3)
 
 
-def test_truncated_latents_lie_within_and_keep_their_law():
-    model = gan(latent_dim=500)
-    z = model.latents(400, seed=0, truncation=1.5)
-    assert z.abs().max() <= 1.5
-    exact = torch.randn(400_000, generator=torch.Generator().manual_seed(0))
-    exact = exact[exact.abs() < 1.5]
-    torch.testing.assert_close(z.std(), exact.std(), rtol=0.01, atol=0.0)
-    torch.testing.assert_close(z.quantile(0.2), exact.quantile(0.2), rtol=0.03, atol=0.0)
-    assert not torch.equal(model.sample(4, seed=0, truncation=0.5), model.sample(4, seed=0))
-    for truncation in (0.0, -1.0, float("inf")):
-        with pytest.raises(DataError, match="truncation must be positive"):
-            model.latents(3, truncation=truncation)
-
-
-def test_latents_may_be_added():
-    model = gan()
-    z = model.latents(3, seed=0)
-    assert torch.equal(model.decode(z), model.sample(3, seed=0))
-    smiling = (z[0] - z[1] + z[2])[None]
-    model.spec.check(model.decode(smiling))
-    for wrong in (z.long(), z[:, :3], z[0], [1.0]):
-        with pytest.raises(DataError, match=r"z must be latents, floating point \(N, 6\)"):
-            model.decode(wrong)
-
-
 def test_interpolation_begins_and_ends_where_it_should(kind):
     start, end = kind.latents(2, seed=0), kind.latents(2, seed=1)
     label = [1, 2] if kind.spec.classes else None
@@ -143,29 +118,6 @@ def test_interpolation_begins_and_ends_where_it_should(kind):
     assert x.shape == (2, 5, 1, 8, 8)
     assert torch.equal(x[:, 0], kind.decode(start, label))
     assert (x[:, -1].int() - kind.decode(end, label).int()).abs().max() <= 1, "rounding alone"
-    with pytest.raises(DataError, match="steps must be at least 2"):
-        kind.interpolate(start, end, 1)
-    with pytest.raises(DataError, match="as many latents"):
-        kind.interpolate(start, end[:1])
-
-
-def test_a_walk_returns_to_where_it_began():
-    model = plane()
-    path = model.walk(3, 50, seed=0)
-    assert path.shape == (150, 2)
-    steps = (path.roll(-1, 0) - path).norm(dim=1)
-    assert steps.max() < 10 * steps.mean(), "nowhere a jump, at the end neither"
-    torch.testing.assert_close(path[::50], model.sample(3, seed=0))
-
-
-def test_the_great_circle():
-    a, b = torch.randn(5, 7), torch.randn(5, 7)
-    half = slerp(a, b, torch.tensor(0.5))
-    torch.testing.assert_close(half.norm(dim=1), (a.norm(dim=1) + b.norm(dim=1)) / 2)
-    cosine = torch.cosine_similarity
-    torch.testing.assert_close(cosine(a, half), cosine(half, b))
-    torch.testing.assert_close(slerp(a, a, torch.tensor(0.3)), a)
-    torch.testing.assert_close(slerp(a, -a, torch.tensor(0.25)), slerp(-a, a, torch.tensor(0.75)))
 
 
 # -- turns ---------------------------------------------------------------------------------------------------
@@ -345,8 +297,8 @@ def test_both_losses_are_logged_when_lightning_reads_them(tmp_path):
 
 def test_a_loss_without_a_value_stops_the_run(tmp_path):
     class Failing(GAN):
-        def imitation(self, original, label):
-            fake = super().imitation(original, label)
+        def fake(self, real, batch):
+            fake = super().fake(real, batch)
             return fake * torch.nan if self.global_step == 3 else fake
 
     model = Failing([1, 8, 8], 17, network="mlp", channels=8)
@@ -383,7 +335,7 @@ def test_a_collapsed_generator_stops_the_run(tmp_path):
         ({"network": "dcgan", "shape": [2], "levels": None}, "shape must be"),
         ({"network": "dcgan", "levels": None}, "set network to mlp"),
         ({"network": "dcgan", "shape": [1, 30, 30]}, "cannot be halved 3 times"),
-        ({"network": "resnet", "classes": 10, "latent_dim": 5}, "latents must be a multiple of 2"),
+        ({"network": "resnet", "classes": 10, "latent_dim": 5}, "latent_dim must be a multiple of 2"),
         ({"distance": "far"}, "distance must be one of"),
     ],
 )

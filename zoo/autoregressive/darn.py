@@ -131,16 +131,16 @@ class AutoregressiveBernoulli(nn.Module):
 class DARNNet(nn.Module):
     """Encoder, prior and decoder. Images are flattened in raster order, colours last."""
 
-    def __init__(self, dims: int, latents: int, width: int, masked: int, layers: int, dropout: float) -> None:
+    def __init__(self, dims: int, latent_dim: int, width: int, masked: int, layers: int, dropout: float) -> None:
         super().__init__()
-        self.encoder = nn.Linear(dims, latents)
+        self.encoder = nn.Linear(dims, latent_dim)
         self.context: nn.Module = nn.Identity()
         if width:
             first = [nn.Linear(dims, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, width), nn.GELU()]
-            self.encoder = nn.Sequential(*first, nn.Dropout(dropout), nn.Linear(width, latents))
-            self.context = nn.Sequential(nn.Linear(latents, width), nn.GELU(), nn.Dropout(dropout))
-        self.prior = AutoregressiveBernoulli(latents, 0, masked, layers, dropout)
-        self.decoder = AutoregressiveBernoulli(dims, width or latents, masked, layers, dropout)
+            self.encoder = nn.Sequential(*first, nn.Dropout(dropout), nn.Linear(width, latent_dim))
+            self.context = nn.Sequential(nn.Linear(latent_dim, width), nn.GELU(), nn.Dropout(dropout))
+        self.prior = AutoregressiveBernoulli(latent_dim, 0, masked, layers, dropout)
+        self.decoder = AutoregressiveBernoulli(dims, width or latent_dim, masked, layers, dropout)
 
     def forward(self, x: Tensor, uniform: Tensor, through: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Pixels (N, D) and uniform numbers (K, N, H) to log p(x, h) (K, N), logits of q (N, H), and h (K, N, H).
@@ -291,12 +291,12 @@ class DARN(GenerativeModel):
         """
         check_count(n)
         # One uniform number a unit and pixel, drawn before anything else, makes the two ways of sampling agree.
-        latents, dims, generator = self.hparams.latent_dim, self.spec.dims, self.generator(seed)
-        uniform = torch.rand(n, latents + dims, generator=generator, dtype=torch.float64).to(self.device)
+        latent_dim, dims, generator = self.hparams.latent_dim, self.spec.dims, self.generator(seed)
+        uniform = torch.rand(n, latent_dim + dims, generator=generator, dtype=torch.float64).to(self.device)
         with self.sampling_mode(cached), torch.no_grad():
-            h = self.net.prior.draw(uniform[:, :latents], cached=cached, name="units")
+            h = self.net.prior.draw(uniform[:, :latent_dim], cached=cached, name="units")
             c = self.net.read(h)
-            x = self.net.decoder.draw(uniform[:, latents:], c, cached=cached, name="pixels")
+            x = self.net.decoder.draw(uniform[:, latent_dim:], c, cached=cached, name="pixels")
         colours, height, width = self.spec.shape
         return x.view(n, height, width, colours).permute(0, 3, 1, 2).contiguous().to(torch.uint8)
 

@@ -27,6 +27,7 @@ from zoo.flows.core import Compose, Normal, Transform
 from zoo.flows.iaf import IAFTransform
 from zoo.flows.planar import Planar
 from zoo.model import GenerativeModel
+from zoo.model.latents import Latents
 from zoo.spec import DataSpec, check_count, check_image_shape
 
 POSTERIORS = ("diagonal", "planar", "iaf")
@@ -83,13 +84,13 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents to logits: the encoder's layers in reverse."""
 
-    def __init__(self, shape: tuple[int, ...], channels: int, blocks: int, hidden: int, latents: int) -> None:
+    def __init__(self, shape: tuple[int, ...], channels: int, blocks: int, hidden: int, latent_dim: int) -> None:
         super().__init__()
         colours, *full = shape
         half = [halved(side) for side in full]
         quarter = [halved(side) for side in half]
         wide = 2 * channels
-        self.hidden = nn.Linear(latents, hidden)
+        self.hidden = nn.Linear(latent_dim, hidden)
         self.spread = nn.Linear(hidden, wide * math.prod(quarter))
         self.body = nn.Sequential(
             nn.Unflatten(1, (wide, *quarter)),
@@ -137,9 +138,8 @@ class FlowVAENet(nn.Module):
         if posterior == "planar":
             return [Planar(latent_dim, layers, context)]
         if posterior == "iaf":
-            return [
-                IAFTransform(latent_dim, context, hidden, layers=2, reverse=k % 2 == 1, seed=k) for k in range(layers)
-            ]
+            steps = ({"reverse": k % 2 == 1, "seed": k} for k in range(layers))
+            return [IAFTransform(latent_dim, context, hidden, layers=2, **step) for step in steps]
         return []
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
@@ -148,9 +148,8 @@ class FlowVAENet(nn.Module):
 
     def infer(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Images to the mean and log-deviation (N, L) of the Gaussian, and the context (N, context) of the flow."""
-        mean, log_scale, context = (
-            self.encoder(2.0 * x - 1.0).float().tensor_split([self.latent_dim, 2 * self.latent_dim], 1)
-        )
+        ends = [self.latent_dim, 2 * self.latent_dim]
+        mean, log_scale, context = self.encoder(2.0 * x - 1.0).float().tensor_split(ends, 1)
         # An exponential far outside this range is of no use, and may be no number.
         return mean, log_scale.clamp(-7.0, 7.0), context if context.shape[1] else None
 
@@ -166,7 +165,7 @@ class FlowVAENet(nn.Module):
             return log_likelihood.flatten(1).sum(1) + self.prior.log_prob(z.float()) - (log_q - log_det.float())
 
 
-class FlowVAE(GenerativeModel):
+class FlowVAE(Latents, GenerativeModel):
     """A variational autoencoder of binary images whose posterior is a flow.
 
     Args:
@@ -188,6 +187,7 @@ class FlowVAE(GenerativeModel):
         >>> model = FlowVAE(shape=[1, 28, 28], posterior="iaf")
         >>> x = model.sample(4, seed=0)         # uint8 (4, 1, 28, 28)
         >>> model.elbo(x, samples=500)          # (4,) nats
+        >>> model.walk(n=4, steps=8, seed=0)    # a round trip over 4 latents, uint8 (32, 1, 28, 28)
     """
 
     def __init__(
@@ -263,5 +263,13 @@ class FlowVAE(GenerativeModel):
         z = self.net.prior.sample(n, generator)
         uniform = torch.rand(n, *self.spec.shape, generator=generator)
         with self.sampling_mode(cached=False):
-            means = torch.cat([self.net.decoder(part).sigmoid() for part in z.split(rows(self.device))])
+            means = self.generate(z, None).sigmoid()
         return (uniform.to(means.device) < means).to(torch.uint8)
+
+    def generate(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """Latents (N, L) to the logits (N, C, H, W) of p(x|z)."""
+        return torch.cat([self.net.decoder(part) for part in z.split(rows(self.device))])
+
+    def to_data(self, y: Tensor) -> Tensor:
+        """The most probable images, of which `decode` and `walk` are made; `sample` draws from p(x|z)."""
+        return (y > 0).to(torch.uint8)
