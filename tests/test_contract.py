@@ -32,6 +32,7 @@ from zoo.evaluation.measure import evaluate
 from zoo.hub import card, store
 from zoo.hub.config import read_config
 from zoo.model import GenerativeModel, Model
+from zoo.nn.masked import visible_entries
 from zoo.results import results_of
 from zoo.training.export import export_run
 
@@ -51,7 +52,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], Any]] = {
     ),
     "autoregressive.NADE": ({**BINARY, "hidden": 4, **QUICK}, Patches),
     "autoregressive.PixelCNN": ({**BINARY, "levels": 2, "channels": 2, "blocks": 1, **QUICK}, Patches),
-    "autoregressive.PixelCNNPP": ({**GREY, "channels": 4, "blocks": 2, "mixtures": 2, **QUICK}, Digits),
+    "autoregressive.PixelCNNPP": ({**GREY, "channels": 8, "blocks": 2, "mixtures": 2, **QUICK}, Digits),
     "autoregressive.PixelRNN": ({**BINARY, "levels": 2, "channels": 2, "layers": 1, **QUICK}, Patches),
     "flows.ContinuousFlow": ({**PLANE, "hidden": 4, "layers": 1, **QUICK}, Points),
     "flows.EnergyFlow": ({"energy": "energy2", "layers": 2, "warmup": 2}, lambda **a: Points("energy2", **a)),
@@ -116,9 +117,12 @@ def test_from_training_to_the_card(tmp_path, name):
     assert config["class_path"] == class_path_of(type(model))
     assert config["spec"] == model.spec.config
     loaded = store.load(folder, cls=type(model))
-    kept = last(tmp_path / "run")["state_dict"]
+    kept, visible = last(tmp_path / "run")["state_dict"], visible_entries(loaded)
     for key, tensor in loaded.state_dict().items():
-        assert torch.equal(tensor, kept[key].to(tensor.dtype)), key
+        if "running_" in key or "num_batches" in key:
+            continue  # measured anew, of the averaged weights
+        shown = visible.get(key, torch.ones_like(tensor, dtype=torch.bool))
+        assert torch.equal(tensor[shown], kept[key].to(tensor.dtype)[shown]), key
 
     _, data = made(name)
     assert config["data"]["title"] == data.title

@@ -38,6 +38,10 @@ class Batch(NamedTuple):
         """The first `n` data."""
         return Batch(*(None if part is None else part[:n] for part in self))
 
+    def last(self, n: int) -> Batch:
+        """The last `n` data."""
+        return Batch(*(None if part is None else part[len(part) - n :] for part in self))
+
     def to(self, device: Any, non_blocking: bool = False) -> Batch:
         """The batch on a device."""
         return Batch(*(None if part is None else part.to(device, non_blocking=non_blocking) for part in self))

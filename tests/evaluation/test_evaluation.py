@@ -58,7 +58,7 @@ class Coin(GenerativeModel):
         self.seen.append(
             {
                 "training": self.training,
-                "inference": torch.is_inference_mode_enabled(),
+                "gradients": torch.is_grad_enabled(),
                 "autocast": torch.is_autocast_enabled("cpu"),
                 "tf32": torch.backends.cudnn.allow_tf32 or torch.get_float32_matmul_precision() != "highest",
                 "product": (self.weight @ self.weight).dtype,
@@ -303,7 +303,7 @@ def test_arithmetic_is_plain_float32_and_settings_come_back():
         assert n > 0
         assert seen == {
             "training": False,
-            "inference": True,
+            "gradients": False,
             "autocast": False,
             "tf32": False,
             "product": torch.float32,

@@ -206,8 +206,8 @@ def gaussian(model: EnergyFlow, mean: Tensor, covariance: Tensor) -> EnergyFlow:
     class Quadratic:
         name = "energy1"
 
-        def __call__(self, z):
-            return -density.log_prob(z.double()).to(z.dtype) - 3.0
+        def log_density(self, z):
+            return density.log_prob(z.double()).to(z.dtype) + 3.0
 
         def log_normalizer(self):
             return 3.0

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from zoo.data.tensors import TensorData
 
 from zoo.batch import as_batch
+from zoo.data.tensors import TensorData
 from zoo.model import GenerativeModel, Measurement
 from zoo.results import Metric, Result
 from zoo.spec import DataSpec, check_count
@@ -84,8 +84,8 @@ class Langevin(GenerativeModel):
         x = as_batch(batch).x
         # The same noise for each datum in any order, so that processes agree with one: it is of the data.
         noise, uniform = x.roll(1, 1), x[:, 0].sigmoid()
-        rate = self.step(x, noise, uniform)[1].exp().mean()
-        return (rate - 0.574).square() + 0 * self.log_step
+        rates = self.step(x, noise, uniform)[1].exp()
+        return (rates - 0.574).square().mean()
 
     def measurements(self) -> list[Measurement]:
         return [Acceptance(self)]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from zoo.data.images import ImageData, Split
+from zoo.data.tensors import Split, TensorData
 from zoo.spec import DataSpec
 
 
-class BreastCancer(ImageData):
+class BreastCancer(TensorData):
     """569 rows of 30 continuous numbers, float32, and two labels (Street, Wolberg and Mangasarian 1993).
 
     Ten measurements of the nuclei of cells in a picture, each by its mean, its standard error and its worst value; the
@@ -50,4 +50,4 @@ class BreastCancer(ImageData):
         order = np.random.RandomState(0).permutation(len(table.target))
         chosen = order[-114:] if split == "test" else order[:-114]
         rows = torch.from_numpy(table.data[chosen].astype(np.float32))
-        return rows, torch.from_numpy(table.target[chosen].astype(np.int64))
+        return Split(rows, torch.from_numpy(table.target[chosen].astype(np.int64)))

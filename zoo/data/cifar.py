@@ -12,7 +12,8 @@ import torch
 
 from zoo import files
 from zoo.batch import Batch
-from zoo.data.images import ImageData, Split
+from zoo.data.images import ImageData
+from zoo.data.tensors import Split
 from zoo.errors import DataError
 
 
@@ -32,6 +33,7 @@ class CIFAR10(ImageData):
     """
 
     title = "CIFAR-10"
+    hub_id = "uoft-cs/cifar10"
     shape = (3, 32, 32)
     folder: ClassVar[str] = "cifar-10-batches-bin"
     url: ClassVar[str] = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -93,7 +95,7 @@ class CIFAR10(ImageData):
         parts = [files.read(self.root / self.folder / name, self.rows * row, self.sha256[name]) for name in names]
         table = np.frombuffer(b"".join(parts), np.uint8).reshape(-1, row)
         images = torch.from_numpy(table[:, 1:].copy()).view(-1, *self.shape)
-        return images, torch.from_numpy(table[:, 0].astype(np.int64))
+        return Split(images, torch.from_numpy(table[:, 0].astype(np.int64)))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """In training, mirror images at random, on their device and from its global RNG."""

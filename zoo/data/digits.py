@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from zoo.data.images import ImageData, Split
+from zoo.data.images import ImageData
+from zoo.data.tensors import Split
 
 
 class Digits(ImageData):
@@ -52,4 +53,4 @@ class Digits(ImageData):
         order = np.random.RandomState(0).permutation(len(digits.target))
         chosen = order[-360:] if split == "test" else order[:-360]
         images = torch.from_numpy(digits.images[chosen].astype(np.uint8)).unsqueeze(1)
-        return images, torch.from_numpy(digits.target[chosen].astype(np.int64))
+        return Split(images, torch.from_numpy(digits.target[chosen].astype(np.int64)))

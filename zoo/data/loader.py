@@ -41,7 +41,7 @@ class TensorLoader:
             loader counts: a pass is an epoch, and after `load_state_dict` one begins at the position loaded.
 
     Raises:
-        DataError: the tensors' lengths differ, a number is out of range or, from `len` on, there are too few
+        DataError: the parts' lengths differ, a number is out of range or, from `len` on, there are too few
             items for a batch on each rank.
     """
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from zoo import files
 from zoo.batch import Batch
-from zoo.data.images import ImageData, Split, binarize, binarize_once
+from zoo.data.images import ImageData, binarize, binarize_once
+from zoo.data.tensors import Split
 from zoo.errors import DataError
 from zoo.spec import DataSpec
 
@@ -84,7 +85,7 @@ class _IDX(ImageData):
         part = "t10k" if split == "test" else "train"
         images = self._idx(f"{part}-images-idx3-ubyte", (self.counts[part], 28, 28))
         labels = self._idx(f"{part}-labels-idx1-ubyte", (self.counts[part],))
-        return images.unsqueeze(1), labels.to(torch.int64)
+        return Split(images.unsqueeze(1), labels.to(torch.int64))
 
     def _idx(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """Read an IDX file: bytes 0, 0, 8 (unsigned bytes), number of dimensions, their sizes, the values."""
@@ -103,8 +104,8 @@ class _IDX(ImageData):
         super().setup(stage)
         for split in {"val", "test"} - before:
             if self.binarized and hasattr(self, split):
-                images, labels = getattr(self, split)
-                setattr(self, split, (binarize_once(images), labels))
+                found = getattr(self, split)
+                setattr(self, split, found._replace(x=binarize_once(found.x)))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """In training, when binarized, draw images anew, on their device and from its global RNG."""
@@ -130,6 +131,7 @@ class FashionMNIST(_IDX):
     """
 
     title = "Fashion-MNIST"
+    hub_id = "zalando-datasets/fashion_mnist"
     folder = "FashionMNIST/raw"
     sha256: ClassVar[dict[str, str]] = {
         "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
@@ -158,6 +160,7 @@ class MNIST(_IDX):
     """
 
     title = "MNIST"
+    hub_id = "ylecun/mnist"
     folder = "MNIST/raw"
     sha256: ClassVar[dict[str, str]] = {
         "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -228,7 +231,7 @@ class MNIST(_IDX):
         # Bytes below "0" wrap around, so they are above 1 as well; the last line may lack its end.
         if len(digits) != count * 784 or lines not in (count, count - 1) or digits.max(initial=0) > 1:
             raise DataError(f"{path} is not {count:,} lines of 784 zeros and ones: {remedy}.")
-        return torch.from_numpy(digits).view(-1, *self.shape), torch.full((count,), -1)
+        return Split(torch.from_numpy(digits).view(-1, *self.shape))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """In training, when binarized but not `fixed`, draw images anew, on their device."""

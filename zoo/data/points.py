@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from zoo.data.images import ImageData, Split
+from zoo.data.tensors import Split, TensorData
 from zoo.errors import DataError
 from zoo.spec import DataSpec
 from zoo.targets.energies import ENERGIES, Energy
@@ -28,11 +28,10 @@ Random = np.random.RandomState
 MOST = 10_000_000  # points in a split: a few bytes of configuration must not fill the memory
 
 
-class Points(ImageData):
+class Points(TensorData):
     """Points of the plane, float32 (N, 2), drawn once.
 
-    Batches are tuples: points (N, 2), which lie within about [-4, 4]^2; labels, int64 (N,), all -1 (none). After
-    `setup`, the splits are the attributes `train`, `val` and `test`, pairs of such tensors. Each has its own stream of
+    Points (N, 2) lie within about [-4, 4]^2, and have no labels. Each split has its own stream of
     NumPy's `RandomState`, which NumPy guarantees never to change: splits are the same everywhere, and the size of one
     changes nothing in another.
 
@@ -48,7 +47,6 @@ class Points(ImageData):
     """
 
     title = "points"
-    classes = 0
 
     def __init__(
         self,
@@ -99,7 +97,7 @@ class Points(ImageData):
         # Of three numbers: the loader shuffles by seeds of two, and no two streams should be one.
         random = Random([self.data_seed, list(self.sizes).index(split), 2])
         points = SETS[self.name](random, self.sizes[split])
-        return torch.from_numpy(points.astype(np.float32)), torch.full((len(points),), -1)
+        return Split(torch.from_numpy(points.astype(np.float32)))
 
 
 # -- sets drawn by a formula -----------------------------------------------------------------------------------

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from zoo.batch import Batch
+from zoo.batch import Batch, as_batch
+from zoo.data.tensors import whole
 
 # Name of a split -> the stage that sets it up, and the method that gives its loader.
 SPLITS = {"test": ("test", "test_dataloader"), "validation": ("validate", "val_dataloader")}
@@ -32,6 +32,6 @@ def split_of(data: LightningDataModule, split: str, what: str) -> Tensor:
             grey until a batch draws them.
     """
     data.setup("fit" if split == "train" else "test")
-    x = torch.cat([data.train[0], data.val[0]]) if split == "train" else data.test[0]
+    x = whole(as_batch(data.train), as_batch(data.val)) if split == "train" else as_batch(data.test).x
     data.spec.check(x, what)
     return x

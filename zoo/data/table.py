@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.data.images import ImageData, Split
+from zoo.data.tensors import Split, TensorData
 from zoo.errors import DataError
 from zoo.spec import DataSpec
 
 TEXT = (".csv", ".tsv", ".txt", ".dat", ".amat")
 
 
-class Table(ImageData):
+class Table(TensorData):
     """Rows of D numbers, one file a split: a .npy of two dimensions, or text with a line for each row and no header.
 
-    Batches are tuples: rows (N, D), uint8 with values 0..levels-1 (int64 for more than 256 levels) or, without levels,
-    float32; labels, int64 (N,), all -1 (none). After `setup`, the splits are the attributes `train`, `val` and `test`.
+    Rows (N, D) are uint8 with values 0..levels-1 (int64 for more than 256 levels) or, without levels, float32, and have
+    no labels.
 
     Args:
         train: file of the training rows.
@@ -39,7 +39,6 @@ class Table(ImageData):
     """
 
     title = "the table"
-    classes = 0
 
     def __init__(
         self,
@@ -96,7 +95,7 @@ class Table(ImageData):
         if stage in (None, "fit", "validate") and not hasattr(self, "train"):
             rows = self._table("train")
             if "validation" in self.files:
-                self.train, self.val = _unlabelled(rows), _unlabelled(self._table("validation"))
+                self.train, self.val = Split(rows), Split(self._table("validation"))
             else:
                 held = max(1, len(rows) // 10) if self.validation is None else self.validation
                 if not 0 < held < len(rows):
@@ -104,9 +103,9 @@ class Table(ImageData):
                         f"{self._path('train')} has {len(rows):,} rows, of which {held:,} cannot be held out for "
                         f"validation: choose from 1 to {len(rows) - 1:,}, or give a file."
                     )
-                self.train, self.val = _unlabelled(rows[:-held]), _unlabelled(rows[-held:])
+                self.train, self.val = Split(rows[:-held]), Split(rows[-held:])
         if stage in (None, "test", "predict") and not hasattr(self, "test"):
-            self.test = _unlabelled(self._table("test"))
+            self.test = Split(self._table("test"))
 
     def _path(self, split: str) -> Path:
         return self.root / Path(self.files[split]).expanduser()
@@ -124,10 +123,6 @@ class Table(ImageData):
                     )
             self._tables[split] = rows
         return self._tables[split]
-
-
-def _unlabelled(rows: Tensor) -> Split:
-    return rows, torch.full((len(rows),), -1)
 
 
 def _read(path: Path, delimiter: str | None) -> np.ndarray:

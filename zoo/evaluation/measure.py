@@ -90,7 +90,7 @@ def evaluate(
     if not measurements:
         raise ZooError(f"{type(model).__name__} has neither log_prob nor elbo, and there is nothing else to evaluate.")
 
-    with model.sampling_mode(cached=False), torch.inference_mode(), full_precision(model.device):
+    with model.sampling_mode(cached=False), torch.no_grad(), full_precision(model.device):
         n, limited = _pass(model, measurements, data, split, limit)
         found = [result for measurement in measurements for result in measurement.compute()]
     return [_complete(result, data, n, split, limited) for result in found]

@@ -121,13 +121,14 @@ class VectorFlow(GenerativeModel):
             return
         # The whole split and not a rank's part of it, so that all ranks have the same numbers.
         split = getattr(self.trainer.datamodule, "train", None)
-        if not isinstance(split, tuple) or not isinstance(split[0], Tensor):
+        x = split[0] if isinstance(split, tuple) else split
+        if not isinstance(x, Tensor):
             raise DataError(
                 f"{type(self).__name__} standardizes its data by the training split, which must be in memory: "
                 f"train with a data module that has it as its attribute train, such as zoo.data.Table."
             )
-        self.spec.check(split[0], "the training split")
-        self.standardize.fit(split[0])
+        self.spec.check(x, "the training split")
+        self.standardize.fit(x)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x), exact: floats (N, D) to (N,) nats."""

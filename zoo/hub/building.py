@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from zoo.classes import class_path_of
 from zoo.errors import CheckpointError, one_line, show
 from zoo.hub.packing import fill
 from zoo.model import Model
+from zoo.targets import Target
 
 _MAX_INTEGER = 2**31 - 1
 _MAX_DIMS = 2**24  # components of one datum; a colour image of 2048 x 2048 has 12.6 million
@@ -84,6 +86,35 @@ def check_arguments(cls: type, arguments: Mapping[str, Any]) -> None:
             hint = inspect.formatannotation(hints[key])
             raise CheckpointError(f"init_args: {name}'s {key} must be {hint}, not {show(value)}.")
         _check_integers(value, f"init_args: {name}'s {key}")
+        _check_nested(value, f"init_args: {name}'s {key}")
+
+
+def _check_nested(value: object, what: str) -> None:
+    """Refuse classes that arguments name, but for targets: a target is a formula, and what else is built is the model.
+
+    Nothing is imported for a name outside `zoo.targets`.
+    """
+    if isinstance(value, list):
+        for item in value:
+            _check_nested(item, what)
+    if not isinstance(value, dict):
+        return
+    path = value.get("class_path")
+    if "class_path" not in value:
+        for item in value.values():
+            _check_nested(item, what)
+        return
+    module, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
+    if module != "zoo.targets" or not name.isidentifier() or name.startswith("_"):
+        raise CheckpointError(f"{what} names {show(path)}, but a checkpoint may name classes of zoo.targets alone.")
+    found = getattr(importlib.import_module(module), name, None)
+    if not isinstance(found, type) or not issubclass(found, Target) or inspect.isabstract(found):
+        raise CheckpointError(f"{what} names {show(path)}, which is no target of zoo.targets.")
+    strange = sorted(set(value) - {"class_path", "init_args"})
+    arguments = value.get("init_args") or {}
+    if strange or not isinstance(arguments, dict):
+        raise CheckpointError(f"{what}: a target has a class_path and init_args, and nothing else.")
+    check_arguments(found, arguments)
 
 
 def _check_integers(value: object, what: str) -> None:
@@ -213,7 +244,7 @@ def build(cls: type[Model], arguments: Mapping[str, Any], weights: Mapping[str, 
     try:
         with torch.random.fork_rng(devices=[]), _Bounded(weights):
             model = cls(**arguments)
-        dims = model.spec.dims
+        dims = math.prod(model.spec.shape)
     except _TooLarge as error:
         given = show(dict(arguments), 300)
         raise CheckpointError(
