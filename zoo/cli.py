@@ -65,6 +65,12 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 def _command(argv: list[str]) -> None:
     """Run a subcommand."""
+    arguments = _parsed(argv)
+    arguments.pop("function")(**arguments)
+
+
+def _parsed(argv: list[str]) -> dict[str, Any]:
+    """The function of a subcommand, as "function", and its arguments by name."""
     parser, commands = _parser()
     # A command whose options depend on what it is about gets them first: their names, values and help are the model's.
     for name, function in COMMANDS.items():
@@ -79,9 +85,7 @@ def _command(argv: list[str]) -> None:
                     option = word.partition("=")[0].removeprefix("--no-").removeprefix("--").replace("-", "_")
                     if word.startswith("--") and option not in options:
                         raise ZooError(_not_taken(about.name, option))
-    arguments = vars(parser.parse_args(argv))
-    function = arguments.pop("function")
-    function(**arguments)
+    return vars(parser.parse_args(argv))
 
 
 def _not_taken(name: str, option: str) -> str:

@@ -33,7 +33,8 @@ from torch import Tensor
 
 from zoo.adversarial import GAN
 from zoo.batch import Batch
-from zoo.data.images import ImageData, Split
+from zoo.data.images import ImageData
+from zoo.data.tensors import Split
 
 
 class RandomImages(ImageData):

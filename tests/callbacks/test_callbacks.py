@@ -417,7 +417,8 @@ def test_a_record_holds_what_the_card_needs(tmp_path, settings):
     assert kept["images"] == batches * BATCH
     assert kept["images_per_second"] == pytest.approx(kept["images"] / kept["seconds"])
     assert kept["class_path"] == "zoo.autoregressive.PixelCNN"
-    assert kept["data"] == {"class_path": "tiny_runs.Patches", "init_args": {"binarized": True}}
+    own = {"title": "patches", "hub_id": None}
+    assert kept["data"] == {"class_path": "tiny_runs.Patches", "init_args": {"binarized": True}, **own}
     assert kept["hardware"].startswith("1 x CPU (")
     assert (kept["precision"], kept["torch"]) == ("32-true", str(torch.__version__))
 
