@@ -34,7 +34,6 @@ from torch import Tensor
 from zoo.adversarial import GAN
 from zoo.batch import Batch
 from zoo.data.images import ImageData
-from zoo.data.tensors import Split
 
 
 class RandomImages(ImageData):
@@ -56,7 +55,7 @@ class RandomImages(ImageData):
     def prepare_data(self) -> None:
         """Nothing to download."""
 
-    def read(self, split: str) -> Split:
+    def read(self, split: str) -> tuple[Tensor, Tensor]:
         """An epoch of 100 batches."""
         n = 100 * self.batch_size + 1
         images = torch.randint(self.levels, (n, *self.shape), dtype=torch.uint8)
@@ -141,7 +140,7 @@ class Rounds(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Build the plain loop, and warm it up."""
         self.loop, data = PlainLoop(pl_module), trainer.datamodule.train
-        self.data = tuple(tensor.to(pl_module.device) for tensor in data)
+        self.data = tuple(tensor.to(pl_module.device) for tensor in data[:2])
         self.size = trainer.datamodule.batch_size
         self._time_plain(pl_module, min(self.warmup, 10))
 

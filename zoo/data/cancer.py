@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from zoo.data.tensors import Split, TensorData
+from zoo.data.tensors import TensorData
 from zoo.spec import DataSpec
 
 
@@ -41,7 +42,7 @@ class BreastCancer(TensorData):
         """There being no official split, which rows are the test split."""
         return "continuous; test split: 114 rows drawn with seed 0"
 
-    def read(self, split: str) -> Split:
+    def read(self, split: str) -> tuple[Tensor, Tensor]:
         """Return the first 455 rows ("train") or the last 114 ("test") of the fixed order."""
         from sklearn.datasets import load_breast_cancer
 
@@ -50,4 +51,4 @@ class BreastCancer(TensorData):
         order = np.random.RandomState(0).permutation(len(table.target))
         chosen = order[-114:] if split == "test" else order[:-114]
         rows = torch.from_numpy(table.data[chosen].astype(np.float32))
-        return Split(rows, torch.from_numpy(table.target[chosen].astype(np.int64)))
+        return rows, torch.from_numpy(table.target[chosen].astype(np.int64))

@@ -9,11 +9,11 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from zoo import files
 from zoo.batch import Batch
 from zoo.data.images import ImageData
-from zoo.data.tensors import Split
 from zoo.errors import DataError
 
 
@@ -84,7 +84,7 @@ class CIFAR10(ImageData):
                     f"{self.url} is not the archive it was ({error}): put the official files into {folder}."
                 ) from None
 
-    def read(self, split: str) -> Split:
+    def read(self, split: str) -> tuple[Tensor, Tensor]:
         """Read the five training files ("train") or the test file ("test") and check them.
 
         Raises:
@@ -95,7 +95,7 @@ class CIFAR10(ImageData):
         parts = [files.read(self.root / self.folder / name, self.rows * row, self.sha256[name]) for name in names]
         table = np.frombuffer(b"".join(parts), np.uint8).reshape(-1, row)
         images = torch.from_numpy(table[:, 1:].copy()).view(-1, *self.shape)
-        return Split(images, torch.from_numpy(table[:, 0].astype(np.int64)))
+        return images, torch.from_numpy(table[:, 0].astype(np.int64))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """In training, mirror images at random, on their device and from its global RNG."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from zoo.data.images import ImageData
-from zoo.data.tensors import Split
 
 
 class Digits(ImageData):
@@ -44,7 +44,7 @@ class Digits(ImageData):
         """How pixel values were made and, there being no official split, which images are the test split."""
         return "17 levels; test split: 360 images drawn with seed 0"
 
-    def read(self, split: str) -> Split:
+    def read(self, split: str) -> tuple[Tensor, Tensor]:
         """Return the first 1,437 images ("train") or the last 360 ("test") of the fixed order."""
         from sklearn.datasets import load_digits
 
@@ -53,4 +53,4 @@ class Digits(ImageData):
         order = np.random.RandomState(0).permutation(len(digits.target))
         chosen = order[-360:] if split == "test" else order[:-360]
         images = torch.from_numpy(digits.images[chosen].astype(np.uint8)).unsqueeze(1)
-        return Split(images, torch.from_numpy(digits.target[chosen].astype(np.int64)))
+        return images, torch.from_numpy(digits.target[chosen].astype(np.int64))

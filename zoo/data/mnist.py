@@ -76,7 +76,7 @@ class _IDX(ImageData):
                     packed = files.fetch(urls, md5, temporary)
                     files.write_atomically(folder / name, gzip.decompress(packed.read_bytes()))
 
-    def read(self, split: str) -> Split:
+    def read(self, split: str) -> tuple[Tensor, Tensor]:
         """Read the official "train" or "test" split, grey, and check it.
 
         Raises:
@@ -85,7 +85,7 @@ class _IDX(ImageData):
         part = "t10k" if split == "test" else "train"
         images = self._idx(f"{part}-images-idx3-ubyte", (self.counts[part], 28, 28))
         labels = self._idx(f"{part}-labels-idx1-ubyte", (self.counts[part],))
-        return Split(images.unsqueeze(1), labels.to(torch.int64))
+        return images.unsqueeze(1), labels.to(torch.int64)
 
     def _idx(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """Read an IDX file: bytes 0, 0, 8 (unsigned bytes), number of dimensions, their sizes, the values."""
