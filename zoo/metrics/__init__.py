@@ -11,11 +11,11 @@ from zoo.metrics.inception import (
     resize,
 )
 from zoo.metrics.kernels import (
+    DistanceInduced,
     Gaussian,
     Kernel,
     Polynomial,
     RationalQuadratic,
-    TriangularGap,
     energy_distance,
     mmd,
 )
@@ -24,6 +24,7 @@ from zoo.metrics.transport import sinkhorn, sliced_wasserstein, wasserstein
 
 __all__ = [
     "DIVERGENCES",
+    "DistanceInduced",
     "FDivergence",
     "Gaussian",
     "Inception",
@@ -31,7 +32,6 @@ __all__ = [
     "Polynomial",
     "RationalQuadratic",
     "Scattering",
-    "TriangularGap",
     "energy_distance",
     "features_of",
     "frechet_distance",
