@@ -419,7 +419,7 @@ def test_transport(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsy
 def test_transport_compares_the_same_divergence(benchmark: ModuleType):
     """Scaled to one unit, all are near the reference: an error of it would be of the order of one."""
     for library in ("ot", "geomloss"):
-        pytest.importorskip(library, reason="the benchmark of transport alone needs it")
+        pytest.importorskip(library, reason="the benchmark of transport compares with it")
     expected, slope = benchmark.reference(60)
     for name in benchmark.NAMES:
         found = benchmark.measure(name, 60, True)

@@ -1,6 +1,6 @@
 """Time debiased Sinkhorn divergences of points against POT and geomloss, on one CPU thread, in one run.
 
-    pip install pot geomloss      # needed for this alone
+    pip install -e '.[transport]' geomloss      # geomloss for this alone
     python tests/benchmarks/transport.py [--n 2000 10000] [--rounds 3] [NAME ...]
 
 The points are 2-D, float32: a standard normal and one of half its width at (1, 1); the cost is the squared distance,

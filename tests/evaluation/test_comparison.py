@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -105,6 +107,7 @@ def test_points_stay_what_they_are(moons):
 
 
 def test_of_images_all_by_the_features(tmp_path, network):
+    pytest.importorskip("ot", reason="exact transport of unequal numbers of images needs the extra transport")
     x, y = comparison.gather(folder(tmp_path / "a", 40)), comparison.gather(folder(tmp_path / "b", 30, 1))
     results = comparison.compare(x, y, batch_size=7)
     a, b = (Pixels()(images) for images in (x, y))
@@ -122,6 +125,19 @@ def test_of_images_all_by_the_features(tmp_path, network):
     assert results[4].protocol.startswith("the first 40 and 30 images of 3 x 6 x 6, in 0..1")
     assert results[1].spread == pytest.approx(float(spread))
     assert results[0].protocol.startswith("40 against 30 images; Inception v3 of 2015-12-05, 2048 features, bilinear")
+
+
+def test_without_the_exact_solver_the_others_are_given(tmp_path, network, monkeypatch):
+    x, y = (comparison.gather(folder(tmp_path / name, n)) for name, n in (("a", 40), ("b", 30)))
+    monkeypatch.setitem(sys.modules, "ot", None)
+    with pytest.warns(UserWarning, match=r"scattering_w1 is left out\. .* generative-zoo\[transport\]"):
+        found = numbers(comparison.compare(x, y, batch_size=7))
+    assert list(found) == ["fid", "kid", "precision", "recall"]
+    points = torch.rand(9, 2), torch.rand(8, 2)
+    with pytest.warns(UserWarning, match=r"wasserstein_1 is left out\. .* generative-zoo\[transport\]"):
+        found = numbers(comparison.compare(*points))
+    assert list(found) == ["energy_distance", "sliced_wasserstein_2", "sinkhorn"]
+    assert "wasserstein_1" in numbers(comparison.compare(points[0], points[0])), "of equal numbers it needs none"
 
 
 def test_images_of_two_sizes_are_not_scattered(network, monkeypatch):

@@ -9,17 +9,17 @@ from torch import Tensor
 
 from zoo.errors import DataError
 from zoo.metrics import (
+    DistanceInduced,
     Gaussian,
     Kernel,
     Polynomial,
     RationalQuadratic,
-    TriangularGap,
     energy_distance,
     mmd,
     points,
 )
 
-KERNELS = [Gaussian([0.5, 2.0]), RationalQuadratic([0.5, 1.0]), TriangularGap(), Polynomial(3)]
+KERNELS = [Gaussian([0.5, 2.0]), RationalQuadratic([0.5, 1.0]), DistanceInduced(), Polynomial(3)]
 EACH = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: type(kernel).__name__)
 
 
@@ -30,7 +30,7 @@ def normal(n: int, dims: int, seed: int = 0, shift: float = 0.0) -> Tensor:
 FORMULAS = {
     "Gaussian": lambda x, y: sum(torch.exp(-(x - y).square().sum() / (2 * s**2)) for s in (0.5, 2.0)),
     "RationalQuadratic": lambda x, y: sum((1 + (x - y).square().sum() / (2 * a)) ** -a for a in (0.5, 1.0)),
-    "TriangularGap": lambda x, y: x.norm() + y.norm() - (x - y).norm(),
+    "DistanceInduced": lambda x, y: x.norm() + y.norm() - (x - y).norm(),
     "Polynomial": lambda x, y: (x @ y / len(x) + 1) ** 3,
 }
 
@@ -59,9 +59,10 @@ def test_mmd_is_its_sum_over_pairs(kernel: Kernel, unbiased: bool):
 
 
 @pytest.mark.parametrize("unbiased", [True, False])
-def test_energy_distance_is_mmd_of_the_triangular_gap(unbiased: bool):
+def test_energy_distance_is_mmd_of_the_distance_induced_kernel(unbiased: bool):
     x, y = normal(9, 3), normal(6, 3, 1, 0.4)
-    torch.testing.assert_close(energy_distance(x, y, unbiased=unbiased), mmd(x, y, TriangularGap(), unbiased=unbiased))
+    expected = mmd(x, y, DistanceInduced(), unbiased=unbiased)
+    torch.testing.assert_close(energy_distance(x, y, unbiased=unbiased), expected)
 
 
 def test_energy_distance_in_one_dimension():

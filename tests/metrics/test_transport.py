@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 import warnings
 
+import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import optimize, stats
 from torch import Tensor
 
-from zoo.errors import DataError
+from zoo.errors import DataError, ZooError
 from zoo.metrics import energy_distance, points, sinkhorn, sliced_wasserstein, transport, wasserstein
 
 
 def normal(n: int, dims: int, seed: int = 0, shift: float = 0.0) -> Tensor:
     return torch.randn(n, dims, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + shift
+
+
+@pytest.fixture
+def pot():
+    pytest.importorskip("ot", reason="exact transport of unequal numbers of points needs the extra transport")
 
 
 # -- exact ---------------------------------------------------------------------------------------------------
@@ -40,7 +47,7 @@ def test_in_one_dimension_it_is_scipys(n: tuple[int, int]):
 
 @pytest.mark.parametrize("p", [1.0, 2.0])
 @pytest.mark.parametrize("n", [(6, 4), (5, 7)])
-def test_of_unequal_numbers_it_is_that_of_copies(n: tuple[int, int], p: float):
+def test_of_unequal_numbers_it_is_that_of_copies(n: tuple[int, int], p: float, pot):
     x, y = normal(n[0], 2), normal(n[1], 2, 1)
     both = math.lcm(*n)
     copies = x.repeat_interleave(both // n[0], 0), y.repeat_interleave(both // n[1], 0)
@@ -49,6 +56,35 @@ def test_of_unequal_numbers_it_is_that_of_copies(n: tuple[int, int], p: float):
     torch.testing.assert_close(
         wasserstein(*line, p=p), wasserstein(*(torch.cat([part, 0 * part], 1) for part in line), p=p)
     )
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0])
+@pytest.mark.parametrize("n", [(1, 6), (6, 4), (7, 20)])
+def test_of_unequal_numbers_it_is_the_optimum_of_both_linear_programs(n: tuple[int, int], p: float, pot):
+    """SciPy's least cost of a coupling, and Kantorovich's dual: most of mean f + mean g with f_i + g_j <= c_ij."""
+    x, y = normal(n[0], 3), normal(n[1], 3, 1, 0.5)
+    cost = ((x[:, None] - y).norm(dim=2) ** p).numpy().ravel()
+    sums = np.concatenate([np.kron(np.eye(n[0]), np.ones(n[1])), np.kron(np.ones(n[0]), np.eye(n[1]))])
+    mass = np.repeat([1 / n[0], 1 / n[1]], n)
+    least = optimize.linprog(cost, A_eq=sums, b_eq=mass).fun
+    most = -optimize.linprog(-mass, A_ub=sums.T, b_ub=cost, bounds=(None, None)).fun
+    assert float(wasserstein(x, y, p=p)) ** p == pytest.approx(least) == pytest.approx(most)
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0])
+def test_points_on_a_line_in_space_are_those_of_the_line(p: float, pot):
+    """Sizes at which a solver makes thousands of steps; in one dimension the quantile functions give the distance."""
+    x, y = normal(300, 1), normal(170, 1, 1, 0.3)
+    line = torch.tensor([[2.0, -1.0, 2.0]], dtype=torch.float64) / 3
+    torch.testing.assert_close(wasserstein(x @ line, y @ line, p=p), wasserstein(x, y, p=p))
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-6, 1e6, 1e9])
+def test_of_unequal_numbers_it_scales_with_the_points(scale: float, pot):
+    """Costs of 1e-18 are below what the solver takes for zero."""
+    x, y = normal(60, 2), normal(50, 2, 1)
+    torch.testing.assert_close(wasserstein(scale * x, scale * y, p=2) / scale, wasserstein(x, y, p=2))
+    torch.testing.assert_close(wasserstein(0 * x, 0 * y, p=2), torch.zeros((), dtype=torch.float64))
 
 
 def test_a_shift_costs_its_length():
@@ -66,7 +102,9 @@ def test_it_is_near_the_distance_of_gaussians():
 
 
 @pytest.mark.parametrize(("dims", "n"), [(1, 4), (2, 4), (1, 3), (2, 3)])
-def test_gradients_are_those_of_differences(dims: int, n: int):
+def test_gradients_are_those_of_differences(dims: int, n: int, request):
+    if dims > 1 and n != 4:
+        request.getfixturevalue("pot")
     x, y = normal(4, dims).requires_grad_(), normal(n, dims, 1).requires_grad_()
     assert torch.autograd.gradcheck(lambda x, y: wasserstein(x, y, p=2), (x, y))
     z = x.detach().requires_grad_()
@@ -299,6 +337,26 @@ def test_bad_settings_are_named(monkeypatch):
         sinkhorn(x, x, tolerance=math.nan)
     with pytest.raises(DataError, match="iterations must be at least 1, not 0"):
         sinkhorn(x, x, iterations=0)
+    with pytest.raises(DataError, match=r"\|x - y\|\^2 is too large for torch.float32: scale the points down"):
+        wasserstein(x.float() * 1e20, -x.float() * 1e20, p=2)
     monkeypatch.setattr(transport, "LARGEST", 15)
     with pytest.raises(DataError, match="at most 15 pairs of points, not 4 times 4: use sinkhorn"):
         wasserstein(x, x)
+
+
+def test_an_unfinished_plan_is_an_error(monkeypatch, pot):
+    monkeypatch.setattr(transport, "PIVOTS", 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(DataError, match=r"plan of 30 and 20 points \(numItermax reached.*\): take") as caught:
+            wasserstein(normal(30, 2), normal(20, 2, 1))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_absent_solver_is_named_with_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ot", None)
+    with pytest.raises(ZooError, match=r"unequal size needs POT.* pip install generative-zoo\[transport\]") as caught:
+        wasserstein(normal(4, 2), normal(3, 2))
+    assert "\n" not in str(caught.value)
+    for x, y in ((normal(4, 2), normal(4, 2, 1)), (normal(4, 1), normal(3, 1))):
+        assert float(wasserstein(x, y)) > 0, "only unequal numbers beyond one dimension need it"

@@ -10,11 +10,11 @@ from zoo.metrics.features import (
 )
 from zoo.metrics.inception import Inception, resize
 from zoo.metrics.kernels import (
+    DistanceInduced,
     Gaussian,
     Kernel,
     Polynomial,
     RationalQuadratic,
-    TriangularGap,
     energy_distance,
     mmd,
 )
@@ -23,6 +23,7 @@ from zoo.metrics.transport import sinkhorn, sliced_wasserstein, wasserstein
 
 __all__ = [
     "DIVERGENCES",
+    "DistanceInduced",
     "FDivergence",
     "Gaussian",
     "Inception",
@@ -30,7 +31,6 @@ __all__ = [
     "Polynomial",
     "RationalQuadratic",
     "Scattering",
-    "TriangularGap",
     "energy_distance",
     "features_of",
     "frechet_distance",

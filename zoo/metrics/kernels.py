@@ -2,8 +2,8 @@
 
 MMD^2(P, Q) = E k(X, X') + E k(Y, Y') - 2 E k(X, Y), the largest squared difference of the means of a function in the
 unit ball of the kernel's Hilbert space (Gretton et al. 2012, *A kernel two-sample test*, equations 1 to 5). The energy
-distance 2 E|X - Y| - E|X - X'| - E|Y - Y'| (Szekely & Rizzo 2013) is MMD^2 of the kernel |x| + |y| - |x - y|: by how
-much the way over the origin is longer than the direct one.
+distance 2 E|X - Y| - E|X - X'| - E|Y - Y'| (Szekely & Rizzo 2013) is MMD^2 of the kernel that the distance induces,
+|x| + |y| - |x - y| (Sejdinovic et al. 2013, arXiv 1207.6076).
 
 All are differentiable in the points, take time as N M and memory as N + M.
 """
@@ -71,8 +71,12 @@ class RationalQuadratic(Kernel):
         return x.new_full((len(x),), float(len(self.exponents)))
 
 
-class TriangularGap(Kernel):
-    """k(x, y) = |x| + |y| - |x - y|, the gap of the triangle with the origin: its MMD^2 is the energy distance."""
+class DistanceInduced(Kernel):
+    """k(x, y) = |x| + |y| - |x - y|, the distance-induced kernel (Sejdinovic et al. 2013, arXiv 1207.6076).
+
+    Also the triangular gap: by how much the way from x to y over the origin is longer than the direct one. The paper's
+    has half of it; without the half, MMD^2 is the energy distance itself.
+    """
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """(N, D) and (M, D) to (N, M)."""
@@ -135,7 +139,7 @@ def energy_distance(x: Tensor, y: Tensor, *, unbiased: bool = True) -> Tensor:
 
 
 class _MinusDistance(Kernel):
-    """-|x - y|, of the same MMD^2 as the triangular gap: what depends on one point alone cancels in it."""
+    """-|x - y|, of the same MMD^2 as `DistanceInduced`: what depends on one point alone cancels in it."""
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """(N, D) and (M, D) to (N, M)."""
