@@ -27,7 +27,7 @@ ARGUMENTS = {
 }
 """What published arguments of a class of today are called now."""
 
-ABSENT: dict[str, dict[str, Any]] = {}
+ABSENT: dict[str, dict[str, Any]] = {"zoo.flows.Glow": {"stretch": None}}
 """What a checkpoint or a run that lacks an argument had in its place.
 
 `zoo.save` and a run's `.ckpt` hold every argument that the class had then, so one that is lacking did not exist yet,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import threading
 
 import pytest
@@ -12,7 +13,7 @@ from tiny_runs import FewDigits, Stop, differences, fit, last
 from torch import Tensor
 
 from zoo.callbacks.ema import EMA
-from zoo.errors import CheckpointError, ZooError
+from zoo.errors import CheckpointError, DataError, ZooError
 from zoo.flows.glow import ActNorm, Glow, InvertibleConv
 from zoo.flows.images import AffineCoupling, FactorOut
 from zoo.hub import store
@@ -217,13 +218,73 @@ def test_the_prior_of_what_leaves_reads_what_stays():
     z, log_det = prior(x)
     assert torch.equal(z[:, :2], x[:, :2])
     raw, shift = prior.net(x[:, :2]).chunk(2, 1)
-    log_scale = prior.BOUND * torch.tanh(raw / prior.BOUND)
+    log_scale = prior.bound * torch.tanh(raw / prior.bound)
     normal = torch.distributions.Normal(-shift * (-log_scale).exp(), (-log_scale).exp())
     expected = normal.log_prob(x[:, 2:]).flatten(1).sum(1)
     base = torch.distributions.Normal(0, 1).log_prob(z[:, 2:]).flatten(1).sum(1)
     torch.testing.assert_close(base + log_det, expected)
 
 
+def saturated(model: Glow) -> Glow:
+    """Every coupling stretches as far as it may, whatever it reads."""
+    for module in model.modules():
+        if isinstance(module, AffineCoupling):
+            with torch.no_grad():
+                module.net.last.bias[: len(module.net.last.bias) // 2] = 1e4
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("scales", "steps", "stretch", "each"), [(2, 3, 4.0, 4 / 7), (3, 2, 0.8, 0.1), (1, 1, 9.0, 2.0), (2, 3, None, 2.0)]
+)
+def test_couplings_together_stretch_no_more_than_asked(scales, steps, stretch, each):
+    model, found = saturated(Glow([1, 16, 16], scales=scales, steps=steps, channels=4, blocks=1, stretch=stretch)), []
+    for module in model.modules():
+        if isinstance(module, AffineCoupling):
+            module.register_forward_hook(lambda layer, inputs, outputs: found.append((inputs[0], outputs[1])))
+    model.encode(torch.zeros(2, 1, 16, 16, dtype=torch.uint8), verify=False)
+    # Half of what a coupling sees is moved: twice the mean of the log-scales is that of those.
+    log_scales = [2 * log_det[0].item() / x[0].numel() for x, log_det in found]
+    assert log_scales == pytest.approx([each] * (scales * steps + scales - 1), rel=1e-5)
+    assert stretch is None or sum(log_scales) <= stretch * (1 + 1e-5)
+
+
+def test_with_a_limit_noise_comes_back_and_without_it_does_not():
+    torch.manual_seed(0)
+    limited = Glow(channels=4, blocks=1, steps=8)
+    free = Glow(channels=4, blocks=1, steps=8, stretch=None)
+    free.load_state_dict(limited.state_dict())
+    x = torch.randint(0, 17, (20, 1, 8, 8), dtype=torch.uint8)
+    assert torch.equal(saturated(limited).decode(limited.encode(x)), x)
+    with pytest.raises(DataError, match=r"20 of 20 images .* do not come back"):
+        saturated(free).encode(x)
+
+
+@pytest.mark.parametrize("stretch", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_stretch_that_is_none_is_refused(stretch):
+    with pytest.raises(DataError, match="stretch must be positive, or None for no limit, not"):
+        Glow(stretch=stretch)
+
+
 def test_steps_below_one_are_refused():
     with pytest.raises(ZooError, match="steps must be at least 1, not 0"):
         Glow(steps=0)
+
+
+def test_a_configuration_without_a_stretch_was_published_before_there_was_one(tmp_path):
+    torch.manual_seed(0)
+    model = Glow(channels=4, blocks=1, stretch=None)
+    for module in model.modules():
+        if isinstance(module, AffineCoupling):
+            randomize(module, 2.0).float()
+    folder = store.save(model.eval(), tmp_path / "glow-tiny", dtype="float32")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["init_args"].pop("stretch", 0) is None
+    (folder / "config.json").write_text(json.dumps(config))
+    x = torch.randint(0, 17, (8, 1, 8, 8), dtype=torch.uint8)
+    loaded = store.load(folder)
+    assert loaded.hparams.stretch is None
+    assert torch.equal(loaded.elbo(x, seed=0), model.elbo(x, seed=0))
+    config["init_args"]["stretch"] = 4.0
+    (folder / "config.json").write_text(json.dumps(config))
+    assert not torch.equal(store.load(folder).elbo(x, seed=0), model.elbo(x, seed=0))

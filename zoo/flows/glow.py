@@ -12,12 +12,14 @@ each channel, so that the base is standard normal; a temperature for drawing. De
 - coupling networks are residual networks of several blocks (`zoo.flows.images.ResidualNet`), where the paper has three
   layers of 512 channels: fewer steps do, and their networks are deeper;
 - so are those of the priors, which the authors have of one layer;
-- the log-scale of a coupling goes through a tanh, where the authors have log sigmoid(raw + 2);
+- the log-scale of a coupling goes through a tanh, where the authors have log sigmoid(raw + 2), and all couplings
+  together neither stretch nor shrink a value by more than exp(`stretch`);
 - AdamW or Muon with a cosine schedule, averaged weights.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.batch import as_batch
-from zoo.errors import CheckpointError, ZooError
+from zoo.errors import CheckpointError, DataError, ZooError
 from zoo.flows.core import Compose, Normal, Transform
 from zoo.flows.images import (
     AffineCoupling,
@@ -175,6 +177,9 @@ class Glow(ImageFlow):
         blocks: residual blocks of each coupling network.
         dropout: probability of dropping an activation inside a block while training.
         activation: "relu" or "gelu".
+        stretch: how far, in nats, all couplings together may stretch or shrink a value: of n on its way each has a
+            log-scale within stretch / n, and within 2. None leaves each the whole 2; far from their data such flows
+            are not invertible in float32 (`zoo.flows.reconstruction`).
         optimizer: "adamw" or "muon" (see `GenerativeModel.configure_optimizers`).
         lr: its peak learning rate.
         warmup: optimizer steps of linear warm-up.
@@ -198,6 +203,7 @@ class Glow(ImageFlow):
         blocks: int = 2,
         dropout: float = 0.0,
         activation: str = "gelu",
+        stretch: float | None = 4.0,
         optimizer: str = "adamw",
         lr: float = 1e-3,
         warmup: int = 100,
@@ -205,6 +211,8 @@ class Glow(ImageFlow):
     ) -> None:
         super().__init__(shape, levels)
         self.check_network(activation, dropout, scales=scales, steps=steps, channels=channels, blocks=blocks)
+        if stretch is not None and not 0 < stretch < math.inf:
+            raise DataError(f"stretch must be positive, or None for no limit, not {stretch}.")
         self.save_hyperparameters()
         self.register_buffer("initialized", torch.tensor(False))
         self._ready = False  # what `initialized` says, where reading it waits for no GPU
@@ -215,17 +223,24 @@ class Glow(ImageFlow):
         size = squeezed(shape)
         channels = size[0]
         steps = [
-            Compose([ActNorm(channels), InvertibleConv(channels), AffineCoupling(self._network(channels))])
+            Compose([ActNorm(channels), InvertibleConv(channels), self._coupling(channels)])
             for _ in range(self.hparams.steps)
         ]
         if scales == 1:
             return Compose([Squeeze(), *steps, ActNorm(channels), Flatten(size)])
         rest = self._scale((channels // 2, *size[1:]), scales - 1)
-        return Compose([Squeeze(), *steps, AffineCoupling(self._network(channels)), FactorOut(size, rest)])
+        return Compose([Squeeze(), *steps, self._coupling(channels), FactorOut(size, rest)])
 
-    def _network(self, channels: int) -> ResidualNet:
+    def _coupling(self, channels: int) -> AffineCoupling:
         own = self.hparams
-        return ResidualNet(channels // 2, channels, own.channels, own.blocks, own.dropout, own.activation)
+        net = ResidualNet(channels // 2, channels, own.channels, own.blocks, own.dropout, own.activation)
+        if own.stretch is None:
+            return AffineCoupling(net)
+        # Actnorm and 1x1 convolutions have no limit, and need none: they stretch every image alike, and what they
+        # stretch of the data couplings must shrink, or latents would not be standard normal. Without limits they do so
+        # in each step; and where images are far from the data, couplings stretch instead of shrinking.
+        couplings = own.scales * own.steps + own.scales - 1  # on the way through all scales, priors among them
+        return AffineCoupling(net, bound=min(AffineCoupling.BOUND, own.stretch / couplings))
 
     # -- actnorm from the data ----------------------------------------------------------------------------------
 

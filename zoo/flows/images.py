@@ -16,16 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.batch import Batch
 from zoo.errors import DataError
 from zoo.flows.core import Base, Flow, Transform
+from zoo.flows.reconstruction import Reconstruction, refuse_lost, warn_of_lost
 from zoo.model import GenerativeModel, Measurement
 from zoo.model.dequantized import Dequantized
 from zoo.model.latents import check_latents
 from zoo.nn.activations import ACTIVATIONS, soft_limit
 from zoo.nn.devices import full_precision
 from zoo.nn.masked import residual_gain
-from zoo.results import METRICS, Result
 from zoo.spec import DataSpec, check_count, check_image_shape
 
 # The first two groups are kept and the last two moved. `Squeeze` puts the pixels of a block in the order (0, 0),
@@ -207,10 +206,22 @@ class AdditiveCoupling(Coupling):
 class AffineCoupling(Coupling):
     """The moved channels are scaled and shifted: moved * exp(s) + t (RealNVP, equations 4 and 5).
 
-    The log-scale is s = BOUND tanh(raw / BOUND): one layer neither stretches nor shrinks by more than exp(BOUND).
+    The log-scale is s = bound tanh(raw / bound): one layer neither stretches nor shrinks by more than exp(bound).
+
+    Args:
+        net: from the kept channels to raw log-scales and shifts of the others.
+        partition: "checkerboard", "rows" or "columns", a pair of pixels of each block of 2x2.
+        swap: whether the first pair is moved by the second, and not the second by the first.
+        bound: of |s|.
     """
 
     BOUND = 2.0
+
+    def __init__(
+        self, net: nn.Module, partition: str = "checkerboard", swap: bool = False, bound: float = BOUND
+    ) -> None:
+        super().__init__(net, partition, swap)
+        self.bound = bound
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(N, 4C, H, W) to the same, and the sum of the log-scales, (N,)."""
@@ -226,7 +237,7 @@ class AffineCoupling(Coupling):
 
     def _numbers(self, kept: Tensor) -> tuple[Tensor, Tensor]:
         raw, shift = self.net(kept).chunk(2, 1)
-        return soft_limit(raw, self.BOUND), shift
+        return soft_limit(raw, self.bound), shift
 
 
 class ResidualNet(nn.Module):
@@ -325,8 +336,21 @@ class ImageFlow(Dequantized, GenerativeModel):
     # -- density ------------------------------------------------------------------------------------------------
 
     def log_density(self, y: Tensor) -> Tensor:
-        """log p(y) of continuous y in [0, levels), a unit a level: (N, C, H, W) to (N,) nats."""
+        """log p(y) of continuous y in [0, levels), a unit a level: (N, C, H, W) to (N,) nats.
+
+        What training steps call: nothing here waits for a GPU. `elbo` warns of what lies beyond float32.
+        """
         return self.net(y)
+
+    def elbo_draws(self, x: Tensor, *, samples: int = 1, seed: int | None = None) -> Tensor:
+        """log p(x + u) of each of `samples` draws of uniform noise: (N, C, H, W) to (samples, N) nats.
+
+        It warns, as `elbo` and `bits_per_dim` do, where images lie so far from the data that they do not come back
+        from their latents in float32.
+        """
+        draws = super().elbo_draws(x, samples=samples, seed=seed)
+        warn_of_lost(self, x, draws)
+        return draws
 
     def loss(self, x: Tensor) -> Tensor:
         """(N,) the bound's negative, in the unit that `metric` names, with one draw of noise for each image.
@@ -343,12 +367,23 @@ class ImageFlow(Dequantized, GenerativeModel):
     # -- images to latents and back -----------------------------------------------------------------------------
 
     @torch.no_grad()
-    def encode(self, x: Tensor) -> Tensor:
-        """The latents of images, each value in the centre of its level: uint8 (N, C, H, W) to (N, D)."""
+    def encode(self, x: Tensor, *, verify: bool = True) -> Tensor:
+        """The latents of images, each value in the centre of its level: uint8 (N, C, H, W) to (N, D).
+
+        Far from its data a flow may stretch an image beyond what float32 inverts. Such latents are no code of it, and
+        are refused: a `DataError` says which of the batch.
+
+        Args:
+            x: images.
+            verify: whether to decode the latents and see; without, it takes half the time and refuses none.
+        """
         self.spec.check(x)
         # What was rounded on the way forward would not come back.
         with self.sampling_mode(cached=False), full_precision(self.device):
-            return self.net.transform(x + 0.5)[0]
+            z = self.net.transform(x + 0.5)[0]
+        if verify:
+            refuse_lost(self, x, z)
+        return z
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
@@ -373,27 +408,3 @@ class ImageFlow(Dequantized, GenerativeModel):
         check_count(n)
         with self.sampling_mode(cached=False), full_precision(self.device):
             return self.to_levels(self.net.sample(n, seed=seed, temperature=temperature))
-
-
-class Reconstruction(Measurement):
-    """How many images do not come back from their latents in every value, of which an inverse in theory leaves none.
-
-    Args:
-        model: a flow of images.
-    """
-
-    metrics = (METRICS["not_reconstructed"],)
-
-    def __init__(self, model: ImageFlow) -> None:
-        self.model, self.lost = model, 0
-
-    def update(self, batch: Batch) -> None:
-        """Images uint8 (N, C, H, W), there and back."""
-        x = batch.x
-        back = self.model.decode(self.model.encode(x))
-        self.lost += int((back != x).flatten(1).any(1).sum())
-
-    def compute(self) -> list[Result]:
-        """A count, 0 for a flow that is invertible in float32."""
-        protocol = "image to latents and back in float32, compared in every value"
-        return [Result(METRICS["not_reconstructed"], "count", self.lost, protocol=protocol)]
