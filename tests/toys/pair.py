@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from zoo.data.tensors import TensorData
 
+from zoo.data.tensors import TensorData
 from zoo.model import GenerativeModel
 from zoo.spec import DataSpec, check_count
 

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from zoo.data.tensors import TensorData
 
 from zoo.batch import Batch, as_batch
+from zoo.data.tensors import TensorData
 from zoo.model import Measurement, Model
 from zoo.results import Metric, Result
 from zoo.spec import DataSpec
