@@ -32,7 +32,7 @@ from scaling import hardware, now, watched
 from torch import Tensor
 
 from zoo.adversarial import GAN
-from zoo.data.images import ImageData, Split
+from zoo.data.images import ImageData
 
 
 class RandomImages(ImageData):
@@ -54,7 +54,7 @@ class RandomImages(ImageData):
     def prepare_data(self) -> None:
         """Nothing to download."""
 
-    def read(self, split: str) -> Split:
+    def read(self, split: str) -> tuple[Tensor, Tensor]:
         """An epoch of 100 batches."""
         n = 100 * self.batch_size + 1
         images = torch.randint(self.levels, (n, *self.shape), dtype=torch.uint8)
@@ -138,7 +138,7 @@ class Rounds(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Build the plain loop, and warm it up."""
         self.loop, data = PlainLoop(pl_module), trainer.datamodule.train
-        self.data = tuple(tensor.to(pl_module.device) for tensor in data)
+        self.data = data.x.to(pl_module.device), data.label.to(pl_module.device)
         self.size = trainer.datamodule.batch_size
         self._time_plain(pl_module, min(self.warmup, 10))
 

@@ -115,7 +115,7 @@ def test_drawing_is_in_evaluation_mode_and_leaves_each_module_as_it_was(training
 def test_validation_is_the_mean_over_the_split(tmp_path):
     data = Patches()
     model, trainer = fit(tmp_path, data=data, max_steps=10)
-    images, _ = data.val
+    images = data.val.x
     assert len(images) == VALIDATION, "in batches of 3, 2 and 2: a mean of means would differ"
     with torch.no_grad():
         expected = -model.eval().log_prob(images).double().mean()

@@ -8,6 +8,7 @@ from zoo.data.loader import TensorLoader
 from zoo.data.mnist import MNIST, FashionMNIST
 from zoo.data.points import Points
 from zoo.data.table import Table
+from zoo.data.tensors import TensorData
 
 __all__ = [
     "CIFAR10",
@@ -18,5 +19,6 @@ __all__ = [
     "ImageData",
     "Points",
     "Table",
+    "TensorData",
     "TensorLoader",
 ]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from zoo.data.images import ImageData, Split
-from zoo.spec import DataSpec
+from zoo.data.tensors import TensorData
 
 
-class BreastCancer(ImageData):
+class BreastCancer(TensorData):
     """569 rows of 30 continuous numbers, float32, and two labels (Street, Wolberg and Mangasarian 1993).
 
     Ten measurements of the nuclei of cells in a picture, each by its mean, its standard error and its worst value; the
@@ -24,6 +24,7 @@ class BreastCancer(ImageData):
     """
 
     title = "breast cancer"
+    shape = (30,)
     classes = 2
 
     def __init__(
@@ -32,16 +33,11 @@ class BreastCancer(ImageData):
         super().__init__(None, batch_size, validation, eval_batch_size, seed, download=False)
 
     @property
-    def spec(self) -> DataSpec:
-        """30 continuous numbers, two classes."""
-        return DataSpec((30,), None, self.classes)
-
-    @property
     def protocol(self) -> str:
         """There being no official split, which rows are the test split."""
         return "continuous; test split: 114 rows drawn with seed 0"
 
-    def read(self, split: str) -> Split:
+    def read(self, split: str) -> tuple[Tensor, Tensor]:
         """Return the first 455 rows ("train") or the last 114 ("test") of the fixed order."""
         from sklearn.datasets import load_breast_cancer
 

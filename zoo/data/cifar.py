@@ -9,10 +9,11 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from zoo import files
 from zoo.batch import Batch
-from zoo.data.images import ImageData, Split
+from zoo.data.images import ImageData
 from zoo.errors import DataError
 
 
@@ -32,7 +33,9 @@ class CIFAR10(ImageData):
     """
 
     title = "CIFAR-10"
+    hub_id = "uoft-cs/cifar10"
     shape = (3, 32, 32)
+    classes = 10
     folder: ClassVar[str] = "cifar-10-batches-bin"
     url: ClassVar[str] = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
     md5: ClassVar[str] = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -82,7 +85,7 @@ class CIFAR10(ImageData):
                     f"{self.url} is not the archive it was ({error}): put the official files into {folder}."
                 ) from None
 
-    def read(self, split: str) -> Split:
+    def read(self, split: str) -> tuple[Tensor, Tensor]:
         """Read the five training files ("train") or the test file ("test") and check them.
 
         Raises:

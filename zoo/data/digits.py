@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from zoo.data.images import ImageData, Split
+from zoo.data.images import ImageData
 
 
 class Digits(ImageData):
@@ -26,6 +27,7 @@ class Digits(ImageData):
     title = "digits"
     shape = (1, 8, 8)
     levels = 17
+    classes = 10
 
     def __init__(
         self,
@@ -43,7 +45,7 @@ class Digits(ImageData):
         """How pixel values were made and, there being no official split, which images are the test split."""
         return "17 levels; test split: 360 images drawn with seed 0"
 
-    def read(self, split: str) -> Split:
+    def read(self, split: str) -> tuple[Tensor, Tensor]:
         """Return the first 1,437 images ("train") or the last 360 ("test") of the fixed order."""
         from sklearn.datasets import load_digits
 

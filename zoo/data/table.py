@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.data.images import ImageData, Split
+from zoo.classes import class_path_of
+from zoo.data.tensors import TensorData
 from zoo.errors import DataError
-from zoo.spec import DataSpec
 
 TEXT = (".csv", ".tsv", ".txt", ".dat", ".amat")
 
 
-class Table(ImageData):
+class Table(TensorData):
     """Rows of D numbers, one file a split: a .npy of two dimensions, or text with a line for each row and no header.
 
-    Batches are tuples: rows (N, D), uint8 with values 0..levels-1 (int64 for more than 256 levels) or, without levels,
-    float32; labels, int64 (N,), all -1 (none). After `setup`, the splits are the attributes `train`, `val` and `test`.
+    Rows (N, D) are uint8 with values 0..levels-1 (int64 for more than 256 levels) or, without levels, float32. They have
+    no labels.
 
     Args:
         train: file of the training rows.
@@ -39,7 +39,6 @@ class Table(ImageData):
     """
 
     title = "the table"
-    classes = 0
 
     def __init__(
         self,
@@ -53,7 +52,7 @@ class Table(ImageData):
         eval_batch_size: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(root or os.curdir, batch_size, 0, eval_batch_size, seed, download=False)
+        super().__init__(root or os.curdir, batch_size, None, eval_batch_size, seed, download=False)
         if levels is not None and not 2 <= levels < 2**31:
             raise DataError(f"levels must be at least 2, or null for continuous numbers, not {levels}.")
         if delimiter is not None and len(delimiter) != 1:
@@ -61,52 +60,35 @@ class Table(ImageData):
         self.files = {"train": train, "test": test}
         if isinstance(validation, str):
             self.files["validation"] = validation
+            self.splits = ("train", "validation", "test")
         self.validation, self.levels, self.delimiter = validation, levels, delimiter
         self._tables: dict[str, Tensor] = {}
 
     @property
-    def spec(self) -> DataSpec:
-        """Shape (D,), levels and no classes; it reads a file, where none was read before.
+    def shape(self) -> tuple[int, ...]:
+        """(D,); a file is read for it, where none was read before.
 
         Raises:
             DataError: no file is there, or it is damaged.
         """
         if not self._tables:
             self._table("test" if self._path("test").is_file() else "train")
-        return DataSpec(tuple(next(iter(self._tables.values())).shape[1:]), self.levels)
-
-    @property
-    def protocol(self) -> str:
-        """Which values there are, in a phrase for the model card."""
-        return "continuous" if self.levels is None else f"{self.levels} levels"
+        return tuple(next(iter(self._tables.values())).shape[1:])
 
     @property
     def config(self) -> dict[str, Any]:
         """`class_path` and those `init_args` that say which data this is: the files' names without their folders."""
         arguments: dict[str, Any] = {name: Path(file).name for name, file in self.files.items()}
         arguments |= {"levels": self.levels, "delimiter": self.delimiter}
-        return {"class_path": "zoo.data.Table", "init_args": {"validation": self.validation, **arguments}}
+        return {"class_path": class_path_of(type(self)), "init_args": {"validation": self.validation, **arguments}}
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read what the stage needs into memory; a second call does nothing.
+    def read(self, split: str) -> Tensor:
+        """The rows of a file, checked; "train" with those held out, where no file has them.
 
         Raises:
-            DataError: a file is absent or damaged, splits differ in their columns, or no row is left to train on.
+            DataError: the file is absent or damaged, or has other columns than another split.
         """
-        if stage in (None, "fit", "validate") and not hasattr(self, "train"):
-            rows = self._table("train")
-            if "validation" in self.files:
-                self.train, self.val = _unlabelled(rows), _unlabelled(self._table("validation"))
-            else:
-                held = max(1, len(rows) // 10) if self.validation is None else self.validation
-                if not 0 < held < len(rows):
-                    raise DataError(
-                        f"{self._path('train')} has {len(rows):,} rows, of which {held:,} cannot be held out for "
-                        f"validation: choose from 1 to {len(rows) - 1:,}, or give a file."
-                    )
-                self.train, self.val = _unlabelled(rows[:-held]), _unlabelled(rows[-held:])
-        if stage in (None, "test", "predict") and not hasattr(self, "test"):
-            self.test = _unlabelled(self._table("test"))
+        return self._table(split)
 
     def _path(self, split: str) -> Path:
         return self.root / Path(self.files[split]).expanduser()
@@ -124,10 +106,6 @@ class Table(ImageData):
                     )
             self._tables[split] = rows
         return self._tables[split]
-
-
-def _unlabelled(rows: Tensor) -> Split:
-    return rows, torch.full((len(rows),), -1)
 
 
 def _read(path: Path, delimiter: str | None) -> np.ndarray:

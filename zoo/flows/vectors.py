@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from zoo.batch import as_batch
 from zoo.errors import DataError
 from zoo.flows.core import Flow, Mixture, Normal, Transform
 from zoo.model import GenerativeModel
@@ -121,13 +122,14 @@ class VectorFlow(GenerativeModel):
             return
         # The whole split and not a rank's part of it, so that all ranks have the same numbers.
         split = getattr(self.trainer.datamodule, "train", None)
-        if not isinstance(split, tuple) or not isinstance(split[0], Tensor):
+        if not isinstance(split, (Tensor, tuple)):
             raise DataError(
                 f"{type(self).__name__} standardizes its data by the training split, which must be in memory: "
                 f"train with a data module that has it as its attribute train, such as zoo.data.Table."
             )
-        self.spec.check(split[0], "the training split")
-        self.standardize.fit(split[0])
+        x = as_batch(split).x
+        self.spec.check(x, "the training split")
+        self.standardize.fit(x)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x), exact: floats (N, D) to (N,) nats."""
