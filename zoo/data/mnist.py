@@ -184,7 +184,7 @@ class MNIST(_IDX):
         binarized = binarized or fixed is not None
         super().__init__(root, batch_size, validation, eval_batch_size, seed, download, binarized)
         self.fixed = None if fixed is None else Path(fixed).expanduser()
-        if self.fixed:
+        if fixed is not None:
             self.splits, self.classes = ("train", "validation", "test"), 0
 
     @property

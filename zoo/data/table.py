@@ -21,7 +21,7 @@ TEXT = (".csv", ".tsv", ".txt", ".dat", ".amat")
 class Table(TensorData):
     """Rows of D numbers, one file a split: a .npy of two dimensions, or text with a line for each row and no header.
 
-    Rows (N, D) are uint8 with values 0..levels-1 (int64 for more than 256 levels) or, without levels, float32. They have
+    Rows (N, D) are uint8 with values 0..levels-1 (int64 for more than 256 levels) or, without levels, float32, and have
     no labels.
 
     Args:
