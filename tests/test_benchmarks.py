@@ -59,7 +59,7 @@ FAMILIES = {
     "nade": lambda: NADE(shape=[1, 4, 4], hidden=8, ordering_seed=1),
     "eonade": lambda: EoNADE(shape=[1, 4, 4], hidden=8, orderings=3),
     "made": lambda: MADE(shape=[1, 4, 4], hidden=8, masks=3, ordering_seed=1),
-    "darn": lambda: DARN(shape=[1, 4, 4], latents=5, width=6, layers=2),
+    "darn": lambda: DARN(shape=[1, 4, 4], latent_dim=5, width=6, layers=2),
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 import zoo
 
 ROOT = Path(__file__).resolve().parent.parent
-HEAVY = {"torch", "lightning", "huggingface_hub", "jsonargparse", "sklearn", "PIL", "numpy"}
+HEAVY = {"torch", "lightning", "huggingface_hub", "jsonargparse", "sklearn", "PIL", "numpy", "matplotlib"}
 
 
 def modules_after(code: str) -> set[str]:

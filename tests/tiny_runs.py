@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_every
 from torch import Tensor
 
 from zoo.autoregressive import PixelCNN
-from zoo.callbacks.run import Last, Record
+from zoo.callbacks.run import RunRecord, SaveLast
 from zoo.data import Digits
 from zoo.data.mnist import _IDX
 from zoo.model import GenerativeModel
@@ -107,7 +107,7 @@ def fit(
         warnings.simplefilter("ignore")
         trainer = Trainer(
             default_root_dir=folder,
-            callbacks=[Record(), *callbacks, Last()],
+            callbacks=[RunRecord(), *callbacks, SaveLast()],
             **{**usual, **quiet, **settings},
         )
         trainer.fit(model, datamodule=data or Patches(), ckpt_path=ckpt_path, weights_only=True)

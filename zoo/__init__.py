@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zoo.batch import Batch
     from zoo.errors import CheckpointError, DataError, HubError, ZooError
     from zoo.evaluation.measure import evaluate
     from zoo.hub.store import load, names, pull, push, save
@@ -22,13 +23,22 @@ _HOMES = {
     **dict.fromkeys(["load", "names", "push", "save"], "zoo.hub.store"),
     "pull": "zoo.hub.remote",
     "evaluate": "zoo.evaluation.measure",
+    "Batch": "zoo.batch",
+    "DataSpec": "zoo.spec",
+    "Result": "zoo.results",
+    **dict.fromkeys(["GenerativeModel", "Model"], "zoo.model"),
     **dict.fromkeys(["CheckpointError", "DataError", "HubError", "ZooError"], "zoo.errors"),
 }
 
 __all__ = [
+    "Batch",
     "CheckpointError",
     "DataError",
+    "DataSpec",
+    "GenerativeModel",
     "HubError",
+    "Model",
+    "Result",
     "ZooError",
     "evaluate",
     "load",

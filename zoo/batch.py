@@ -38,6 +38,10 @@ class Batch(NamedTuple):
         """The first `n` data."""
         return Batch(*(None if part is None else part[:n] for part in self))
 
+    def last(self, n: int) -> Batch:
+        """The last `n` data."""
+        return Batch(*(None if part is None else part[len(part) - n :] for part in self))
+
     def to(self, device: Any) -> Batch:
         """The batch on a device, without waiting for a GPU: its work waits for what comes from page-locked memory.
 
@@ -85,13 +89,12 @@ def as_batch(batch: Any) -> Batch:
             f"A batch of {len(batch)} parts does not say what they are: give data alone, (data, labels), or a "
             f"zoo.Batch with x, label, condition and index."
         )
-    if len(batch) == 2:
-        label = batch[1]
-        whole = isinstance(label, torch.Tensor) and not label.is_floating_point() and label.shape == (len(batch[0]),)
-        if not whole:
-            given = f"{label.dtype} {tuple(label.shape)}" if isinstance(label, torch.Tensor) else type(label).__name__
-            raise DataError(
-                f"The second part of a batch of two is its labels, integers ({len(batch[0])},), not {given}: give "
-                f"zoo.Batch(x, condition=...) for what data are given."
-            )
+    # What labels are is looked at where a model takes them: others may have a loader of tables with float targets.
+    if len(batch) == 2 and getattr(batch[1], "shape", None) != (len(batch[0]),):
+        given = getattr(batch[1], "shape", None)
+        raise DataError(
+            f"The second part of a batch of two is its labels, ({len(batch[0])},), not "
+            f"{type(batch[1]).__name__ if given is None else tuple(given)}: give zoo.Batch(x, condition=...) for what "
+            f"data are given."
+        )
     return Batch(*batch)

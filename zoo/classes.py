@@ -1,11 +1,49 @@
-"""What classes are called: their paths in a configuration, and the titles of data sets."""
+"""What classes are called: their paths in a configuration, what was published under other names, titles of data sets.
+
+Whatever was published keeps loading through the one table here: checkpoints, recipes and runs of before name classes,
+arguments and callbacks as they were called then. Where they are read (`zoo.hub.config`, `zoo.training`) they are
+brought up to date, and everything above knows the names of today alone.
+"""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
+from typing import Any
 
-# Where a published class is now: checkpoints, runs and recipes of before name it as it was called then.
-CLASSES = {"zoo.flows.FlowVAE": "zoo.latent.FlowVAE"}
+CLASSES = {
+    "zoo.flows.FlowVAE": "zoo.latent.FlowVAE",
+    "zoo.callbacks.Last": "zoo.callbacks.SaveLast",
+    "zoo.callbacks.Record": "zoo.callbacks.RunRecord",
+}
+"""Where a published class is now."""
+
+_LATENTS = {"latents": "latent_dim"}
+ARGUMENTS = {
+    "zoo.adversarial.GAN": _LATENTS,
+    "zoo.adversarial.LAPGAN": _LATENTS,
+    "zoo.autoregressive.DARN": _LATENTS,
+    "zoo.latent.FlowVAE": _LATENTS,
+}
+"""What published arguments of a class of today are called now."""
+
+ABSENT: dict[str, dict[str, Any]] = {}
+"""What a checkpoint or a run that lacks an argument had in its place.
+
+`zoo.save` and a run's `.ckpt` hold every argument that the class had then, so one that is lacking did not exist yet,
+and today's default may be another. A recipe leaves out what has its default value, which is today's."""
+
+SPECS: dict[str, dict[str, Any]] = {
+    "zoo.autoregressive.MADE": {"levels": 2},
+    "zoo.latent.FlowVAE": {"levels": 2},
+    "zoo.flows.ContinuousFlow": {"levels": None},
+    "zoo.flows.MAF": {"levels": None},
+    "zoo.flows.EnergyFlow": {"shape": [2], "levels": None},
+}
+"""What is known of the data of models whose published configuration does not say it, beside its arguments."""
+
+STATE_KEYS = {"Last": "SaveLast", "Record": "RunRecord"}
+"""Under what key a run's `.ckpt` holds the state of a callback now."""
 
 
 def class_path_of(cls: type) -> str:
@@ -18,7 +56,57 @@ def class_path_of(cls: type) -> str:
     return f"{module}.{cls.__qualname__}"
 
 
-# What people and the Hub call the data sets whose class has another name.
+def up_to_date(value: Any, *, complete: bool = False) -> Any:
+    """What a configuration of before says, in the names of today; what is already so is returned equal.
+
+    Args:
+        value: plain JSON or YAML, in which every {"class_path", "init_args"} is looked at.
+        complete: whether arguments that are lacking did not exist when it was written, as in a config.json.
+    """
+    if isinstance(value, list):
+        return [up_to_date(item, complete=complete) for item in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: up_to_date(item, complete=complete) for key, item in value.items()}
+    path, arguments = found.get("class_path"), found.get("init_args")
+    if not isinstance(path, str):
+        return found
+    found["class_path"] = path = CLASSES.get(path, path)
+    if isinstance(arguments, dict):
+        renamed = ARGUMENTS.get(path, {})
+        # Where both names are given the old one stays, which the class refuses.
+        now = {key: key if renamed.get(key) in arguments else renamed.get(key, key) for key in arguments}
+        found["init_args"] = {now[key]: item for key, item in arguments.items()}
+        if complete:
+            found["init_args"] = {**ABSENT.get(path, {}), **found["init_args"]}
+    return found
+
+
+def run_up_to_date(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's `.ckpt` holds, in the names of today: states of callbacks, the model's class and arguments."""
+    state = dict(state)
+    callbacks = {}
+    for key, kept in (state.get("callbacks") or {}).items():
+        # A callback's key is the name of its class, maybe with its arguments behind it.
+        name = next((old for old in STATE_KEYS if key == old or key.startswith(f"{old}{{")), None)
+        key = key if name is None else STATE_KEYS[name] + key[len(name) :]
+        callbacks[key] = up_to_date(kept, complete=True) if key.startswith("RunRecord") else kept
+    state["callbacks"] = callbacks
+    record = next((kept for key, kept in callbacks.items() if key.startswith("RunRecord")), None) or {}
+    arguments = dict(state.get("hyper_parameters") or {})
+    own = {key: arguments.pop(key) for key in list(arguments) if key.startswith("_")}
+    path = own.get("_class_path") or record.get("class_path")
+    if path:
+        current = up_to_date({"class_path": path, "init_args": arguments}, complete=True)
+        arguments = current["init_args"]
+        if "_class_path" in own:
+            own["_class_path"] = current["class_path"]
+    state["hyper_parameters"] = {**arguments, **own}
+    return state
+
+
+# What people and the Hub call the data sets of published checkpoints whose class has another name; a data module says
+# so itself, and config.json holds what it says.
 TITLES = {
     "BreastCancer": "breast cancer",
     "FashionMNIST": "Fashion-MNIST",

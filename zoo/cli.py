@@ -9,13 +9,12 @@ from __future__ import annotations
 import argparse
 import inspect
 import os
-import re
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args, get_origin
 
-from zoo.commands.drawing import complete, figure, sample
+from zoo.commands.drawing import complete, documented, figure, sample
 from zoo.commands.measuring import distance, evaluate
 from zoo.commands.sharing import export, list_checkpoints, pull, push, show_card
 from zoo.errors import ZooError
@@ -33,9 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and argv[0] in TRAINING:
         return _run("zoo", lambda: _train(argv))
-    arguments = vars(_parser().parse_args(argv))
-    function = arguments.pop("function")
-    return _run("zoo", lambda: function(**arguments))
+    return _run("zoo", lambda: _command(argv))
 
 
 def lightning_main(argv: Sequence[str] | None = None) -> int:
@@ -66,30 +63,58 @@ COMMANDS: dict[str, Callable[..., None]] = {
 # -- from a function to its command line ---------------------------------------------------------------------
 
 
-def _parser() -> argparse.ArgumentParser:
-    """The parser of `zoo`."""
+def _command(argv: list[str]) -> None:
+    """Run a subcommand."""
+    parser, commands = _parser()
+    # A command whose options depend on what it is about gets them first: their names, values and help are the model's.
+    for name, function in COMMANDS.items():
+        if argv[:1] == [name] and hasattr(function, "options"):
+            about, rest = _arguments(function, argparse.ArgumentParser(f"zoo {name}", add_help=False)).parse_known_args(
+                [word for word in argv[1:] if word not in ("-h", "--help")]
+            )
+            if about.name is not None and (rest or {"-h", "--help"} & set(argv)):
+                options = function.options(about.name, about.revision)
+                _add_options(commands[name], options)
+                for word in rest:
+                    option = word.partition("=")[0].removeprefix("--no-").removeprefix("--").replace("-", "_")
+                    if word.startswith("--") and option not in options:
+                        raise ZooError(_not_taken(about.name, option))
+    arguments = vars(parser.parse_args(argv))
+    function = arguments.pop("function")
+    function(**arguments)
+
+
+def _not_taken(name: str, option: str) -> str:
+    what = "is not conditioned on classes" if option == "label" else f"is not drawn with a {option.replace('_', ' ')}"
+    return f"{name} {what}: leave out --{option.replace('_', '-')}."
+
+
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser of `zoo`, and those of its subcommands."""
     parser = argparse.ArgumentParser(prog="zoo", description="Generative models on PyTorch Lightning, with weights.")
     parser.add_argument("--version", action="version", version=f"generative-zoo {_version()}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands = {}
     for name, function in COMMANDS.items():
-        _add_command(subparsers, name, function)
+        description = inspect.getdoc(function).partition("\n\nArgs:\n")[0]
+        commands[name] = subparsers.add_parser(name, help=description.partition("\n")[0], description=description)
+        _arguments(function, commands[name]).set_defaults(function=function)
     _add_training(subparsers)
-    return parser
+    return parser, commands
 
 
-def _add_command(subparsers: Any, name: str, function: Callable[..., None]) -> None:
-    """A subcommand of a typed function: positional parameters are arguments, keyword-only ones options."""
-    description, _, documented = inspect.getdoc(function).partition("\n\nArgs:\n")
-    helps = dict(re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", documented, flags=re.MULTILINE))
-    parser = subparsers.add_parser(name, help=description.partition("\n")[0], description=description)
-    parser.set_defaults(function=function)
+def _arguments(function: Callable[..., None], parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Give a parser the arguments of a typed function: positional ones are arguments, keyword-only ones options."""
+    helps = documented(function)
     for parameter in inspect.signature(function, eval_str=True).parameters.values():
-        text = " ".join(helps[parameter.name].split()).replace("%", "%%")
+        if parameter.kind is parameter.VAR_KEYWORD:
+            continue
+        text = helps[parameter.name].replace("%", "%%")
         kind, default = parameter.annotation, parameter.default
         if get_origin(kind) is types.UnionType:
             kind = next(member for member in get_args(kind) if member is not type(None))
         if parameter.kind is not parameter.KEYWORD_ONLY:
-            optional = default is not parameter.empty
+            optional = default is not parameter.empty or not parser.add_help
             parser.add_argument(parameter.name, type=kind, nargs="?" if optional else None, help=text)
             continue
         option = f"-{parameter.name}" if len(parameter.name) == 1 else f"--{parameter.name.replace('_', '-')}"
@@ -101,6 +126,21 @@ def _add_command(subparsers: Any, name: str, function: Callable[..., None]) -> N
             text += f" (default: {default})"
         metavar = parameter.name.upper() if kind is not int else "N"
         parser.add_argument(option, type=kind, metavar=metavar, help=text, **settings)
+    return parser
+
+
+def _add_options(parser: argparse.ArgumentParser, options: Mapping[str, tuple[type, Any, str]]) -> None:
+    """Options of a model, by name: type, default and help; what is not given is left to the model."""
+    group = parser.add_argument_group("options of this model")
+    for name, (kind, default, text) in options.items():
+        settings: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
+        if default is not None:
+            settings["help"] += f" (default: {default})"
+        if kind is bool:
+            settings["action"] = argparse.BooleanOptionalAction
+        else:
+            settings |= {"type": kind, "metavar": "N" if kind is int else name.upper()}
+        group.add_argument(f"--{name.replace('_', '-')}", **settings)
 
 
 def _add_training(subparsers: Any) -> None:

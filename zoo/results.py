@@ -22,6 +22,17 @@ KINDS = {
 """The kinds of numbers, each with what is written before one: an exact value, bounds, an estimate whose error may go
 either way, a distance of samples, an integral, a count of data."""
 
+KIND_NOUNS = {
+    "exact": "an exact number",
+    "upper": "an upper bound",
+    "lower": "a lower bound",
+    "estimate": "an estimate",
+    "samples": "a distance of samples",
+    "quadrature": "an integral",
+    "count": "a count",
+}
+"""What each kind is called in a sentence."""
+
 _OLD_KINDS = {"bound": "upper"}  # checkpoints of before had bounds of one direction alone
 WHOSE = ("paper", "reported", "target")
 
@@ -69,6 +80,7 @@ METRICS = {
         Metric("energy_distance", "energy distance", 4),
         Metric("precision", "precision", 3, higher_is_better=True),
         Metric("recall", "recall", 3, higher_is_better=True),
+        Metric("free_energy", "nats of free energy", 3),
     )
 }
 """The metrics that the zoo itself measures, in the order in which they stand for a checkpoint."""
@@ -146,9 +158,9 @@ class Result:
 
     @property
     def written(self) -> str:
-        """The value with its standard error, a bound as the bound it is: `≤ 3.02 ± 0.01`, `0 of 10,000 images`."""
+        """The value with its standard error, a bound as the bound it is: `≤ 3.02 ± 0.01`, `0 of 10,000`."""
         if self.kind == "count":
-            return f"{self.value:,} of {self.n:,} images"
+            return f"{self.value:,} of {self.n:,}"
         error = "" if self.standard_error is None else f" ± {self.metric.write(self.standard_error)}"
         return f"{KINDS[self.kind]}{self.metric.write(self.value)}{error}"
 
@@ -165,6 +177,16 @@ class Result:
         return f"standard deviation over {over} {self.spread:.2g}"
 
 
+def binarization(protocol: str) -> str:
+    """Which binary images a protocol is about: "fixed", Larochelle's files; "dynamic", drawn of grey ones; or "".
+
+    Likelihoods of the two differ by about two nats on MNIST, so that one is not held against the other.
+    """
+    if "fixed binarization" in protocol:
+        return "fixed"
+    return "dynamic" if "binarized" in protocol or "dynamic binarization" in protocol else ""
+
+
 @dataclass(frozen=True)
 class Reference:
     """The number that a checkpoint is held against.
@@ -176,6 +198,7 @@ class Reference:
         whose: "paper", the model's own; "reported", somebody's run of that model; "target", the zoo's own goal.
         kind: one of `KINDS`, None where the source does not tell.
         samples: draws for each datum behind it; of an importance-weighted estimate more than one.
+        protocol: how it was taken where that decides whether ours is comparable, as `fixed binarization`.
         best: a better number that somebody else has reported, None where there is none.
         best_source: where that stands.
     """
@@ -186,6 +209,7 @@ class Reference:
     whose: str = "paper"
     kind: str | None = None
     samples: int = 1
+    protocol: str = ""
     best: float | None = None
     best_source: str = ""
 
@@ -203,6 +227,7 @@ class Reference:
             config.get("whose") or ("target" if config.get("target") else "paper"),
             config.get("kind"),
             config.get("samples", 1),
+            config.get("protocol", ""),
             best.get("value"),
             best.get("source", ""),
         )
@@ -214,22 +239,30 @@ class Reference:
 
     @property
     def written(self) -> str:
-        """In a table: `≤ 85.1`, `79.2 (reported)`, `target 0.02`."""
+        """In a table: `≤ 85.1`, `22.29 (reported)`, `target 0.02`."""
         value = f"{KINDS.get(self.kind or '', '')}{self.value:g}"
         return {"paper": value, "reported": f"{value} (reported)", "target": f"target {value}"}[self.whose]
 
     def is_like(self, result: Result) -> bool:
-        """Whether a result is of this number's metric and kind: a plain bound beside a plain bound.
+        """Whether a result is of this number's metric, kind and binarization: a plain bound beside a plain bound."""
+        if result.metric.name != self.metric.name:
+            return False
+        return self.is_of_kind(result) and self.is_of_data(result)
+
+    def is_of_data(self, result: Result) -> bool:
+        """Whether both are about the same binary images, where this number says about which."""
+        return not self.protocol or binarization(self.protocol) == binarization(result.protocol)
+
+    def is_of_kind(self, result: Result) -> bool:
+        """Whether both are exact, or bounds, or estimates, where this number says which it is.
 
         What papers call an estimate by importance sampling is, in expectation, a bound of several draws.
         """
-        if result.metric.name != self.metric.name:
-            return False
-        if self.kind is None:
+        if self.kind in (None, "samples"):
             return True
-        weighted = {"upper", "lower", "estimate"}
-        if self.kind in weighted and result.kind in weighted and (self.samples > 1 or result.samples > 1):
-            return (self.samples > 1) == (result.samples > 1)
+        several = self.samples > 1 or self.kind == "estimate"
+        if self.kind in ("upper", "lower", "estimate") and result.kind in ("upper", "lower", "estimate"):
+            return several == (result.samples > 1 or result.kind == "estimate")
         return result.kind == self.kind
 
     def verdict(self, result: Result) -> str:
@@ -240,6 +273,22 @@ class Reference:
         missed = (gap < 0) if self.metric.higher_is_better else (gap > 0)
         # Two significant digits: a miss by less than the printed decimals must not read "missed by 0.000".
         return f"{'missed' if missed else 'better'} by {float(f'{abs(gap):.2g}'):g}"
+
+    def judged(self, result: Result) -> str:
+        """The verdict where the result is like this number, else in what it is not."""
+        if not self.is_of_data(result):
+            return f"not compared, for it is of {self.protocol}"
+        if not self.is_of_kind(result):
+            theirs, ours = _kind_and_draws(self.kind, self.samples), _kind_and_draws(result.kind, result.samples)
+            return f"not compared, for it is {theirs}, and this is {ours}"
+        return self.verdict(result)
+
+
+def _kind_and_draws(kind: str, samples: int) -> str:
+    """`an upper bound of 500 draws`; exact numbers have none."""
+    if kind not in ("upper", "lower", "estimate"):
+        return KIND_NOUNS[kind]
+    return f"{KIND_NOUNS[kind]} of {f'{samples:,} draws' if samples > 1 else 'one draw'}"
 
 
 def results_of(config: Config) -> list[Result]:
@@ -263,7 +312,7 @@ def headline(config: Config) -> Result | None:
         kinds = ["exact", pessimistic, "estimate", "quadrature", "samples", "count", "upper", "lower"]
         return (
             reference is None or metric.name != reference.metric.name,
-            reference is None or not reference.is_like(result),
+            reference is None or not reference.is_of_kind(result),
             [*METRICS, metric.name].index(metric.name),
             kinds.index(result.kind),
             -result.samples,
@@ -278,69 +327,3 @@ def merge(old: Iterable[Result], new: Iterable[Result]) -> list[Result]:
     fresh = {result.of: result for result in new}
     kept = [fresh.pop(result.of, result) for result in old]
     return kept + list(fresh.values())
-
-
-def number(value: float, metric: str) -> str:
-    """Write a metric's value with the decimals that mean something."""
-    return metric_of(metric).write(value)
-
-
-def resolution(metric: str) -> float:
-    """One unit of the last decimal that is printed."""
-    return metric_of(metric).resolution
-
-
-def measured(result: Mapping[str, Any]) -> str:
-    """Write a result's value with its standard error."""
-    return Result.from_config(result).written
-
-
-def spread(result: Mapping[str, Any]) -> str:
-    """What a result says of its draws."""
-    return "" if result.get("spread") is None else Result.from_config(result).said_of_draws
-
-
-def unit(metric: str) -> str:
-    """How a metric is written."""
-    return metric_of(metric).unit
-
-
-def difference(result: Mapping[str, Any], reference: Mapping[str, Any]) -> str:
-    """`missed by 0.02`, `reached exactly` or `better by 0.11`, from the unrounded values."""
-    gap = result["value"] - reference["value"]
-    if gap == 0:
-        return "reached exactly"
-    # Two significant digits: a miss by less than the printed decimals must not read "missed by 0.000".
-    return f"{'missed' if gap > 0 else 'better'} by {float(f'{abs(gap):.2g}'):g}"
-
-
-# What every result says, in this order.
-FIELDS = ("metric", "kind", "value", "standard_error", "n", "split", "dataset", "protocol", "limit")
-
-
-def merge_old(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Put new results in the place of the old ones of the same measurement; the others stay as they are."""
-
-    def key(result: Mapping[str, Any]) -> tuple[Any, ...]:
-        return tuple(result.get(field) for field in ("metric", "kind", "split", "dataset", "protocol"))
-
-    fresh = {key(result): result for result in new}
-    kept = [fresh.pop(key(result), result) for result in old]
-    return kept + list(fresh.values())
-
-
-def headline_old(config: Config) -> Mapping[str, Any] | None:
-    """The result that stands for a checkpoint: of a whole split, in the reference's metric, exact or the best bound.
-
-    That is the one of most samples: the lowest of several noisy ones would be the luckiest. Where there is no
-    reference, metrics come in the order of `METRICS`.
-    """
-    metric = (config.get("reference") or {}).get("metric")
-    kinds = {"exact": 0, "bound": 1}
-    whole = [result for result in config.get("results") or () if not result.get("limit")]
-
-    def order(result: Mapping[str, Any]) -> tuple[bool, int, int, int, float]:
-        kind, place = kinds.get(result.get("kind"), 2), [*METRICS, result["metric"]].index(result["metric"])
-        return result["metric"] != metric, kind, place, -result.get("samples", 1), result["value"]
-
-    return min(whole, key=order, default=None)

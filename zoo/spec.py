@@ -80,6 +80,14 @@ class DataSpec:
         return math.prod(self.shape)
 
     @property
+    def picture(self) -> str | None:
+        """What is seen of such data: a "grid" of images, a "film", a row of frames each, or the "plane"; else None."""
+        colours = self.shape[0] if self.kind == "image" else self.shape[1] if self.kind == "video" else 0
+        if self.levels is not None and colours in (1, 3):
+            return "grid" if self.kind == "image" else "film"
+        return "plane" if self.kind == "vector" and self.shape == (2,) and self.levels is None else None
+
+    @property
     def config(self) -> dict[str, Any]:
         """The specification as plain JSON, from which `from_config` makes it again."""
         condition = None if self.condition is None else self.condition.config

@@ -15,8 +15,8 @@ class Noted(GAN):
 
     noise: float = 0.0
 
-    def imitation(self, original, label):
-        fake = super().imitation(original, label)
+    def fake(self, real, batch):
+        fake = super().fake(real, batch)
         self.noise += fake.detach().sum().item()
         return fake
 

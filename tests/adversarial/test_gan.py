@@ -20,13 +20,13 @@ from torch import nn
 import zoo
 from zoo import metrics
 from zoo.adversarial import GAN
-from zoo.adversarial.gan import CHUNK, slerp
 from zoo.callbacks.ema import EMA
 from zoo.callbacks.speed import Compile
 from zoo.data import Digits, Points
 from zoo.errors import DataError, TrainingError
 from zoo.evaluation import measure
 from zoo.metrics.objectives import NAMES, distance
+from zoo.model.latents import CHUNK
 from zoo.training import cli as training
 from zoo.training.export import export_run
 
@@ -43,13 +43,13 @@ KINDS = {
 
 def gan(**arguments) -> GAN:
     """Of the digits, 8x8 with 17 levels; its weights are those of the seed that was set last."""
-    usual = {"shape": [1, 8, 8], "levels": 17, "latents": 6, "network": "mlp", "channels": 16}
+    usual = {"shape": [1, 8, 8], "levels": 17, "latent_dim": 6, "network": "mlp", "channels": 16}
     return GAN(**{**usual, **arguments})
 
 
 def plane(**arguments) -> GAN:
     """Of points in the plane."""
-    return GAN(**{"shape": [2], "levels": None, "network": "mlp", "latents": 4, "channels": 32, **arguments})
+    return GAN(**{"shape": [2], "levels": None, "network": "mlp", "latent_dim": 4, "channels": 32, **arguments})
 
 
 def spread(model: GAN) -> GAN:
@@ -111,31 +111,6 @@ def test_labels_condition_the_samples(name):
         gan().sample(4, label=3)
 
 
-def test_truncated_latents_lie_within_and_keep_their_law():
-    model = gan(latents=500)
-    z = model.latents(400, seed=0, truncation=1.5)
-    assert z.abs().max() <= 1.5
-    exact = torch.randn(400_000, generator=torch.Generator().manual_seed(0))
-    exact = exact[exact.abs() < 1.5]
-    torch.testing.assert_close(z.std(), exact.std(), rtol=0.01, atol=0.0)
-    torch.testing.assert_close(z.quantile(0.2), exact.quantile(0.2), rtol=0.03, atol=0.0)
-    assert not torch.equal(model.sample(4, seed=0, truncation=0.5), model.sample(4, seed=0))
-    for truncation in (0.0, -1.0, float("inf")):
-        with pytest.raises(DataError, match="truncation must be positive"):
-            model.latents(3, truncation=truncation)
-
-
-def test_latents_may_be_added():
-    model = gan()
-    z = model.latents(3, seed=0)
-    assert torch.equal(model.decode(z), model.sample(3, seed=0))
-    smiling = (z[0] - z[1] + z[2])[None]
-    model.spec.check(model.decode(smiling))
-    for wrong in (z.long(), z[:, :3], z[0], [1.0]):
-        with pytest.raises(DataError, match=r"z must be latents, floating point \(N, 6\)"):
-            model.decode(wrong)
-
-
 def test_interpolation_begins_and_ends_where_it_should(kind):
     start, end = kind.latents(2, seed=0), kind.latents(2, seed=1)
     label = [1, 2] if kind.spec.classes else None
@@ -143,29 +118,6 @@ def test_interpolation_begins_and_ends_where_it_should(kind):
     assert x.shape == (2, 5, 1, 8, 8)
     assert torch.equal(x[:, 0], kind.decode(start, label))
     assert (x[:, -1].int() - kind.decode(end, label).int()).abs().max() <= 1, "rounding alone"
-    with pytest.raises(DataError, match="steps must be at least 2"):
-        kind.interpolate(start, end, 1)
-    with pytest.raises(DataError, match="as many latents"):
-        kind.interpolate(start, end[:1])
-
-
-def test_a_walk_returns_to_where_it_began():
-    model = plane()
-    path = model.walk(3, 50, seed=0)
-    assert path.shape == (150, 2)
-    steps = (path.roll(-1, 0) - path).norm(dim=1)
-    assert steps.max() < 10 * steps.mean(), "nowhere a jump, at the end neither"
-    torch.testing.assert_close(path[::50], model.sample(3, seed=0))
-
-
-def test_the_great_circle():
-    a, b = torch.randn(5, 7), torch.randn(5, 7)
-    half = slerp(a, b, torch.tensor(0.5))
-    torch.testing.assert_close(half.norm(dim=1), (a.norm(dim=1) + b.norm(dim=1)) / 2)
-    cosine = torch.cosine_similarity
-    torch.testing.assert_close(cosine(a, half), cosine(half, b))
-    torch.testing.assert_close(slerp(a, a, torch.tensor(0.3)), a)
-    torch.testing.assert_close(slerp(a, -a, torch.tensor(0.25)), slerp(-a, a, torch.tensor(0.75)))
 
 
 # -- turns ---------------------------------------------------------------------------------------------------
@@ -345,8 +297,8 @@ def test_both_losses_are_logged_when_lightning_reads_them(tmp_path):
 
 def test_a_loss_without_a_value_stops_the_run(tmp_path):
     class Failing(GAN):
-        def imitation(self, original, label):
-            fake = super().imitation(original, label)
+        def fake(self, real, batch):
+            fake = super().fake(real, batch)
             return fake * torch.nan if self.global_step == 3 else fake
 
     model = Failing([1, 8, 8], 17, network="mlp", channels=8)
@@ -373,7 +325,7 @@ def test_a_collapsed_generator_stops_the_run(tmp_path):
         ({"critic_norm": "batch"}, "A perceptron's critic has no batch normalization"),
         ({"network": "resnet", "critic_norm": "batch"}, "A residual critic has no batch normalization"),
         ({"network": "dcgan", "critic_norm": "batch", "penalty": 1.0}, "needs critic_norm spectral or none"),
-        ({"latents": 0}, "latents must be at least 1"),
+        ({"latent_dim": 0}, "latent_dim must be at least 1"),
         ({"critic_steps": 2, "generator_steps": 2}, "must be 1, not 2 and 2"),
         ({"features": 4}, "takes one number of a critic"),
         ({"distance": "energy"}, "set features to more than 1"),
@@ -383,7 +335,7 @@ def test_a_collapsed_generator_stops_the_run(tmp_path):
         ({"network": "dcgan", "shape": [2], "levels": None}, "shape must be"),
         ({"network": "dcgan", "levels": None}, "set network to mlp"),
         ({"network": "dcgan", "shape": [1, 30, 30]}, "cannot be halved 3 times"),
-        ({"network": "resnet", "classes": 10, "latents": 5}, "latents must be a multiple of 2"),
+        ({"network": "resnet", "classes": 10, "latent_dim": 5}, "latent_dim must be a multiple of 2"),
         ({"distance": "far"}, "distance must be one of"),
     ],
 )
@@ -463,28 +415,28 @@ def test_zoo_evaluate_measures_fidelity(monkeypatch):
     monkeypatch.setattr(metrics, "Inception", lambda root: Pixels())
     model, data = gan(), digits()
     results = measure.evaluate(model, data=data)
-    assert [result["metric"] for result in results] == ["fid", "kid", "precision", "recall"]
+    assert [result.metric.name for result in results] == ["fid", "kid", "precision", "recall"]
     data.setup("fit")
     images = torch.cat([data.train[0], data.val[0]])
     n = len(images)
     for result in results:
-        assert (result["n"], result["split"], result["kind"], result["limit"]) == (n, "train", "samples", False)
-        assert f"{n:,} against {n:,} images; Inception v3" in result["protocol"]
-        assert result["protocol"].startswith("17 levels")
+        assert (result.n, result.split, result.kind, result.limit) == (n, "train", "samples", False)
+        assert f"{n:,} against {n:,} images; Inception v3" in result.protocol
+        assert result.protocol.startswith("17 levels")
     ours, theirs = (
         (x.double() * (255 / 16)).round().float()[:, 0].flatten(1) / 255 for x in (model.sample(n, seed=0), images)
     )
-    assert results[0]["value"] == pytest.approx(float(metrics.frechet_distance(ours, theirs)), rel=1e-4)
+    assert results[0].value == pytest.approx(float(metrics.frechet_distance(ours, theirs)), rel=1e-4)
     few = measure.evaluate(model, data=data, limit=20)
-    assert (few[0]["n"], few[0]["limit"]) == (20, True)
+    assert (few[0].n, few[0].limit) == (20, True)
 
 
 def test_points_are_measured_by_their_energy_distance():
     model, data = plane(), Points("moons", train=100, validation=50, test=300, batch_size=64)
     (result,) = measure.evaluate(model, data=data)
     exact = metrics.energy_distance(model.sample(300, seed=0).double(), data.test[0].double())
-    assert result["value"] == pytest.approx(float(exact), rel=1e-6)
-    assert (result["metric"], result["n"], result["split"]) == ("energy_distance", 300, "test")
+    assert result.value == pytest.approx(float(exact), rel=1e-6)
+    assert (result.metric.name, result.n, result.split) == ("energy_distance", 300, "test")
 
 
 def test_every_distance_fits_a_recipe():

@@ -9,16 +9,18 @@ from torch import Tensor, nn
 
 from zoo import metrics
 from zoo.adversarial import LAPGAN
-from zoo.adversarial.lapgan import analysis, enlarged, low_passes, synthesis
+from zoo.adversarial.pyramid import analysis, enlarged, low_passes, synthesis
+from zoo.batch import Batch
 from zoo.callbacks.ema import EMA
 from zoo.data import Digits
 from zoo.errors import DataError, TrainingError
 from zoo.hub import store
+from zoo.nn.levels import from_unit, to_unit
 
 
 def lapgan(**arguments) -> LAPGAN:
     """Of the digits, 4x4 and 8x8 with 17 levels; its residuals are not those of a fresh model, zero."""
-    model = LAPGAN(**{"shape": [1, 8, 8], "levels": 17, "scales": 2, "latents": 6, "channels": 8, **arguments})
+    model = LAPGAN(**{"shape": [1, 8, 8], "levels": 17, "scales": 2, "latent_dim": 6, "channels": 8, **arguments})
     for generator in model.net.finer:
         nn.init.normal_(generator.last.weight, std=0.1)
     return model
@@ -62,8 +64,8 @@ def test_synthesis_is_the_inverse_of_analysis(scales):
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
 def test_data_come_back_to_the_value(levels):
-    model, x = three(levels=levels), images(50, levels)
-    assert torch.equal(model.to_data(synthesis(analysis(model.to_unit(x), 3))), x)
+    x = images(50, levels)
+    assert torch.equal(from_unit(synthesis(analysis(to_unit(x, levels), 3)), levels), x)
 
 
 def test_the_coarse_images_are_means_and_plain_areas_have_no_residual():
@@ -87,24 +89,23 @@ def test_the_low_pass_is_the_enlarged_coarser_image():
 
 def test_perfect_generators_draw_the_data():
     model, x = three().eval(), images(4)
-    real = model.to_unit(x)
-    small, *residuals = analysis(real, 3)
+    small, *residuals = analysis(to_unit(x, 256), 3)
     model.net.coarse = Given(small)
     model.net.finer = nn.ModuleList(Given(residual) for residual in residuals)
     assert torch.equal(model.decode(model.latents(4)), x)
-    original = model.original(real)
-    fake = model.imitation(original, None)
-    assert all(map(torch.equal, fake, original))
-    assert model.critic(fake).equal(model.critic(original)), "the critics cannot tell"
+    real = model.real(Batch(x))
+    fake = model.fake(real, Batch(x))
+    assert all(map(torch.equal, fake, real))
+    assert model.critic(fake).equal(model.critic(real)), "the critics cannot tell"
 
 
 def test_a_critic_sees_the_image_of_its_scale_and_the_low_pass():
-    model = three()
-    real = model.to_unit(images(2))
-    half = nn.functional.avg_pool2d(real, 2)
+    model, x = three(), images(2)
+    whole = to_unit(x, 256)
+    half = nn.functional.avg_pool2d(whole, 2)
     quarter = nn.functional.avg_pool2d(half, 2)
-    expected = [quarter, torch.cat([half, enlarged(quarter)], 1), torch.cat([real, enlarged(half)], 1)]
-    for view, other in zip(model.original(real), expected, strict=True):
+    expected = [quarter, torch.cat([half, enlarged(quarter)], 1), torch.cat([whole, enlarged(half)], 1)]
+    for view, other in zip(model.real(Batch(x)), expected, strict=True):
         torch.testing.assert_close(view, other)
 
 
@@ -124,9 +125,8 @@ def test_coarse_images_do_not_depend_on_finer_noise():
 
 
 def test_a_scale_is_trained_on_its_own_distance_alone():
-    model = three()
-    real = model.to_unit(images(2))
-    outputs = model.critic(model.imitation(model.original(real), None))
+    model, batch = three(), Batch(images(2))
+    outputs = model.critic(model.fake(model.real(batch), batch))
     assert outputs.shape == (2, 3)
     parts = [model.net.coarse, *model.net.finer], model.critic.critics
     for scale in range(3):
@@ -140,14 +140,14 @@ def test_a_scale_is_trained_on_its_own_distance_alone():
 def test_training_is_given_the_low_pass_of_the_data():
     model, seen = lapgan(), []
     model.net.finer[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
-    real = model.to_unit(images(3, 17, (1, 8, 8)))
-    model.imitation(model.original(real), None)
-    torch.testing.assert_close(seen[0], enlarged(nn.functional.avg_pool2d(real, 2)))
+    batch = Batch(images(3, 17, (1, 8, 8)))
+    model.fake(model.real(batch), batch)
+    torch.testing.assert_close(seen[0], enlarged(nn.functional.avg_pool2d(to_unit(batch.x, 17), 2)))
 
 
 def test_samples_have_the_labels_of_the_low_pass_they_are_given():
     label = torch.tensor([3, 1, 4])
-    assert lapgan(classes=10).other_labels(label).equal(label)
+    assert lapgan(classes=10).fake_labels(label).equal(label)
 
 
 # -- samples -------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ def _sealed(monkeypatch):
 
 def tiny(shape=SHAPE, **arguments) -> DARN:
     """A model far from its initialization; masked weights are not zero."""
-    model = DARN(list(shape), **{"latents": 3, "width": 5, "masked": 2, **arguments})
+    model = DARN(list(shape), **{"latent_dim": 3, "width": 5, "masked": 2, **arguments})
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.5 * torch.randn_like(parameter))
@@ -43,7 +43,7 @@ def every(size: int, dtype=torch.float64) -> Tensor:
 
 def enumerated(model: DARN, x: Tensor) -> tuple[Tensor, Tensor]:
     """log p(x, h) and log q(h|x) for all h: (2 ** H, N) each."""
-    pixels, h = model._pixels(x), every(model.hparams.latents).to(model.net.prior.bias.dtype)
+    pixels, h = model._pixels(x), every(model.hparams.latent_dim).to(model.net.prior.bias.dtype)
     h = h[:, None].expand(-1, len(x), -1)
     return model.net.log_joint(pixels, h), bernoulli_log_prob(h, model.net.infer(pixels))
 
@@ -128,7 +128,7 @@ def test_estimates_converge_to_the_bounds():
 
 
 def test_the_seed_decides_and_the_global_state_stays():
-    model = tiny(latents=20)
+    model = tiny(latent_dim=20)
     x = some_images(model, 6)
     state = torch.get_rng_state()
     first = model.elbo(x, samples=2, seed=3)
@@ -194,7 +194,7 @@ def half_and_exact(model: DARN, f) -> tuple[Tensor, Tensor]:
     net.log_joint = lambda x, h: f(h)
     logits = net.infer(x).detach().requires_grad_()
     net.infer = lambda x: logits
-    h = every(model.hparams.latents)[:, None]
+    h = every(model.hparams.latent_dim)[:, None]
     drawn, _, code = net(x, 1 - h, True)
     assert torch.equal(code, h)
     weight = bernoulli_log_prob(h, logits).exp()
@@ -204,7 +204,7 @@ def half_and_exact(model: DARN, f) -> tuple[Tensor, Tensor]:
 
 
 def test_half_is_exact_for_what_is_quadratic_in_each_unit(double):
-    model = tiny(latents=4).double()
+    model = tiny(latent_dim=4).double()
     a, b = torch.randn(4, 4, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
     half, exact = half_and_exact(model, lambda h: ((h @ a) * h).sum(-1) + h @ b + h.prod(-1))
     torch.testing.assert_close(half, exact)
@@ -239,7 +239,7 @@ class Blank(Patches):
 def test_training_raises_the_bound_and_repeats(tmp_path, estimator):
     def run(name: str) -> float:
         torch.manual_seed(0)
-        model = DARN([1, 4, 4], latents=4, width=8, dropout=0.1, estimator=estimator, lr=0.05, warmup=3)
+        model = DARN([1, 4, 4], latent_dim=4, width=8, dropout=0.1, estimator=estimator, lr=0.05, warmup=3)
         _, trainer = fit(tmp_path / name, model=model, data=Blank(), max_steps=40)
         return trainer.callback_metrics["val_nats"].item()
 
@@ -255,7 +255,7 @@ def test_training_raises_the_bound_and_repeats(tmp_path, estimator):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", [(1, 5, 6), (3, 3, 2), (1, 1, 1)])
 def test_cached_and_plain_sampling_draw_the_same(shape, kind, seed):
-    model = tiny(shape, latents=9, **kind)
+    model = tiny(shape, latent_dim=9, **kind)
     state = torch.get_rng_state()
     x = model.sample(8, seed=seed)
     assert (x.dtype, tuple(x.shape)) == (torch.uint8, (8, *shape))
@@ -329,8 +329,8 @@ def test_numbers_of_draws_are_positive():
     [
         ({"shape": [8, 8]}, r"shape must be \(C, H, W\) of positive sizes, not \[8, 8\]"),
         ({"levels": 256}, "levels must be 2, for DARN models binary images, not 256"),
-        ({"latents": 0}, "latents and layers must be positive, not 0 and 1"),
-        ({"layers": 0}, "latents and layers must be positive, not 500 and 0"),
+        ({"latent_dim": 0}, "latent_dim and layers must be positive, not 0 and 1"),
+        ({"layers": 0}, "latent_dim and layers must be positive, not 500 and 0"),
         ({"width": -1}, "width and masked must be at least 0, not -1 and 2"),
         ({"masked": -1}, "width and masked must be at least 0, not 500 and -1"),
         ({"estimator": "arm"}, "estimator must be one of half, disarm, not 'arm'"),

@@ -32,6 +32,7 @@ from scaling import hardware, now, watched
 from torch import Tensor
 
 from zoo.adversarial import GAN
+from zoo.batch import Batch
 from zoo.data.images import ImageData
 
 
@@ -81,27 +82,28 @@ class PlainLoop:
         """Train on images (N, C, H, W) and labels (N,); whether the generator took a step."""
         model = self.model
         label = label if model.spec.classes else None
-        original, other = model.original(model.to_unit(x)), model.other_labels(label)
-        fake = model.imitation(original, other)
+        batch = Batch(x, label)
+        real, other = model.real(batch), model.fake_labels(label)
+        fake = model.fake(real, batch._replace(label=other))
         if self.batches % model.generator_steps == 0:
-            self._train_critic(original, fake, label, other)
+            self._train_critic(real, fake, label, other)
         self.batches += 1
         if self.batches % model.critic_steps:
             return False
-        of_real = model.critic(original, label) if model.distance.paired else None
+        of_real = model.critic(real, label) if model.distance.paired else None
         loss = model.distance.generator_loss(of_real, model.critic(fake, other))
         self.generator.zero_grad()
         loss.backward()
         self.generator.step()
         return True
 
-    def _train_critic(self, original: Any, fake: Any, label: Tensor | None, other: Tensor | None) -> None:
+    def _train_critic(self, real: Any, fake: Any, label: Tensor | None, other: Tensor | None) -> None:
         model = self.model
         fixed = fake.detach() if isinstance(fake, Tensor) else [part.detach() for part in fake]
-        outputs = model.critic(original, label), model.critic(fixed, other)
+        outputs = model.critic(real, label), model.critic(fixed, other)
         loss = -model.distance.value(*outputs)
         if model.penalty:
-            loss = loss + model.penalty * model.gradient_penalty(original, fixed, label, *outputs)
+            loss = loss + model.penalty * model.gradient_penalty(real, fixed, label, *outputs)
         self.critic.zero_grad()
         loss.backward()
         self.critic.step()

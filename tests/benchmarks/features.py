@@ -25,7 +25,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from zoo import metrics
 from zoo.data import CIFAR10
-from zoo.metrics.inception import SIZE
+from zoo.metrics.inception_network import SIZE
 
 
 def statistics(batches: list[Tensor], network: nn.Module, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ from zoo.callbacks import speed
 from zoo.callbacks.cuda_graphs import CUDAGraphs
 from zoo.callbacks.ema import EMA
 from zoo.callbacks.pictures import SampleGrid
-from zoo.callbacks.run import Last, ProgressBar
+from zoo.callbacks.run import ProgressBar, SaveLast
 from zoo.callbacks.speed import Compile, TimeBudget
 from zoo.data import Digits, Points
 from zoo.errors import DataError
@@ -350,9 +350,9 @@ def test_nothing_is_captured_on_a_cpu(tmp_path):
     seen = []
 
     class Passes(GAN):
-        def critic_pass(self, x, label):
+        def critic_pass(self, *parts):
             seen.append(type(self.critic_pass))
-            return super().critic_pass(x, label)
+            return super().critic_pass(*parts)
 
     fit(tmp_path, CUDAGraphs(), model=Passes([1, 8, 8], 17, channels=4), data=Digits(), max_steps=2)
     assert seen == [types.MethodType] * 2
@@ -406,7 +406,7 @@ def test_a_model_of_points_leaves_a_figure(tmp_path):
 
 
 def record(folder: Path) -> dict[str, Any]:
-    return last(folder)["callbacks"]["Record"]
+    return last(folder)["callbacks"]["RunRecord"]
 
 
 @pytest.mark.parametrize("settings", [{}, {"accumulate_grad_batches": 3}], ids=["", "accumulated"])
@@ -480,7 +480,7 @@ def test_last_is_the_last_validation_also_when_it_is_not_the_best(tmp_path):
 
 def test_last_at_the_steps_asked_for(tmp_path):
     files = Files()
-    fit(tmp_path, files, Last(every_n_steps=4), max_steps=9, accumulate_grad_batches=2)
+    fit(tmp_path, files, SaveLast(every_n_steps=4), max_steps=9, accumulate_grad_batches=2)
     assert list(files.held.values()) == [None] * 4 + [4, 5, 5, 5, 8], "5 is the end of the first epoch"
 
 

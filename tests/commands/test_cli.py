@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -99,7 +100,7 @@ def test_listing_and_help_import_neither_torch_nor_lightning(argv):
         "import sys; from zoo.cli import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'lightning', 'torchvision', 'huggingface_hub', 'numpy'} & set(sys.modules)\n"
+        "heavy = {'torch', 'lightning', 'torchvision', 'huggingface_hub', 'numpy', 'matplotlib'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", code, *argv], check=True, capture_output=True, timeout=60)
@@ -110,6 +111,8 @@ def test_the_signature_is_the_command_line(run, name):
     status, out, _ = run(name, "--help")
     assert status == 0
     for parameter in inspect.signature(cli.COMMANDS[name]).parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            continue  # those of a model
         dashes = "-" if len(parameter.name) == 1 else "--"
         option = f"  {dashes}{parameter.name.replace('_', '-')}"
         assert (option if parameter.kind is parameter.KEYWORD_ONLY else f"\n  {parameter.name} ") in out
@@ -121,7 +124,7 @@ def test_list_is_a_table(run, monkeypatch, checkpoint):
     status, out, _ = run("list")
     header, first, second = out.splitlines()
     assert status == 0
-    assert header.split() == ["name", "family", "data", "metric", "ours", "paper's", "size"]
+    assert header.split() == ["name", "family", "data", "metric", "ours", "reference", "size"]
     assert first.split()[:3] == ["pixelcnn-digits", "autoregressive", "digits"]
     assert header.index("data") == first.index("digits", 20) == second.index("digits")
     assert json.loads(run("list", "--json")[1]) == {"pixelcnn-digits": config, "pixelcnn-mnist": config}
@@ -284,8 +287,8 @@ def test_evaluate_prints_the_number_beside_the_papers(run, checkpoint):
     (result,) = zoo.evaluate(checkpoint, device="cpu", limit=50)
     status, out, err = run("evaluate", checkpoint, "--limit", 50, "--device", "cpu")
     assert (status, err) == (0, "")
-    assert f"{result['value']:.3f} ± {result['standard_error']:.3f} bits/dim, exact" in out
-    assert "first 50 images of the test split" in out
+    assert f"{result.value:.3f} ± {result.standard_error:.3f} bits/dim, exact" in out
+    assert "first 50 of the test split" in out
     assert "2.5 (Nobody 1999)" in out, "a part of the split does not miss or reach anything"
 
 
@@ -295,17 +298,17 @@ def test_evaluate_write_puts_the_number_on_the_card(run, own):
     assert "missed by" in out
     (result,) = zoo.evaluate(own, device="cpu")
     config = read_config(own)
-    assert config["results"] == [result]
+    assert config["results"] == [result.config]
     text = (own / "README.md").read_text(encoding="utf-8")
     assert text == card.render(config, "pixelcnn-digits")
     (read,) = ModelCard(text).data.eval_results
-    assert (read.metric_type, read.metric_value) == ("bits_per_dim", result["value"])
+    assert (read.metric_type, read.metric_value) == ("bits_per_dim", result.value)
     assert (own / "model.safetensors").is_file()
 
     assert ": confirmed" in run("evaluate", own, "--device", "cpu")[1]
-    write_config(own, {**config, "results": [{**result, "value": result["value"] + 0.01}]})
+    write_config(own, {**config, "results": [replace(result, value=result.value + 0.01).config]})
     assert ": NOT confirmed" in run("evaluate", own, "--write", "--device", "cpu")[1]
-    assert read_config(own)["results"] == [result], "written twice, it is there once"
+    assert read_config(own)["results"] == [result.config], "written twice, it is there once"
 
 
 def test_evaluate_reports_draws_counts_and_targets(run, tmp_path):
@@ -317,11 +320,11 @@ def test_evaluate_reports_draws_counts_and_targets(run, tmp_path):
     status, out, _ = run("evaluate", digits, "--samples", 3, "--write", "--device", "cpu")
     assert status == 0
     bound, lost = zoo.evaluate(digits, samples=3, device="cpu")
-    assert f"standard deviation over draws {bound['spread']:.2g}\n" in out
-    assert f"{digits}: 0 of 360 images not reconstructed, count\n  data   digits, 360 images, whole test split" in out
+    assert f"standard deviation over draws {bound.spread:.2g}\n" in out
+    assert f"{digits}: 0 of 360 not reconstructed, count\n  data   digits, 360, whole test split" in out
     text = (digits / "README.md").read_text(encoding="utf-8")
-    assert "| not reconstructed | 0 of 360 images | count |" in text
-    assert read_config(digits)["results"] == [bound, lost]
+    assert "| not reconstructed | 0 of 360 | count |" in text
+    assert read_config(digits)["results"] == [bound.config, lost.config]
     assert run("evaluate", digits, "--device", "cpu")[1].count(": confirmed") == 2
 
     data = {"class_path": "zoo.data.Points", "init_args": {"name": "energy2", "test": 20}}
@@ -330,10 +333,10 @@ def test_evaluate_reports_draws_counts_and_targets(run, tmp_path):
     status, out, _ = run("evaluate", points, "--write", "--device", "cpu")
     assert status == 0
     _, kl = zoo.evaluate(points, device="cpu")
-    assert f"{points}: {kl['value']:.4f} nats of KL(q || p), quadrature\n" in out
-    assert f"  data   points, n = {kl['n']:,}; energy2, normalized" in out
+    assert f"{points}: {kl.value:.4f} nats of KL(q || p), quadrature\n" in out
+    assert f"  data   points, n = {kl.n:,}; energy2, normalized" in out
     assert "  target 0.02: missed by" in out
-    assert read_config(points)["results"][1] == kl
+    assert read_config(points)["results"][1] == kl.config
     assert "The target is 0.02 nats of KL(q || p) (no paper). Missed by" in (points / "README.md").read_text()
     assert run("evaluate", points, "--write", "--device", "cpu")[1].count(": confirmed") == 2
     assert len(read_config(points)["results"]) == 2
@@ -429,10 +432,40 @@ def test_points_are_drawn_as_a_figure(run, training, tmp_path):
     draw(model, tmp_path / "exported.png")
     assert (folder / "samples.png").read_bytes() == (tmp_path / "exported.png").read_bytes()
     assert "![samples](samples.png)" in (folder / "README.md").read_text(encoding="utf-8")
-    status, _, err = run("sample", folder, "--temperature", "0.5")
-    assert (status, err) == (1, f"zoo: {folder} is not drawn with a temperature: leave out --temperature.\n")
-    status, _, err = run("sample", folder, "--label", "1")
+    cold = draw(model, tmp_path / "cold.png", n=500, seed=3, temperature=0.5).read_bytes()
+    arguments = ["-n", "500", "--seed", "3", "--temperature", "0.5", "--out", out]
+    assert run("sample", folder, *arguments)[:2] == (0, f"{out}\n")
+    assert out.read_bytes() == cold != expected
+    status, _, err = run("sample", folder, "--truncation", "0.5")
+    assert (status, err) == (1, f"zoo: {folder} is not drawn with a truncation: leave out --truncation.\n")
+    status, _, err = run("sample", folder, "--label=1")
     assert (status, err) == (1, f"zoo: {folder} is not conditioned on classes: leave out --label.\n")
+
+
+def test_the_help_of_sample_is_that_of_the_model(run, tmp_path, monkeypatch):
+    """Its options, of its class and configuration, and without its weights."""
+    gan = zoo.save(GAN([1, 8, 8], 17, 10, network="mlp", latent_dim=2, channels=2), tmp_path / "gan-digits")
+    plain = zoo.save(PixelCNN([1, 2, 2], 2, channels=2, blocks=1), tmp_path / "pixelcnn-tiny")
+    monkeypatch.setattr(store, "load", lambda *a, **k: pytest.fail("the weights are not needed"))
+    status, out, _ = run("sample", gan, "--help")
+    words = " ".join(out.split())
+    assert status == 0
+    for text in ("--label N an integer, or n of them", "--truncation TRUNCATION latents beyond this are drawn again"):
+        assert text in words
+    assert "--temperature" not in words
+    status, out, _ = run("sample", "--help", plain)
+    assert status == 0
+    assert "--cached, --no-cached" in out
+    assert "--label" not in out
+    assert "--label" not in run("sample", "--help")[1]
+    monkeypatch.undo()
+    pictures = [tmp_path / "fast.png", tmp_path / "slow.png"]
+    for picture, words in zip(pictures, ([], ["--no-cached"]), strict=True):
+        assert run("sample", plain, "-n", 2, "--seed", 0, "--out", picture, *words)[0] == 0
+    assert pictures[0].read_bytes() == pictures[1].read_bytes()
+    assert run("sample", gan, "--truncation", "wide")[0] == 2
+    status, _, err = run("sample", tmp_path / "nothing", "--label", 3)
+    assert (status, "There is no folder" in err) == (1, True)
 
 
 def test_push_and_pull_hand_on_what_was_said(run, monkeypatch, tmp_path):

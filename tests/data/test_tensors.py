@@ -230,10 +230,10 @@ def test_a_data_set_is_one_class_in_one_file(squares, tmp_path):
     again = datamodule(config, batch_size=5)
     again.setup("test")
     expected = -model.eval().log_prob(again.test.x).mean().item()
-    assert (result["dataset"], result["split"], result["n"]) == ("Squares", "test", 20)
-    assert result["value"] == pytest.approx(expected, rel=1e-5)
+    assert (result.dataset, result.split, result.n) == ("Squares", "test", 20)
+    assert result.value == pytest.approx(expected, rel=1e-5)
     # The entropy is that of a coin that shows one face of four; three fair ones would need 2.08 nats.
-    assert 0.562 < result["value"] < 1.0
+    assert 0.562 < result.value < 1.0
 
 
 # -- splits of anybody's data -------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def folder(path, n: int = 8, seed: int = 0, side: int = 6):
 
 
 def numbers(results: list[dict]) -> dict[str, float]:
-    return {result["metric"]: result["value"] for result in results}
+    return {result.metric.name: result.value for result in results}
 
 
 # -- sets ----------------------------------------------------------------------------------------------------
@@ -119,11 +119,9 @@ def test_of_images_all_by_the_features(tmp_path, network):
             "scattering_w1": float(metrics.wasserstein(*(metrics.Scattering(6, 6, scales=1)(part) for part in (x, y)))),
         }
     )
-    assert results[4]["protocol"].startswith("the first 40 and 30 images of 3 x 6 x 6, in 0..1")
-    assert results[1]["spread"] == pytest.approx(float(spread))
-    assert results[0]["protocol"].startswith(
-        "40 against 30 images; Inception v3 of 2015-12-05, 2048 features, bilinear"
-    )
+    assert results[4].protocol.startswith("the first 40 and 30 images of 3 x 6 x 6, in 0..1")
+    assert results[1].spread == pytest.approx(float(spread))
+    assert results[0].protocol.startswith("40 against 30 images; Inception v3 of 2015-12-05, 2048 features, bilinear")
 
 
 def test_images_of_two_sizes_are_not_scattered(network, monkeypatch):
@@ -144,8 +142,8 @@ def test_of_points_all_four(moons, monkeypatch):
     assert found["wasserstein_1"] == pytest.approx(float(metrics.wasserstein(x[:60], y[:60])))
     assert found["sliced_wasserstein_2"] == pytest.approx(float(metrics.sliced_wasserstein(x, y, seed=0)))
     assert found["sinkhorn"] == pytest.approx(float(metrics.sinkhorn(x[:60], y[:60], epsilon=comparison.EPSILON)))
-    assert results[1]["protocol"] == "the first 60 and 60 points"
-    assert results[0]["protocol"] == "80 and 90 points; unbiased"
+    assert results[1].protocol == "the first 60 and 60 points"
+    assert results[0].protocol == "80 and 90 points; unbiased"
 
 
 def test_the_command_prints_every_number(tmp_path, network, digits, capsys):
@@ -153,8 +151,8 @@ def test_the_command_prints_every_number(tmp_path, network, digits, capsys):
     printed = capsys.readouterr().out
     x, y = comparison.gather(digits, n=30), comparison.gather(f"{digits}:test", n=30)
     for result in comparison.compare(x, y, device="cpu"):
-        assert f"{result['metric']:<21} {result['value']:.5g}" in printed
-        assert result["protocol"] in printed
+        assert f"{result.metric.name:<21} {result.value:.5g}" in printed
+        assert result.protocol in printed
 
 
 # -- bad input -----------------------------------------------------------------------------------------------

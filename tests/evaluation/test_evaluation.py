@@ -1,6 +1,7 @@
 """A checkpoint's numbers: they must be what the definition says, computed in plain float32."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from zoo.evaluation.measure import evaluate
 from zoo.hub import store
 from zoo.mixtures import GaussianMixture
 from zoo.model import GenerativeModel, Measurement
-from zoo.results import merge
+from zoo.results import METRICS, Metric, Result, merge
 from zoo.spec import DataSpec
 
 DIGITS = {"class_path": "zoo.data.Digits", "init_args": {}}
@@ -57,7 +58,7 @@ class Coin(GenerativeModel):
         self.seen.append(
             {
                 "training": self.training,
-                "inference": torch.is_inference_mode_enabled(),
+                "gradients": torch.is_grad_enabled(),
                 "autocast": torch.is_autocast_enabled("cpu"),
                 "tf32": torch.backends.cudnn.allow_tf32 or torch.get_float32_matmul_precision() != "highest",
                 "product": (self.weight @ self.weight).dtype,
@@ -95,11 +96,14 @@ class Images(LightningDataModule):
 
 def test_the_number_is_the_mean_of_the_definition(folder, losses):
     (result,) = evaluate(folder, device="cpu")
-    assert result["value"] == pytest.approx(losses.mean(), rel=1e-6)
-    assert result["standard_error"] == pytest.approx(np.std(losses, ddof=1) / math.sqrt(360), rel=1e-4)
+    assert result.value == pytest.approx(losses.mean(), rel=1e-6)
+    assert result.standard_error == pytest.approx(np.std(losses, ddof=1) / math.sqrt(360), rel=1e-4)
     assert np.std(losses) > 0.01, "the images must differ for this to test anything"
-    described = {k: v for k, v in result.items() if k not in ("value", "standard_error")}
+    described = {k: v for k, v in result.config.items() if k not in ("value", "standard_error")}
     assert described == {
+        "unit": "bits/dim",
+        "decimals": 3,
+        "higher_is_better": False,
         "metric": "bits_per_dim",
         "kind": "exact",
         "n": 360,
@@ -113,56 +117,56 @@ def test_the_number_is_the_mean_of_the_definition(folder, losses):
 def test_twice_the_same_and_whatever_the_batch_size(folder):
     whole = evaluate(folder, device="cpu")
     assert evaluate(folder, device="cpu") == whole
-    assert evaluate(folder, device="cpu", batch_size=77)[0]["value"] == pytest.approx(whole[0]["value"], rel=1e-6)
+    assert evaluate(folder, device="cpu", batch_size=77)[0].value == pytest.approx(whole[0].value, rel=1e-6)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 99, 100, 101])
 def test_limit_takes_the_first_images(folder, losses, limit):
     (result,) = evaluate(folder, device="cpu", limit=limit, batch_size=50)
-    assert (result["n"], result["limit"]) == (limit, True)
-    assert result["value"] == pytest.approx(losses[:limit].mean(), rel=1e-6)
+    assert (result.n, result.limit) == (limit, True)
+    assert result.value == pytest.approx(losses[:limit].mean(), rel=1e-6)
     if limit == 1:
-        assert result["standard_error"] is None
+        assert result.standard_error is None
     else:
         error = np.std(losses[:limit], ddof=1) / math.sqrt(limit)
-        assert result["standard_error"] == pytest.approx(error, rel=1e-3)
+        assert result.standard_error == pytest.approx(error, rel=1e-3)
 
 
 def test_a_limit_that_cuts_nothing_off_is_the_whole_split():
     model, data = Coin(), Images()
     assert evaluate(model, data=data, limit=250) == evaluate(model, data=data)
-    assert evaluate(model, data=data, limit=1000)[0]["limit"] is False
+    assert evaluate(model, data=data, limit=1000)[0].limit is False
     model.seen.clear()
-    assert evaluate(model, data=data, limit=200)[0]["limit"] is True
+    assert evaluate(model, data=data, limit=200)[0].limit is True
     assert [seen["n"] for seen in model.seen] == [100, 100], "no empty batch"
 
 
 def test_binary_images_are_in_nats_and_others_in_bits_per_dim(monkeypatch):
     (nats,) = evaluate(Coin(), data=Images())
-    assert (nats["metric"], nats["value"]) == ("nats", pytest.approx(4 * math.log(2)))
+    assert (nats.metric.name, nats.value) == ("nats", pytest.approx(4 * math.log(2)))
     monkeypatch.setattr(Images, "spec", DataSpec((1, 2, 2), 16))
     (bits,) = evaluate(Coin(levels=16), data=Images())
-    assert (bits["metric"], bits["value"]) == ("bits_per_dim", pytest.approx(4.0))
-    assert bits["standard_error"] == pytest.approx(0, abs=1e-9)
+    assert (bits.metric.name, bits.value) == ("bits_per_dim", pytest.approx(4.0))
+    assert bits.standard_error == pytest.approx(0, abs=1e-9)
 
 
 def test_a_bound_is_called_one_and_repeats():
     (result,) = evaluate(Bound(), data=Images(), seed=3)
-    assert result["kind"] == "bound"
+    assert result.kind == "upper"
     assert evaluate(Bound(), data=Images(), seed=3) == [result]
     assert evaluate(Bound(), data=Images(), seed=4) != [result]
 
 
 def test_a_bound_of_more_samples_says_so_and_a_checkpoint_repeats_its_own(tmp_path):
-    model = DARN(shape=[1, 2, 2], latents=3, width=4)
+    model = DARN(shape=[1, 2, 2], latent_dim=3, width=4)
     (one,) = evaluate(model, data=Images())
     (many,) = evaluate(model, data=Images(), samples=20)
-    assert ("samples" in one, many["samples"]) == (False, 20)
-    assert many["protocol"] == "; ".join(filter(None, (Images().protocol, model.protocol, "20 samples an image")))
+    assert (one.samples, many.samples) == (1, 20)
+    assert many.protocol == "; ".join(filter(None, (Images().protocol, model.protocol, "20 samples an image")))
     x = torch.cat([batch[0] for batch in Images().test_dataloader()])
     batches = zip(x.split(100), (0, 100, 200), strict=True)
     expected = torch.cat([model.elbo(part, samples=20, seed=first) for part, first in batches])
-    assert many["value"] == pytest.approx(-expected.mean().item(), rel=1e-6)
+    assert many.value == pytest.approx(-expected.mean().item(), rel=1e-6)
     folder = store.save(model, tmp_path / "darn-images", dtype="float32", results=[one, many])
     assert evaluate(folder, data=Images()) == [one, many]
     assert evaluate(folder, data=Images(), samples=20) == [many]
@@ -187,9 +191,12 @@ def test_the_spread_is_that_of_the_mean_over_the_data_from_draw_to_draw(tmp_path
                 losses[k, first : first + 100] = -model.log_density(x[first : first + 100] + u).double()
     losses /= 4 * math.log(2)
     means = losses.mean(1)
-    assert many == {
+    assert many.config == {
+        "unit": "bits/dim",
+        "decimals": 3,
+        "higher_is_better": False,
         "metric": "bits_per_dim",
-        "kind": "bound",
+        "kind": "upper",
         "value": pytest.approx(means.mean().item(), rel=1e-6),
         "standard_error": pytest.approx(losses.mean(0).std().item() / math.sqrt(250), rel=1e-6),
         "n": 250,
@@ -200,10 +207,10 @@ def test_the_spread_is_that_of_the_mean_over_the_data_from_draw_to_draw(tmp_path
         "samples": 8,
         "spread": pytest.approx(means.std().item(), rel=1e-4),
     }
-    assert many["spread"] > 1e-4, "the draws must differ for this to test anything"
-    assert one["value"] == pytest.approx(means[0].item(), rel=1e-6)
-    assert ("samples" in one, "spread" in one) == (False, False)
-    assert one["protocol"] == "two levels; uniform dequantization, one draw"
+    assert many.spread > 1e-4, "the draws must differ for this to test anything"
+    assert one.value == pytest.approx(means[0].item(), rel=1e-6)
+    assert (one.samples, one.spread) == (1, None)
+    assert one.protocol == "two levels; uniform dequantization, one draw"
 
     again = evaluate(model, data=data, seed=4, samples=8)
     assert merge([one, many], again) == [one, *again]
@@ -211,25 +218,34 @@ def test_the_spread_is_that_of_the_mean_over_the_data_from_draw_to_draw(tmp_path
     assert evaluate(folder, data=data, seed=3) == [one, many]
 
 
+TOTAL = Metric("total", "in all", 0, higher_is_better=True)
+PARAMETERS = Metric("parameters", "parameters", 0)
+
+
 class Total(Measurement):
     """The sum of all values, in one pass."""
+
+    metrics = (TOTAL,)
 
     def __init__(self):
         self.batches = []
 
-    def update(self, x):
-        self.batches.append(x)
+    def update(self, batch):
+        self.batches.append(batch.x)
 
     def compute(self):
         value = int(torch.cat(self.batches).sum())
-        return [{"metric": "total", "kind": "sum", "value": value, "protocol": "of all values"}]
+        return [Result(TOTAL, "exact", value, protocol="of all values")]
 
 
 class Parameters(Measurement):
     """A number that needs no data."""
 
+    metrics = (PARAMETERS,)
+    needs_data = False
+
     def compute(self):
-        return [{"metric": "parameters", "kind": "exact", "value": 9, "protocol": "", "split": None, "n": 1}]
+        return [Result(PARAMETERS, "exact", 9, split=None, n=1)]
 
 
 def test_a_model_says_what_else_is_measured():
@@ -242,16 +258,10 @@ def test_a_model_says_what_else_is_measured():
     (alone,) = evaluate(Coin(), data=data, limit=150)
     likelihood, total, parameters = evaluate(Summed(), data=data, limit=150)
     assert likelihood == alone
-    assert total == {
-        **{key: alone[key] for key in ("n", "split", "dataset", "limit")},
-        "metric": "total",
-        "kind": "sum",
-        "value": 4 * 75,
-        "standard_error": None,
-        "protocol": "two levels; of all values",
-    }
-    assert (parameters["split"], parameters["n"], parameters["protocol"]) == (None, 1, "")
-    assert list(total) == list(alone), "one order in every config.json"
+    seen = {key: getattr(alone, key) for key in ("n", "split", "dataset", "limit")}
+    assert total == Result(TOTAL, "exact", 4 * 75, protocol="two levels; of all values", **seen)
+    assert (parameters.split, parameters.n, parameters.protocol) == (None, 1, "")
+    assert list(total.config) == list(alone.config), "one order in every config.json"
 
 
 def test_a_model_may_be_measured_without_a_likelihood():
@@ -262,7 +272,18 @@ def test_a_model_may_be_measured_without_a_likelihood():
             return [Total()]
 
     (total,) = evaluate(Sampler(), data=Images())
-    assert (total["metric"], total["n"]) == ("total", 250)
+    assert (total.metric, total.n) == (TOTAL, 250)
+
+
+def test_what_needs_no_data_is_measured_without():
+    class Alone(GenerativeModel):
+        spec = Images.spec
+
+        def measurements(self):
+            return [Total(), Parameters()]
+
+    (parameters,) = evaluate(Alone())
+    assert parameters == Result(PARAMETERS, "exact", 9, split=None, n=1, dataset="", limit=False)
 
 
 def test_arithmetic_is_plain_float32_and_settings_come_back():
@@ -282,7 +303,7 @@ def test_arithmetic_is_plain_float32_and_settings_come_back():
         assert n > 0
         assert seen == {
             "training": False,
-            "inference": True,
+            "gradients": False,
             "autocast": False,
             "tf32": False,
             "product": torch.float32,
@@ -301,12 +322,14 @@ def test_a_likelihood_that_is_not_finite_is_refused(value):
         evaluate(Broken(), data=Images())
 
 
-def test_a_model_without_likelihood_is_refused():
-    class Sampler(GenerativeModel):
-        spec = Images.spec
+def test_a_model_with_nothing_to_measure_is_refused():
+    class Words(GenerativeModel):
+        spec = DataSpec((2,), 5, kind="tokens")
 
+    data = Images()
+    data.spec = Words.spec
     with pytest.raises(ZooError, match="neither log_prob nor elbo"):
-        evaluate(Sampler(), data=Images())
+        evaluate(Words(), data=data)
 
 
 @pytest.mark.parametrize(
@@ -347,9 +370,9 @@ def test_validation_split(folder):
     (result,) = evaluate(folder, split="validation", device="cpu")
     data = Digits()
     data.setup("validate")
-    assert (result["split"], result["n"]) == ("validation", len(data.val[0]))
+    assert (result.split, result.n) == ("validation", len(data.val[0]))
     direct = zoo.load(folder).bits_per_dim(data.val[0]).mean().item()
-    assert result["value"] == pytest.approx(direct, rel=1e-6)
+    assert result.value == pytest.approx(direct, rel=1e-6)
 
 
 def test_binarized_mnist(real_data):
@@ -360,20 +383,13 @@ def test_binarized_mnist(real_data):
     data.setup("test")
     with torch.no_grad():
         direct = -model.log_prob(data.test[0][:20]).mean().item()
-    assert (result["metric"], result["value"]) == ("nats", pytest.approx(direct, rel=1e-6))
-    assert (result["dataset"], result["protocol"], result["limit"]) == ("MNIST", data.protocol, True)
+    assert (result.metric.name, result.value) == ("nats", pytest.approx(direct, rel=1e-6))
+    assert (result.dataset, result.protocol, result.limit) == ("MNIST", data.protocol, True)
 
 
 def test_merging_replaces_the_same_measurement_only():
-    first = {
-        "metric": "nats",
-        "kind": "exact",
-        "split": "test",
-        "dataset": "MNIST",
-        "protocol": "a",
-        "value": 2,
-    }
-    other, newer = {**first, "metric": "fid"}, {**first, "value": 1}
-    elsewhere = {**first, "protocol": "b"}
+    first = Result(METRICS["nats"], "exact", 2, n=9, split="test", dataset="MNIST", protocol="a")
+    other, newer = replace(first, metric=METRICS["fid"]), replace(first, value=1)
+    elsewhere = replace(first, protocol="b")
     assert merge([first, other], [newer, elsewhere]) == [newer, other, elsewhere]
     assert merge([], [newer]) == [newer]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ from zoo.flows.images import (
 from zoo.flows.nice import NICE, Scaling
 from zoo.flows.realnvp import RealNVP
 from zoo.hub import store
-from zoo.results import merge
+from zoo.results import METRICS, Result, merge
 
 MODELS = [NICE, RealNVP, Glow]
 
@@ -272,25 +273,17 @@ def test_every_value_comes_back(cls, shape):
 def test_evaluate_counts_the_images_that_do_not_come_back(cls, monkeypatch):
     model, data = tiny(cls, (1, 8, 8)), Digits()
     bound, lost = evaluate(model, data=data, limit=150)
-    assert (bound["metric"], bound["kind"], bound["n"]) == ("bits_per_dim", "bound", 150)
-    assert {key: value for key, value in lost.items() if key != "protocol"} == {
-        "metric": "not_reconstructed",
-        "kind": "count",
-        "value": 0,
-        "standard_error": None,
-        "n": 150,
-        "split": "test",
-        "dataset": "Digits",
-        "limit": True,
-    }
-    assert lost["protocol"].startswith(f"{data.protocol}; image to latents and back")
+    assert (bound.metric.name, bound.kind, bound.n) == ("bits_per_dim", "upper", 150)
+    seen = {"n": 150, "split": "test", "dataset": "Digits", "limit": True}
+    assert lost == Result(METRICS["not_reconstructed"], "count", 0, protocol=lost.protocol, **seen)
+    assert lost.protocol.startswith(f"{data.protocol}; image to latents and back")
 
     decode = model.decode
     monkeypatch.setattr(model, "decode", lambda z: broken(decode(z)))
     wrong = int((data.test[0][:150] != broken(data.test[0][:150])).flatten(1).any(1).sum())
     assert 0 < wrong < 150
-    assert evaluate(model, data=data, limit=150)[1] == {**lost, "value": wrong}
-    assert merge([bound, lost], evaluate(model, data=data, limit=150)) == [bound, {**lost, "value": wrong}]
+    assert evaluate(model, data=data, limit=150)[1] == replace(lost, value=wrong)
+    assert merge([bound, lost], evaluate(model, data=data, limit=150)) == [bound, replace(lost, value=wrong)]
 
 
 def broken(x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from zoo.classes import dataset_title
 from zoo.errors import ZooError
 from zoo.hub import card, store, tables
 from zoo.hub.config import read_config
-from zoo.results import headline
+from zoo.results import Result, headline
 
 TOP = Path(__file__).resolve().parents[2]
 RESULT = {
@@ -163,12 +163,12 @@ def test_a_part_of_the_split_is_no_result():
     assert "Better" not in text
     assert "model-index" not in text
     assert headline(config) is None
-    assert headline(changed(results=[part, RESULT])) == RESULT
+    assert headline(changed(results=[part, RESULT])) == Result.from_config(RESULT)
 
 
 def test_a_bound_is_shown_as_one():
     text = card.render(changed(results=[{**RESULT, "kind": "bound"}]))
-    assert "| bits/dim | ≤ 3.061 ± 0.006 | bound |" in text
+    assert "| bits/dim | ≤ 3.061 ± 0.006 | upper |" in text
 
 
 def test_draws_and_their_spread_are_stated():
@@ -185,9 +185,9 @@ LOST = {**RESULT, "metric": "not_reconstructed", "kind": "count", "value": 0, "s
 def test_a_count_is_stated_with_what_it_is_out_of():
     config = changed(results=[RESULT, LOST], reference=None)
     text = card.render(config)
-    assert "| not reconstructed | 0 of 10,000 images | count | CIFAR-10 | test | 10,000 |" in text
-    assert "1,234 of 10,000 images" in card.render(changed(results=[{**LOST, "value": 1234}]))
-    assert headline(config) == RESULT
+    assert "| not reconstructed | 0 of 10,000 | count | CIFAR-10 | test | 10,000 |" in text
+    assert "1,234 of 10,000 |" in card.render(changed(results=[{**LOST, "value": 1234}]))
+    assert headline(config) == Result.from_config(RESULT)
     assert ModelCard(text).data.eval_results[1].metric_value == 0
 
 
@@ -204,7 +204,7 @@ def test_a_number_of_the_model_alone_has_no_split():
     first, second = ModelCard(text).data.eval_results
     assert (first.dataset_split, second.dataset_split) == ("test", None)
     assert (second.metric_type, second.metric_value) == ("kl", 0.0123)
-    assert headline(config)["metric"] == "kl"
+    assert headline(config).metric.name == "kl"
 
 
 @pytest.mark.parametrize(
@@ -224,17 +224,17 @@ def test_a_target_is_no_number_of_a_paper(reference, cell, sentence):
     config = changed(results=[KL], data=POINTS, reference=reference)
     assert sentence in card.render(config)
     header, row = tables.table({"planar-energy1": config})
-    assert row[header.index("paper's")] == cell
+    assert row[header.index("reference")] == cell
     missed = " (missed by 0.0023)" if cell == "target 0.01" else ""
     assert f"| 0.0123 | {cell}{missed} |" in tables.results_table({"planar-energy1": config})
     header, row = tables.likelihoods({"planar-energy1": config}, "points")
-    assert row[header.index("paper's")] == cell
+    assert row[header.index("reference")] == cell
 
 
 def test_a_reference_in_another_metric_is_not_set_beside_a_result():
     config = changed(results=[RESULT], reference=TARGET)
     header, row = tables.table({"pixelcnn-cifar10": config})
-    assert (row[header.index("ours")], row[header.index("paper's")]) == ("3.061 ± 0.006", "-")
+    assert (row[header.index("ours")], row[header.index("reference")]) == ("3.061 ± 0.006", "-")
     assert "It has not been measured here yet." in card.render(config)
 
 
@@ -242,19 +242,24 @@ def test_no_number_in_the_paper():
     assert "The paper gives no number for this data set." in card.render(changed(reference=None))
 
 
+def of(*results, **changes):
+    """The result that stands for a checkpoint with these."""
+    return headline(changed(results=list(results), **changes))
+
+
 def test_headline_prefers_the_papers_metric_and_exact_over_bound():
     bound, fid = {**RESULT, "kind": "bound"}, {**RESULT, "metric": "fid", "kind": "estimate"}
-    assert headline(changed(results=[fid, bound, RESULT])) == RESULT
-    assert headline(changed(results=[fid, bound])) == bound
+    assert of(fid, bound, RESULT) == Result.from_config(RESULT)
+    assert of(fid, bound) == Result.from_config(bound)
     tighter = {**bound, "value": bound["value"] - 0.1, "samples": 100}
-    assert headline(changed(results=[bound, tighter])) == tighter
+    assert of(bound, tighter) == Result.from_config(tighter)
     lucky = {**tighter, "value": tighter["value"] - 0.001, "samples": 1}
-    assert headline(changed(results=[lucky, tighter])) == tighter
+    assert of(lucky, tighter) == Result.from_config(tighter)
     reference = {**CONFIG["reference"], "metric": "fid"}
-    assert headline(changed(results=[RESULT, fid], reference=reference)) == fid
+    assert of(RESULT, fid, reference=reference) == Result.from_config(fid)
     assert headline(changed(results=[])) is None
     kid = {**fid, "metric": "kid", "value": fid["value"] / 1000}
-    assert headline(changed(results=[kid, fid], reference=None)) == fid, "no smaller number, but the usual one"
+    assert of(kid, fid, reference=None) == Result.from_config(fid), "no smaller number, but the usual one"
 
 
 def test_names():
@@ -296,7 +301,7 @@ def test_the_table_has_a_row_for_each_checkpoint():
     )
     configs = {"pixelcnn-cifar10": CONFIG, "pixelcnn-pipe": small}
     header, rule, first, second = tables.results_table(configs).splitlines()
-    assert header == "| name | family | data | metric | ours | paper's | size | training |"
+    assert header == "| name | family | data | metric | ours | reference | size | training |"
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in (header, rule, first, second)}) == 1
     for cell in (
         "[`pixelcnn-cifar10`](checkpoints/pixelcnn-cifar10/README.md)",
@@ -312,7 +317,7 @@ def test_the_table_has_a_row_for_each_checkpoint():
     assert "| - | - | - | 12 kB | - |" in second
 
 
-def test_likelihoods_of_one_data_set_are_ranked_by_the_papers_numbers():
+def test_likelihoods_of_one_data_set_are_ranked_by_their_references():
     reference = CONFIG["reference"]
     configs = {
         "a-cifar10": changed(reference={**reference, "value": 2.92}),
@@ -323,8 +328,8 @@ def test_likelihoods_of_one_data_set_are_ranked_by_the_papers_numbers():
         "f-cifar10": changed(results=[{**RESULT, "metric": "fid", "kind": "samples"}]),
     }
     assert tables.likelihoods(configs, "cifar10") == [
-        ("name", "paper's", "ours", "unit", "kind"),
-        ("b-cifar10", "8", "≤ 3.061 ± 0.006", "bits/dim", "bound"),
+        ("name", "reference", "ours", "unit", "kind"),
+        ("b-cifar10", "8", "≤ 3.061 ± 0.006", "bits/dim", "upper"),
         ("a-cifar10", "2.92", "3.061 ± 0.006", "bits/dim", "exact"),
         ("c-cifar10", "-", "3.061 ± 0.006", "bits/dim", "exact"),
     ]
@@ -332,6 +337,78 @@ def test_likelihoods_of_one_data_set_are_ranked_by_the_papers_numbers():
     assert [row[0] for row in tables.likelihoods(configs, "mnist")] == ["name", "e-mnist"]
     with pytest.raises(ZooError, match="No checkpoint has a number on 'svhn'; there are numbers on: cifar10, mnist"):
         tables.likelihoods(configs, "svhn")
+
+
+def test_numbers_of_two_binarizations_are_not_ranked_among_each_other():
+    data = {"class_path": "zoo.data.MNIST", "init_args": {"binarized": True}}
+    nats = {**RESULT, "metric": "nats", "dataset": "MNIST", "value": 80.0, "protocol": "binarized once by sampling"}
+    fixed = {**nats, "protocol": "Larochelle's fixed binarization"}
+    reference = {"metric": "nats", "source": "s", "kind": "exact"}
+    theirs = {"a": (79.0, "fixed binarization"), "b": (81.0, "dynamic binarization"), "c": (78.0, "fixed binarization")}
+    configs = {
+        f"{name}-mnist": changed(
+            data=data, results=[nats], reference={**reference, "value": value, "protocol": protocol}
+        )
+        for name, (value, protocol) in theirs.items()
+    }
+    configs["d-mnist"] = changed(data=data, results=[fixed], reference={**reference, "value": 90.0})
+    header, *rows = tables.likelihoods(configs, "mnist")
+    assert header == ("name", "reference", "its binarization", "ours", "binarization", "unit", "kind")
+    assert [(row[0], row[2], row[4]) for row in rows] == [
+        ("b-mnist", "dynamic", "dynamic"),
+        ("a-mnist", "fixed", "dynamic"),
+        ("c-mnist", "fixed", "dynamic"),
+        ("d-mnist", "-", "fixed"),
+    ]
+    text = card.render(configs["a-mnist"])
+    assert "The paper's number is 79 nats, an exact number, fixed binarization (s)." in text
+    assert "Not compared, for it is of fixed binarization: 80.00 ± 0.01 nats (exact) here." in text
+    assert "79 (not compared)" in tables.results_table(configs)
+    assert "Better by 1: 80.00" in card.render(configs["b-mnist"])
+
+
+def test_a_card_says_whose_number_it_is_and_the_best():
+    best = {"value": 2.5, "source": "Others 2020"}
+    for whose, noun, cell in (
+        ("paper", "The paper's number is 3.14 bits/dim", "3.14"),
+        ("reported", "A reported number is 3.14 bits/dim", "3.14 (reported)"),
+        ("target", "The target is 3.14 bits/dim", "target 3.14"),
+    ):
+        config = changed(reference={**CONFIG["reference"], "whose": whose, "best": best})
+        text = card.render(config)
+        assert noun in text
+        assert "The best reported is 2.5 (Others 2020)." in text
+        assert tables.table({"pixelcnn-cifar10": config})[1][5] == cell
+
+
+def test_bounds_stand_beside_bounds_and_estimates_beside_estimates():
+    bound = {**RESULT, "kind": "upper", "value": 84.2}
+    weighted = {**bound, "value": 81.2, "samples": 500, "protocol": "256 levels; 500 samples an image"}
+    plain = {**CONFIG["reference"], "value": 85.1, "kind": "upper"}
+    config = changed(results=[weighted, bound], reference=plain)
+    assert headline(config).value == 84.2
+    text = card.render(config)
+    assert "Better by 0.9: ≤ 84.200" in text
+    assert (
+        "Not compared, for it is an upper bound of one draw, and this is an upper bound of 500 draws: ≤ 81.200" in text
+    )
+    estimate = changed(results=[weighted, bound], reference={**plain, "kind": "estimate", "samples": 128})
+    assert headline(estimate).value == 81.2
+    assert "for it is an estimate of 128 draws, and this is an upper bound of one draw: ≤ 84.200" in card.render(
+        estimate
+    )
+
+
+def test_more_may_be_better():
+    metric = {"metric": "auc", "unit": "AUC", "decimals": 2, "higher_is_better": True}
+    results = [{**RESULT, **metric, "kind": kind, "value": value} for kind, value in (("lower", 0.8), ("upper", 0.9))]
+    config = changed(results=results, reference={**metric, "value": 0.85, "source": "s"})
+    assert headline(config).value == 0.8, "the pessimistic bound"
+    assert "Missed by 0.05: ≥ 0.80 ± 0.01 AUC" in card.render(config)
+    assert "(missed by 0.05)" in tables.results_table({"a-cifar10": config})
+    references = {name: {**metric, "value": value, "source": "s"} for name, value in (("a", 0.9), ("b", 0.6))}
+    configs = {name: changed(results=results, reference=each) for name, each in references.items()}
+    assert [row[0] for row in tables.likelihoods(configs, "cifar10")[1:]] == ["b", "a"], "the worst first"
 
 
 @pytest.mark.parametrize("names", [["checkpoints"], ["cifar10", "checkpoints"]])

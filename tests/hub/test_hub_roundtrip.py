@@ -101,8 +101,8 @@ def test_integers_are_stored_in_the_bits_they_need(tmp_path, values, kind):
 MASKED = {
     "pixelcnn": lambda: PixelCNN(shape=[3, 4, 4], levels=4, channels=6, blocks=1),
     "pixelrnn": lambda: PixelRNN(shape=[3, 4, 4], levels=4, channels=6, layers=1),
-    "darn": lambda: DARN(shape=[1, 2, 3], latents=4, width=5, masked=2, layers=2),
-    "linear darn": lambda: DARN(shape=[1, 2, 3], latents=4, width=0, masked=0),
+    "darn": lambda: DARN(shape=[1, 2, 3], latent_dim=4, width=5, masked=2, layers=2),
+    "linear darn": lambda: DARN(shape=[1, 2, 3], latent_dim=4, width=0, masked=0),
     "made": lambda: MADE(shape=[1, 2, 3], hidden=16, direct=True, ordering_seed=3),
     "maf": lambda: MAF(shape=[2], layers=2, hidden=8),
 }

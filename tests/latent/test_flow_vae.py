@@ -28,7 +28,7 @@ def tiny(posterior: str) -> FlowVAE:
 
     Importance weights of a narrow one would have no variance to speak of an error.
     """
-    model = FlowVAE(shape=[1, 2, 2], latents=2, posterior=posterior, layers=3, **SMALL)
+    model = FlowVAE(shape=[1, 2, 2], latent_dim=2, posterior=posterior, layers=3, **SMALL)
     with torch.no_grad():
         for part, scale in ((model.net.decoder, 0.5), (model.net.encoder, 0.2), (model.net.flow, 0.2)):
             for parameter in part.parameters():
@@ -115,9 +115,25 @@ def test_samples_follow_the_model():
     assert torch.equal(model.sample(5, seed=2), model.sample(5, seed=2))
 
 
+def test_latents_are_decoded_to_the_most_probable_images():
+    model = tiny("planar")
+    z = model.latents(200, seed=0)
+    assert z.shape == (200, 2)
+    x = model.decode(z)
+    model.spec.check(x)
+    with torch.no_grad():
+        means = model.net.decoder(z).sigmoid()
+    bits = every_image()[:, None]
+    likelihood = torch.where(bits.bool(), means, 1 - means).flatten(2).prod(2)  # of each image, given each latent
+    assert torch.equal(x, every_image()[likelihood.argmax(0)])
+    assert x.unique(dim=0).shape[0] > 1
+    assert torch.equal(model.interpolate(z[:3], z[3:6], 4)[:, 0], x[:3])
+    assert torch.equal(model.walk(3, 5, seed=0)[::5], model.decode(model.latents(3, seed=0)))
+
+
 def test_training_lowers_the_bound_and_weights_round_trip(tmp_path):
     model = FlowVAE(
-        shape=[1, 8, 8], latents=4, layers=2, posterior="planar", lr=3e-3, warmup=5, **{**SMALL, "hidden": 32}
+        shape=[1, 8, 8], latent_dim=4, layers=2, posterior="planar", lr=3e-3, warmup=5, **{**SMALL, "hidden": 32}
     )
     data = Binary(batch_size=64)
     data.setup("fit")
@@ -146,7 +162,7 @@ class Binary(Digits):
     ("arguments", "sentence"),
     [
         ({"posterior": "cubic"}, "posterior must be one of diagonal, planar, iaf, not 'cubic'"),
-        ({"latents": 0}, "latents must be at least 1, not 0"),
+        ({"latent_dim": 0}, "latent_dim must be at least 1, not 0"),
         ({"blocks": 0}, "blocks must be at least 1"),
         ({"shape": [28, 28]}, r"shape must be \(C, H, W\)"),
     ],

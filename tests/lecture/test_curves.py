@@ -44,3 +44,25 @@ def test_a_slope_is_an_exponent():
     assert curves.slope([3, 10, 50], [7 * n**-0.3 for n in (3, 10, 50)]) == pytest.approx(-0.3)
     with pytest.raises(DataError, match="at least two sizes, and positive"):
         curves.slope([3, 10], [1.0, 0.0])
+
+
+def test_panels_show_these_curves_and_slopes_are_theirs(monkeypatch):
+    monkeypatch.setattr(curves, "SIZES", (8, 16, 32))
+    drawn, slopes = curves.panels(repeats=2, seed=3)
+    shift, *samples = drawn
+    assert [list(curve.y) for curve in shift.curves] == list(curves.of_shift(31).values())
+    assert all(list(curve.x) == pytest.approx([0.1 * i for i in range(31)]) for curve in shift.curves)
+    assert [curve.label for curve in shift.curves if curve.dashed] == ["root of Sinkhorn"]
+    assert [panel.logarithmic for panel in drawn] == [False, True, True]
+    left = iter(slopes)
+    for key, panel in zip(("W1", "energy"), samples, strict=True):
+        for dims, curve in zip((1, 2, 5, 10), panel.curves, strict=True):
+            values = curves.of_size(dims, (8, 16, 32), repeats=2, seed=3)[key]
+            assert (tuple(curve.x), list(curve.y)) == ((8, 16, 32), values)
+            found = next(left)
+            assert found[:2] == (key, dims)
+            assert found.fitted == curves.slope((8, 16, 32), values)
+            assert found.theory == (-1 / dims if key == "W1" and dims > 2 else -0.5)
+            assert f"D = {dims}:" in curve.label
+            assert f"{found.fitted:.2f}" in curve.label
+    assert next(left, None) is None

@@ -1,154 +1,272 @@
-"""Distances of features against closed forms and torchmetrics, on a small network; resizing against its definition."""
+"""The network of FID against the TorchScript file that it is made of, and its images against their definition."""
 
 from __future__ import annotations
 
+import hashlib
+import warnings
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from safetensors.numpy import save
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
+from zoo import files
 from zoo.errors import DataError
-from zoo.metrics import (
-    Inception,
-    Polynomial,
-    features_of,
-    frechet_distance,
-    frechet_of_moments,
-    inception,
-    kernel_distance,
-    mmd,
-    precision_recall,
-    resize,
-    wasserstein,
-)
+from zoo.metrics import Inception, features_of, frechet_distance, inception, kernel_distance, resize
+from zoo.metrics.inception_network import Convolution, InceptionNetwork, Mixed
 
-
-def normal(n: int, dims: int, seed: int = 0) -> Tensor:
-    return torch.randn(n, dims, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 
 
 def images(n: int, seed: int, low: int = 0) -> Tensor:
     return torch.randint(low, 256, (n, 3, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
 
 
-class Network(nn.Module):
-    """Images to 16 features, in place of Inception."""
+# -- the network -------------------------------------------------------------------------------------------------
 
-    num_features = 16
+
+def test_the_network_is_inception_v3():
+    """Sizes before its blocks as in table 1 of arXiv 1512.00567; Keras counts 21,768,352 weights and shifts."""
+    with torch.device("meta"):
+        network, x = InceptionNetwork(), torch.empty(2, 3, 299, 299)
+    before = {}
+    for name, module in network.named_children():
+        before[name] = tuple(x.shape[1:])
+        x = module(x)
+    assert before["mixed"] == (192, 35, 35)
+    assert before["mixed_3"] == (288, 35, 35)
+    assert before["mixed_4"] == before["mixed_8"] == (768, 17, 17)
+    assert before["mixed_9"] == (1280, 8, 8)
+    assert before["pool_2"] == (2048, 8, 8)
+    assert x.shape == (2, 2048)
+    assert sum(parameter.numel() for parameter in network.parameters()) == 21_768_352
+
+
+def test_pools_are_those_of_2015():
+    """Means are over what lies in the image, and the last block has a maximum."""
+    with torch.device("meta"):
+        network = InceptionNetwork()
+    pools = [block.tower_2.pool for block in network.children() if hasattr(block, "tower_2")]
+    x = torch.arange(16.0).view(1, 1, 4, 4)
+    assert len(pools) == 9
+    for pool in pools[:-1]:
+        assert pool(x)[0, 0, 0].tolist() == [2.5, 3, 4, 4.5]
+    assert pools[-1](x)[0, 0, 0].tolist() == [5, 6, 7, 7]
+
+
+# -- its file ----------------------------------------------------------------------------------------------------
+
+
+class Normalized(nn.Module):
+    """A layer of the TorchScript file."""
+
+    def __init__(self, inputs: int, outputs: int, height: int, width: int, stride: int = 1) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(outputs + 10 * inputs)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, height, width, generator=generator))
+        self.beta, self.mean = (nn.Parameter(torch.randn(outputs, generator=generator)) for _ in range(2))
+        self.var = nn.Parameter(torch.rand(outputs, generator=generator) ** 4)  # some are near epsilon
+        self.stride = stride
+        self.padding = (height // 2, width // 2) if stride == 1 else (0, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(x, self.weight, None, self.stride, self.padding)
+        return F.relu(F.batch_norm(x, self.mean, self.var, None, self.beta, False, 0.1, 0.001))
+
+
+class Forked(nn.Module):
+    """A block of the last two in the TorchScript file, in short."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(192, 16, generator=torch.Generator().manual_seed(3)) / 14)
+        self.conv = Normalized(6, 2, 1, 1)
+        self.tower_conv = Normalized(6, 3, 1, 1)
+        self.tower_mixed_conv = Normalized(3, 4, 1, 3)
+        self.tower_mixed_conv_1 = Normalized(3, 5, 3, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu((x.float() / 64 - 2).flatten(1) @ self.weight.detach())
+        fork = self.tower_conv(x)
+        return torch.cat([self.conv(x), self.tower_mixed_conv(fork), self.tower_mixed_conv_1(fork)], 1)
 
 
-# -- Frechet -------------------------------------------------------------------------------------------------
+def scripted() -> torch.jit.ScriptModule:
+    """In place of the TorchScript file, with layers of every kind that it has names for."""
+    tower = nn.Sequential(OrderedDict(conv=Normalized(4, 5, 1, 1), conv_1=Normalized(5, 6, 1, 7)))
+    layers = OrderedDict(
+        conv=Normalized(3, 4, 3, 3, stride=2),
+        mixed_7=nn.Sequential(OrderedDict(tower_1=tower)),
+        mixed_10=Forked(),
+        pool2=nn.AvgPool2d(149),
+        flat=nn.Flatten(),
+    )
+    net = nn.Sequential(OrderedDict(layers=nn.Sequential(layers)))
+    return torch.jit.script(nn.Sequential(OrderedDict(net=net)).requires_grad_(False))
 
 
-def test_frechet_of_gaussians_whose_covariances_commute():
-    """|m|^2 + sum (s_x - s_y)^2, in any common basis."""
-    basis = torch.linalg.qr(normal(4, 4)).Q
-    s_x, s_y = torch.tensor([1.0, 2.0, 0.5, 0.0]).double(), torch.tensor([3.0, 1.0, 0.5, 1.0]).double()
-    mean = torch.tensor([1.0, 0.0, 2.0, 0.0]).double()
-    covs = (basis @ torch.diag(s**2) @ basis.T for s in (s_x, s_y))
-    value = frechet_of_moments(mean, next(covs), 0 * mean, next(covs))
-    assert float(value) == pytest.approx(5 + float((s_x - s_y).square().sum()))
+class Small(nn.Sequential):
+    """In place of InceptionNetwork."""
+
+    def __init__(self) -> None:
+        tower = nn.Sequential(OrderedDict(conv=Convolution(4, 5, (1, 1)), conv_1=Convolution(5, 6, (1, 7))))
+        fork = Mixed(conv=Convolution(3, 4, (1, 3)), conv_1=Convolution(3, 5, (3, 1)))
+        super().__init__(
+            OrderedDict(
+                conv=Convolution(3, 4, (3, 3), stride=2),
+                mixed_7=Mixed(tower_1=tower),
+                mixed_10=Mixed(
+                    conv=Convolution(6, 2, (1, 1)),
+                    tower=nn.Sequential(OrderedDict(conv=Convolution(6, 3, (1, 1)), mixed=fork)),
+                ),
+                pool_2=nn.AvgPool2d(149),
+                flatten=nn.Flatten(),
+            )
+        )
 
 
-def test_frechet_of_an_affine_image_is_what_transport_costs():
-    """A symmetric positive A carries the one Gaussian to the other at the cost E |x - A x - b|^2, which is W_2^2."""
-    x = normal(400, 3)
-    a = torch.tensor([[2.0, 0.3, 0.0], [0.3, 1.0, 0.2], [0.0, 0.2, 0.7]]).double()
-    y = x @ a + torch.tensor([1.0, 0.0, -1.0]).double()
-    centred = x - x.mean(0)
-    n = len(x)
-    cost = (x.mean(0) - y.mean(0)).square().sum() + (centred - centred @ a).square().sum() / (n - 1)
-    torch.testing.assert_close(frechet_distance(x, y), cost)
-    assert float(cost) == pytest.approx(float(wasserstein(x, y, p=2)) ** 2, rel=0.01)
+NAMES = {  # in InceptionNetwork: in the TorchScript file
+    "mixed_10.tower.mixed.conv_1": "mixed_10.tower_mixed_conv_1",
+    "mixed_10.tower.mixed.conv": "mixed_10.tower_mixed_conv",
+    "mixed_10.tower.conv": "mixed_10.tower_conv",
+    "mixed_10.conv": "mixed_10.conv",
+    "mixed_7.tower_1.conv_1": "mixed_7.tower_1.conv_1",
+    "mixed_7.tower_1.conv": "mixed_7.tower_1.conv",
+    "conv": "conv",
+}
 
 
-def test_frechet_is_zero_for_the_same_and_symmetric():
-    x, y = normal(50, 6), normal(70, 6, 1) + 0.5
-    assert float(frechet_distance(x, x)) == pytest.approx(0, abs=1e-9)
-    torch.testing.assert_close(frechet_distance(x, y), frechet_distance(y, x))
-    few = normal(4, 6)  # fewer rows than columns: a singular covariance
-    assert float(frechet_distance(few, few)) == pytest.approx(0, abs=1e-7)
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A root with the TorchScript file alone; the digest of the other one is that of the folded weights, by NumPy."""
+    source = tmp_path / inception.SOURCE
+    source.parent.mkdir()
+    network = scripted()
+    network.save(source)
+    tensors = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    folded = {}
+    for name, official in NAMES.items():
+        weight, beta, mean, var = (
+            tensors[f"net.layers.{official}.{part}"].astype(np.float64) for part in ("weight", "beta", "mean", "var")
+        )
+        deviation = np.sqrt(var + 1e-3)
+        folded[f"{name}.bias"] = (beta - mean / deviation).astype(np.float32)
+        folded[f"{name}.weight"] = (weight / deviation[:, None, None, None]).astype(np.float32)
+    monkeypatch.setattr(inception, "InceptionNetwork", Small)
+    monkeypatch.setattr(inception, "SOURCE_SHA256", hashlib.sha256(source.read_bytes()).hexdigest())
+    monkeypatch.setattr(inception, "SHA256", hashlib.sha256(save(folded)).hexdigest())
+    return tmp_path
 
 
-def test_fid_is_torchmetrics():
-    real, fake = images(100, 0), images(80, 1, 60)
-    network = Network()
-    theirs = FrechetInceptionDistance(feature=network, input_img_size=(3, 8, 8))
-    theirs.update(real, real=True)
-    theirs.update(fake, real=False)
-    ours = frechet_distance(features_of(real.split(30), network), features_of([fake], network))
-    assert float(ours) == pytest.approx(float(theirs.compute()), rel=1e-3)
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-# -- kernel --------------------------------------------------------------------------------------------------
-
-
-def test_kid_is_torchmetrics():
-    """Of subsets that are the whole, both are the same without chance."""
-    real, fake = images(60, 0), images(60, 1, 60)
-    network = Network()
-    theirs = KernelInceptionDistance(feature=network, subsets=3, subset_size=60)
-    theirs.update(real, real=True)
-    theirs.update(fake, real=False)
-    mean, spread = kernel_distance(features_of([real], network), features_of([fake], network), subsets=3, size=60)
-    expected = theirs.compute()
-    assert float(mean) == pytest.approx(float(expected[0]), rel=1e-4)
-    assert float(spread) == pytest.approx(float(expected[1]), abs=1e-4)
-
-
-def test_subsets_have_a_seed_and_a_spread():
-    x, y = normal(80, 4), normal(90, 4, 1) + 0.2
+def test_the_network_is_that_of_its_file(root):
+    x = torch.randn(2, 3, 299, 299, generator=torch.Generator().manual_seed(0))
     state = torch.random.get_rng_state()
-    mean, spread = kernel_distance(x, y, subsets=400, size=30)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        network = Inception(root)
     assert torch.equal(state, torch.random.get_rng_state())
-    assert (mean, spread) == kernel_distance(x, y, subsets=400, size=30)
-    assert float(spread) > 0
-    # The mean over all subsets is the unbiased value of the whole.
-    assert abs(float(mean - mmd(x, y, Polynomial(3)))) < 5 * float(spread) / 400**0.5
+    torch.testing.assert_close(network.network(x), torch.jit.load(root / inception.SOURCE)(x))
+    assert not network.train().training
+    assert not network.network(x).requires_grad
 
 
-# -- precision and recall ------------------------------------------------------------------------------------
+def test_torchscript_is_read_once(root, monkeypatch):
+    x, path = images(2, 0), root / inception.FILE
+    expected = Inception(root)(x)
+    assert digest(path) == inception.SHA256
+    monkeypatch.setattr(torch.jit, "load", lambda *given, **options: pytest.fail("It was read again."))
+    assert torch.equal(Inception(root)(x), expected)
+    (root / inception.SOURCE).unlink()
+    assert torch.equal(Inception(root)(x), expected)
+    assert list(path.parent.iterdir()) == [path]
 
 
-def test_precision_and_recall_by_their_definition():
-    real, generated = normal(30, 2), 0.7 * normal(25, 2, 1) + 0.4
-
-    def share(x: Tensor, manifold: Tensor, k: int) -> float:
-        inside = 0
-        for point in x:
-            for centre in manifold:
-                radius = sorted((manifold - centre).norm(dim=1).tolist())[k]
-                if float((point - centre).norm()) <= radius:
-                    inside += 1
-                    break
-        return inside / len(x)
-
-    for k in (1, 3):
-        precision, recall = precision_recall(real, generated, k=k)
-        assert float(precision) == pytest.approx(share(generated, real, k))
-        assert float(recall) == pytest.approx(share(real, generated, k))
-        assert 0 < float(precision) != float(recall)
+@pytest.mark.parametrize("damage", ["truncated", "empty", "other", "folder"])
+def test_what_is_damaged_is_made_again(root, damage):
+    x, path = images(2, 0), root / inception.FILE
+    expected, data = Inception(root)(x), path.read_bytes()
+    path.unlink()
+    if damage == "folder":
+        path.mkdir()
+        (path / "file").touch()
+    else:
+        path.write_bytes({"truncated": data[:-4], "empty": b"", "other": data[:-1] + bytes([data[-1] ^ 1])}[damage])
+    assert torch.equal(Inception(root)(x), expected)
+    assert damage == "folder" or digest(path) == inception.SHA256
+    assert sorted(path.parent.iterdir()) == [root / inception.SOURCE, path]
 
 
-def test_precision_and_recall_of_extremes():
-    real = normal(40, 3)
-    assert [float(value) for value in precision_recall(real, real)] == [1, 1]
-    assert [float(value) for value in precision_recall(real, real + 100)] == [0, 0]
-    one_mode = torch.cat([real[:1] + 1e-3 * normal(20, 3, 2)])
-    precision, recall = precision_recall(torch.cat([real, real + 50]), one_mode)
-    assert float(precision) > 0.9
-    assert float(recall) < 0.1
+def test_without_a_place_to_write_it_is_made_in_memory(root, monkeypatch):
+    def refused(**options: object) -> None:
+        raise PermissionError("a disk to read only")
+
+    x = images(2, 0)
+    with monkeypatch.context() as patched:
+        patched.setattr(files.tempfile, "NamedTemporaryFile", refused)
+        features = Inception(root)(x)
+    assert not (root / inception.FILE).exists()
+    assert torch.equal(features, Inception(root)(x))
 
 
-# -- the network and its images ------------------------------------------------------------------------------
+def test_what_would_not_be_found_again_is_not_written(root, monkeypatch):
+    """As where another safetensors would lay the file out in another way."""
+    monkeypatch.setattr(inception, "SHA256", "0" * 64)
+    assert Inception(root)(images(2, 0)).shape == (2, 11)
+    assert not (root / inception.FILE).exists()
+
+
+def test_without_its_file_there_is_no_network(root):
+    path, source = root / inception.FILE, root / inception.SOURCE
+    Inception(root)
+    path.write_bytes(b"other")
+    source.write_bytes(b"other")
+    with pytest.raises(DataError, match=rf"^{path} or {source} is damaged, .*: put the official fid_inception.pt in"):
+        Inception(root)
+    source.unlink()
+    with pytest.raises(DataError, match=rf"^{path} is damaged, or not the network of FID: put the official"):
+        Inception(root)
+    path.unlink()
+    with pytest.raises(DataError, match=rf"^FID needs its network, and there is no {source}: put that file there"):
+        Inception(root)
+
+
+# -- its images --------------------------------------------------------------------------------------------------
+
+
+class Means(nn.Module):
+    """In place of the network: the means of the scaled and resized image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean([2, 3])
+
+
+def test_images_come_scaled_and_resized_and_grey_ones_in_three_colours(root):
+    network = Inception(root)
+    network.network = Means()
+    x = images(3, 0)
+    expected = ((resize(x.float(), 299) - 128) / 128).mean([2, 3])
+    torch.testing.assert_close(network(x), expected)
+    torch.testing.assert_close(network(x[:, :1]), expected[:, :1].expand(-1, 3))
+
+
+def test_other_images_are_refused(root):
+    with pytest.raises(DataError, match=r"Inception takes images uint8 .*, not torch.float32 \(2, 3, 4, 4\)"):
+        Inception(root)(torch.zeros(2, 3, 4, 4))
+
+
+def test_torchmetrics_need_not_try_it_on_an_image(root, monkeypatch):
+    """It would try one on the CPU, where a network on a GPU fails."""
+    network = Inception(root)
+    monkeypatch.setattr(Inception, "forward", lambda *given: pytest.fail("It was tried."))
+    assert FrechetInceptionDistance(feature=network).real_features_sum.shape == (2048,)
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (32, 32), (299, 299), (301, 300)])
@@ -166,61 +284,6 @@ def test_resizing_is_linear_between_rows_and_columns(shape: tuple[int, int]):
 
     for i, j in ((0, 0), (298, 298), (150, 17), (3, 290), (100, 100)):
         assert float(result[i, j]) == pytest.approx(value(i, j))
-
-
-class Scripted(nn.Module):
-    """In place of the TorchScript file: the means of the scaled and resized image."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean([2, 3])
-
-
-@pytest.fixture
-def file(tmp_path, monkeypatch):
-    path = tmp_path / inception.FILE
-    path.parent.mkdir()
-    torch.jit.script(Scripted()).save(path)
-    monkeypatch.setattr(inception, "SHA256", inception.hashlib.sha256(path.read_bytes()).hexdigest())
-    return path
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
-def test_images_come_scaled_and_resized_and_grey_ones_in_three_colours(file, tmp_path):
-    network = Inception(tmp_path)
-    x = images(3, 0)
-    expected = ((resize(x.float(), 299) - 128) / 128).mean([2, 3])
-    torch.testing.assert_close(network(x), expected)
-    torch.testing.assert_close(network(x[:, :1]), expected[:, :1].expand(-1, 3))
-    assert not network.train().training
-    assert not network(x).requires_grad
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
-def test_bad_input_is_named(file, tmp_path):
-    network = Inception(tmp_path)
-    with pytest.raises(DataError, match=r"Inception takes images uint8 .*, not torch.float32 \(2, 3, 4, 4\)"):
-        network(torch.zeros(2, 3, 4, 4))
-    with pytest.raises(DataError, match="There is no image"):
-        features_of([], network)
-    x = normal(5, 2)
-    with pytest.raises(DataError, match="their size 2 to 5, the number of features, not 3 and 6"):
-        kernel_distance(x, x, subsets=3, size=6)
-    with pytest.raises(DataError, match="k must be 1 to 4, fewer than the features, not 5"):
-        precision_recall(x, x, k=5)
-    file.write_bytes(b"other")
-    with pytest.raises(DataError, match="is damaged, or not the network of FID: remove it"):
-        Inception(tmp_path)
-    file.unlink()
-    with pytest.raises(DataError, match=r"FID needs its network, and there is no .*: fetch that file, or pip install"):
-        Inception(tmp_path)
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
-def test_torchmetrics_need_not_try_it_on_an_image(file, tmp_path, monkeypatch):
-    """It would try one on the CPU, where a network on a GPU fails."""
-    network = Inception(tmp_path)
-    monkeypatch.setattr(Inception, "forward", lambda *given: pytest.fail("It was tried."))
-    assert FrechetInceptionDistance(feature=network).real_features_sum.shape == (2048,)
 
 
 # -- on the real network -------------------------------------------------------------------------------------
@@ -241,3 +304,24 @@ def test_on_inception_fid_and_kid_are_torchmetrics(real_data):
     assert float(frechet_distance(x, y)) == pytest.approx(float(fid.compute()), rel=1e-3)
     mean, _ = kernel_distance(x, y, subsets=1, size=6)
     assert float(mean) == pytest.approx(float(kid.compute()[0]), rel=1e-3, abs=2e-6)
+
+
+@pytest.fixture
+def official(real_data) -> Path:
+    """The TorchScript file."""
+    path = Path(real_data("inception")) / inception.SOURCE
+    if not path.exists():
+        pytest.skip(f"needs real data: there is no {path}")
+    return path
+
+
+def test_on_inception_features_are_those_of_its_file(official):
+    """Rounding alone tells them apart: of features up to 6, by some 1e-5."""
+    network, x = Inception(official.parents[1]), images(4, 0)
+    theirs = torch.jit.load(official).eval()((resize(x.float(), 299) - 128) / 128)
+    assert theirs.shape == (4, 2048)
+    torch.testing.assert_close(network(x), theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_on_inception_the_digest_is_that_of_what_its_file_gives(official):
+    assert hashlib.sha256(inception._converted(official.read_bytes())).hexdigest() == inception.SHA256

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zoo import metrics
 from zoo.errors import DataError
+from zoo.metrics.entropic import transport, transports
 from zoo.metrics.objectives import (
     DISTANCES,
     MMD,
@@ -22,8 +23,6 @@ from zoo.metrics.objectives import (
     Sinkhorn,
     Wasserstein,
     distance,
-    transport,
-    transports,
 )
 
 P, Q = torch.tensor([0.1, 0.2, 0.3, 0.4]).double(), torch.tensor([0.4, 0.1, 0.1, 0.4]).double()
@@ -203,6 +202,50 @@ def test_the_energy_distance_of_mini_batches():
     torch.testing.assert_close(scaled.witness(x, x, y), 30 * found.witness(x, x, y))
     with pytest.raises(DataError, match="two halves"):
         found.value(x[:1], y)
+
+
+def scaled(cost: Tensor, epsilon: float) -> Tensor:
+    """The regularized coupling (N, M), by scaling rows and columns until both are uniform."""
+    kernel, v = torch.exp(-cost / epsilon), torch.ones(cost.shape[1], dtype=cost.dtype)
+    for _ in range(3000):
+        u = 1 / len(cost) / (kernel @ v)
+        v = 1 / cost.shape[1] / (kernel.T @ u)
+    coupling = u[:, None] * kernel * v
+    torch.testing.assert_close(coupling.sum(1), torch.full_like(u, 1 / len(cost)))
+    return coupling
+
+
+def test_transport_has_its_entropy_term_and_the_gradient_of_the_cost_alone():
+    cost, epsilon = torch.rand(5, 7, dtype=torch.float64, requires_grad=True), 0.2
+    coupling = scaled(cost.detach(), epsilon)
+    entropy = epsilon * (coupling * (coupling * coupling.numel()).log()).sum()  # epsilon KL(coupling || product)
+    value = transport(cost, epsilon, 1000)
+    assert entropy > 0.02
+    torch.testing.assert_close(value, (coupling * cost).sum() + entropy)
+    torch.testing.assert_close(torch.autograd.grad(value, cost)[0], coupling)
+    few = [transport(cost, epsilon, iterations).item() for iterations in (1, 2, 4, 8)]
+    assert few == sorted(few), "it rises to the minimum"
+    assert few[0] < value.item() - 1e-6
+
+
+def test_the_distance_of_ot_gan_includes_the_entropy():
+    epsilon, scale = 0.3, 2.0
+    x, y = points(12, 1.0), points(12, -1.0)
+    (a, b), (c, d) = (F.normalize(points, dim=1).chunk(2) for points in (x, y))
+
+    def least(one: Tensor, other: Tensor) -> Tensor:
+        """The cost of the coupling, and the entropy term, of the cost scale (1 - cos)."""
+        cost = scale * (1 - one @ other.T)
+        coupling = scaled(cost, scale * epsilon)
+        return torch.stack(
+            [(coupling * cost).sum(), scale * epsilon * (coupling * (coupling * coupling.numel()).log()).sum()]
+        )
+
+    across, within = (least(a, c) + least(a, d) + least(b, c) + least(b, d)) / 2, least(a, b) + least(c, d)
+    alone, entropy = across - within
+    value = MiniBatchEnergy(epsilon, iterations=2000, scale=scale).value(x, y)
+    torch.testing.assert_close(value, alone + entropy)
+    assert entropy.abs() > 1e-3, "the cost alone would be another number"
 
 
 @pytest.mark.parametrize("name", NAMES)

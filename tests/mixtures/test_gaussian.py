@@ -209,5 +209,5 @@ def test_arguments_are_plain_and_rebuild_the_model():
 
 def test_its_numbers_say_how_they_were_taken():
     (result,) = evaluate(far(), data=Correlated(), limit=10, device="cpu")
-    assert result["protocol"] == f"{Correlated().protocol}; uniform dequantization, one draw"
-    assert result["kind"] == "bound"
+    assert result.protocol == f"{Correlated().protocol}; uniform dequantization, one draw"
+    assert result.kind == "upper"

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback
 from tiny_runs import BATCH, VALIDATION, Patches, fit, last, patch_model, sealed
 from torch import Tensor
 
-from zoo.callbacks.run import Last
+from zoo.callbacks.run import SaveLast
 from zoo.data import Digits, Table
 from zoo.errors import DataError, TrainingError
 from zoo.model import GenerativeModel
@@ -178,7 +178,7 @@ def test_a_loss_without_a_value_stops_the_run_and_harms_nothing(tmp_path, value)
             weights.append(pl_module.scale.detach().clone())
 
     with pytest.raises(TrainingError, match=r"optimizer step 4 is not finite: lower the learning rate") as caught:
-        fit(tmp_path, Keep(), Last(every_n_steps=1), model=model, max_steps=10)
+        fit(tmp_path, Keep(), SaveLast(every_n_steps=1), model=model, max_steps=10)
     assert "\n" not in str(caught.value)
     assert torch.equal(model.scale, weights[2])
     state = last(tmp_path)

@@ -343,6 +343,8 @@ def test_bad_arguments(tmp_path):
         plane.save([], tmp_path / "x.png")
     with pytest.raises(ZooError, match="written as PNG"):
         draw(Whole(), tmp_path / "x.jpg")
-    with pytest.raises(ZooError, match=r"Samples of shape \(3,\) does not make points that can be drawn"):
+    with pytest.raises(
+        ZooError, match=r"Samples gives vector data of shape \[3\] with continuous values, of which there is no picture"
+    ):
         draw(Samples((3,)), tmp_path / "x.png")
     assert not list(tmp_path.iterdir())

@@ -27,7 +27,7 @@ from zoo import cli
 from zoo.autoregressive import PixelCNN
 from zoo.callbacks.ema import EMA
 from zoo.callbacks.pictures import SampleGrid
-from zoo.callbacks.run import Last
+from zoo.callbacks.run import SaveLast
 from zoo.data import MNIST, Digits, FashionMNIST
 from zoo.data.loader import TensorLoader
 from zoo.errors import CheckpointError, ZooError
@@ -120,7 +120,7 @@ def test_one_callback_needs_no_list(run, monkeypatch):
     )
     assert result.status == 0, result.err
     kinds = {type(callback).__name__ for callback in result.cli.trainer.callbacks}
-    assert {"TimeBudget", "Record", "Last"} <= kinds
+    assert {"TimeBudget", "RunRecord", "SaveLast"} <= kinds
 
 
 def test_there_are_recipes():
@@ -150,7 +150,7 @@ def test_a_run_lives_in_one_folder(run, tmp_path):
     kept = last(tmp_path / root)
     assert kept["global_step"] == 25
     assert read(tmp_path / root / "checkpoints" / "best.ckpt")["global_step"] == 19
-    record = kept["callbacks"]["Record"]
+    record = kept["callbacks"]["RunRecord"]
     assert (record["recipe"], record["images"]) == ("pixelcnn-digits", 25 * 64)
 
     again = run("fit", "--config", f"{root}/logs/version_0/config.yaml", "--trainer.default_root_dir", "again")
@@ -172,7 +172,7 @@ def test_validate_and_test_measure_the_run(run, tmp_path):
             assert result.status == 0, result.err
             assert "images/s" not in result.err, "nothing was trained"
             (metric,) = result.cli.trainer.callback_metrics.values()
-            assert metric.item() == pytest.approx(expected["value"], rel=1e-5)
+            assert metric.item() == pytest.approx(expected.value, rel=1e-5)
             assert f"{metric.item():.3f}"[:4] in result.out
     grids = sorted(path.name for path in (tmp_path / "runs" / "pixelcnn-digits" / "samples").iterdir())
     assert grids == ["step-0000019.png"], "only training draws"
@@ -183,7 +183,7 @@ def test_averaging_comes_after_the_grid_wherever_the_recipe_has_it(run):
     result = run("fit", "--model=PixelCNN", f"--trainer.callbacks={entries}", "--trainer.fast_dev_run=true")
     assert result.status == 0, result.err
     order = [type(callback) for callback in result.cli.trainer.callbacks]
-    assert order.index(SampleGrid) < order.index(EMA) < order.index(ModelCheckpoint) < order.index(Last)
+    assert order.index(SampleGrid) < order.index(EMA) < order.index(ModelCheckpoint) < order.index(SaveLast)
 
 
 def test_checkpoints_of_a_recipe_go_to_the_runs_folder(run, tmp_path):
@@ -250,7 +250,7 @@ SETTINGS = {
 def test_a_run_resumed_anywhere_equals_the_uninterrupted_run(tmp_path, settings):
     """Dropout, binarization, averaged weights, AdamW and its schedule: equal in every bit."""
 
-    class EveryLast(Last):
+    class EveryLast(SaveLast):
         """Keeps what last.ckpt would be at each step, after each validation and at each end of an epoch."""
 
         def on_train_batch_end(self, *args: Any) -> None:
@@ -304,7 +304,7 @@ def test_a_run_resumed_twice_equals_the_uninterrupted_run(tmp_path):
     path = tmp_path / "parts" / "checkpoints" / "last.ckpt"
     fit(tmp_path / "parts", EMA(0.9), Stop(12), **settings)
     with pytest.raises(KilledError):
-        fit(tmp_path / "parts", EMA(0.9), Last(every_n_steps=4), Killed(13), ckpt_path=path, **settings)
+        fit(tmp_path / "parts", EMA(0.9), SaveLast(every_n_steps=4), Killed(13), ckpt_path=path, **settings)
     assert last(tmp_path / "parts")["global_step"] == 12
     fit(tmp_path / "parts", EMA(0.9), ckpt_path=path, **settings)
     assert not list(differences(last(tmp_path / "whole"), last(tmp_path / "parts")))
@@ -376,7 +376,7 @@ def test_kill_9_between_two_checkpoints(run, tmp_path):
     recipe = yaml.safe_load(DIGITS.read_text())
     recipe["model"]["init_args"] |= {"channels": 4, "blocks": 1, "dropout": 0.3}
     recipe["trainer"] |= {"max_steps": 30, "check_val_every_n_epoch": 1, "accelerator": "cpu"}
-    saving = {"class_path": "zoo.callbacks.Last", "init_args": {"every_n_steps": 4}}
+    saving = {"class_path": "zoo.callbacks.SaveLast", "init_args": {"every_n_steps": 4}}
     recipe["trainer"]["callbacks"] += [saving, {"class_path": "tiny_runs.Hold"}]
     config = tmp_path / "killed-digits.yaml"
     config.write_text(yaml.safe_dump(recipe))
@@ -404,7 +404,7 @@ def test_kill_9_between_two_checkpoints(run, tmp_path):
     assert one["global_step"] == 30
     assert set(one) >= {"state_dict", "current_model_state", "optimizer_states", "lr_schedulers"}
     assert not list(differences(one, other))
-    assert one["callbacks"]["Record"]["images"] == other["callbacks"]["Record"]["images"] == 30 * 64
+    assert one["callbacks"]["RunRecord"]["images"] == other["callbacks"]["RunRecord"]["images"] == 30 * 64
     assert not list(root.rglob("*.partial"))
 
 
@@ -414,7 +414,7 @@ def test_a_kill_while_writing_leaves_a_whole_file(tmp_path, monkeypatch):
         monkeypatch.setattr(tempfile, "tempdir", "/dev/shm")
     path = tmp_path / "checkpoints" / "last.ckpt"
     versions = [{"x": torch.full((1_000_000,), float(i))} for i in range(2)]
-    writer = training.WholeFiles()
+    writer = training.AtomicCheckpointIO()
     writer.save_checkpoint(versions[0], path)
     moments = random.Random(0)
     for _ in range(12):
@@ -432,7 +432,7 @@ def test_a_kill_while_writing_leaves_a_whole_file(tmp_path, monkeypatch):
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "last.ckpt"
-    writer = training.WholeFiles()
+    writer = training.AtomicCheckpointIO()
     writer.save_checkpoint({"x": 1}, path)
     with pytest.raises(Exception, match=r"pickle|local object"):
         writer.save_checkpoint({"x": torch.zeros(1000), "y": lambda: None}, path)
@@ -462,8 +462,8 @@ def test_two_processes_equal_one_with_twice_the_batch(run, tmp_path):
         apart = sum((one[state][key] - both[state][key]).square().sum() for key in start_weights)
         assert learned > 0.01
         assert apart < 1e-6 * learned
-    assert one["callbacks"]["Record"]["images"] == both["callbacks"]["Record"]["images"] == 16 * 32
-    assert both["callbacks"]["Record"]["hardware"].startswith("2 x CPU")
+    assert one["callbacks"]["RunRecord"]["images"] == both["callbacks"]["RunRecord"]["images"] == 16 * 32
+    assert both["callbacks"]["RunRecord"]["hardware"].startswith("2 x CPU")
 
     def validated(root: Path) -> list[float]:
         with open(root / "logs" / "version_0" / "metrics.csv") as file:
@@ -496,14 +496,14 @@ def test_from_starts_with_the_published_weights(run, trained):
     model, data = store.load(trained), FewDigits()
     (expected,) = measure.evaluate(model, data=data, split="validation", device="cpu")
     (untrained,) = measure.evaluate(PixelCNN(), data=data, split="validation", device="cpu")
-    assert expected["value"] < untrained["value"] - 1
+    assert expected.value < untrained.value - 1
     for subcommand in ("validate", "fit"):
         more = ["--trainer.max_steps=1", "--trainer.logger=false"] if subcommand == "fit" else []
         result = run(subcommand, "--from", trained, *FEW, *more)
         assert result.status == 0, result.err
         metrics = result.cli.trainer.callback_metrics
         if subcommand == "validate":
-            assert metrics["val_bits_per_dim"].item() == pytest.approx(expected["value"], rel=1e-5)
+            assert metrics["val_bits_per_dim"].item() == pytest.approx(expected.value, rel=1e-5)
         else:
             train = TensorLoader(*data.train[:3], batch_size=64, shuffle=True, drop_last=True)
             with torch.no_grad():
@@ -539,7 +539,7 @@ def test_from_may_stand_in_the_recipe(run, trained, tmp_path):
     result = run("validate", "--config", recipe, "--trainer.logger=false")
     (expected,) = measure.evaluate(trained, split="validation", device="cpu")
     assert result.status == 0, result.err
-    assert result.cli.trainer.callback_metrics["val_bits_per_dim"].item() == pytest.approx(expected["value"])
+    assert result.cli.trainer.callback_metrics["val_bits_per_dim"].item() == pytest.approx(expected.value)
 
 
 def test_a_fine_tuning_resumes_from_its_own_weights(run, trained, tmp_path):
@@ -550,7 +550,7 @@ def test_a_fine_tuning_resumes_from_its_own_weights(run, trained, tmp_path):
     model = PixelCNN(**read_config(trained)["init_args"])
     model.load_state_dict(stored["state_dict"])
     (expected,) = measure.evaluate(model, data=FewDigits(), split="validation", device="cpu")
-    assert result.cli.trainer.callback_metrics["val_bits_per_dim"].item() == pytest.approx(expected["value"])
+    assert result.cli.trainer.callback_metrics["val_bits_per_dim"].item() == pytest.approx(expected.value)
 
 
 def test_a_fine_tuning_tells_what_it_started_from(run, trained, tmp_path):
@@ -619,7 +619,8 @@ def test_an_export_is_the_last_step_of_the_average(tmp_path):
     config = read_config(folder)
     assert config["class_path"] == "zoo.autoregressive.PixelCNN"
     assert config["init_args"] == dict(patch_model().hparams)
-    assert config["data"] == {"class_path": "tiny_runs.Patches", "init_args": {"binarized": True}}
+    own = {"title": "patches", "hub_id": None}
+    assert config["data"] == {"class_path": "tiny_runs.Patches", "init_args": {"binarized": True}, **own}
     assert config["training"]["steps"] == 13
     assert config["training"]["images"] == 13 * 4
     assert config["training"]["precision"] == "32-true"
@@ -665,7 +666,7 @@ def test_an_export_of_the_command_line_knows_its_recipe(run, tmp_path):
     config = read_config(folder)
     assert config["recipe"] == "pixelcnn-digits"
     assert config["reference"] == {"metric": "bits_per_dim", "value": 1.5, "source": "Nobody 1999"}
-    assert config["data"] == {"class_path": "zoo.data.Digits", "init_args": {}}
+    assert config["data"] == {"class_path": "zoo.data.Digits", "init_args": {}, "title": "digits", "hub_id": None}
     assert store.load(folder).hparams.channels == 4
 
 
@@ -680,7 +681,7 @@ def test_an_export_of_the_command_line_knows_its_recipe(run, tmp_path):
         (
             {
                 "state_dict": {},
-                "callbacks": {"Record": {"class_path": "os.system"}},
+                "callbacks": {"RunRecord": {"class_path": "os.system"}},
                 "hyper_parameters": {},
                 "global_step": 1,
             },

@@ -27,18 +27,18 @@ class DCGANGenerator(nn.Module):
 
     Args:
         shape: (C, H, W).
-        latents: L.
+        latent_dim: L.
         channels: of the largest hidden image; each smaller one has twice as many.
         classes: number of labels, 0 for none.
     """
 
-    def __init__(self, shape: tuple[int, ...], latents: int, channels: int, classes: int = 0) -> None:
+    def __init__(self, shape: tuple[int, ...], latent_dim: int, channels: int, classes: int = 0) -> None:
         super().__init__()
         count = halvings(shape)
         widths = [channels << i for i in reversed(range(max(1, count)))]
         self.start = (widths[0], shape[1] >> count, shape[2] >> count)
         self.condition = Conditioned(classes)
-        self.first = nn.Linear(latents + self.condition.size, math.prod(self.start), bias=False)
+        self.first = nn.Linear(latent_dim + self.condition.size, math.prod(self.start), bias=False)
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths)
         layer, kernel = (nn.ConvTranspose2d, (4, 2, 1)) if count else (nn.Conv2d, (3, 1, 1))
         self.layers = nn.ModuleList(

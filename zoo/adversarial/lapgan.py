@@ -26,152 +26,26 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from zoo.adversarial.gan import GAN
-from zoo.adversarial.resnet import SHARED, ConditionalBatchNorm2d, ResNetCritic, ResNetGenerator
+from zoo.adversarial.networks import check_sizes
+from zoo.adversarial.pyramid import (
+    ConditionalGenerator,
+    PyramidCritic,
+    PyramidGenerator,
+    analysis,
+    low_passes,
+    synthesis,
+    views,
+)
+from zoo.adversarial.resnet import ResNetCritic, ResNetGenerator
+from zoo.batch import Batch
 from zoo.errors import DataError
-from zoo.metrics.objectives import DISTANCES
-from zoo.spec import check_image_shape
-
-BLOCKS = 3  # of a conditional generator
-
-
-def enlarged(x: Tensor) -> Tensor:
-    """Twice the sides, linearly: (N, C, H, W) to (N, C, 2H, 2W)."""
-    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-
-
-def analysis(x: Tensor, scales: int) -> list[Tensor]:
-    """The Laplacian pyramid of images, from coarse to fine.
-
-    Args:
-        x: (N, C, H, W), sides multiples of 2^(scales - 1).
-        scales: images in the pyramid.
-
-    Returns:
-        The small image (N, C, H / 2^(scales - 1), ...), then the residuals, the last (N, C, H, W).
-    """
-    residuals = []
-    for _ in range(scales - 1):
-        small = F.avg_pool2d(x, 2)
-        residuals.append(x - enlarged(small))
-        x = small
-    return [x, *reversed(residuals)]
-
-
-def low_passes(pyramid: list[Tensor]) -> list[Tensor]:
-    """What each residual of a pyramid is added to, the enlarged image of the scale before, from coarse to fine."""
-    image, lows = pyramid[0], []
-    for residual in pyramid[1:]:
-        lows.append(enlarged(image))
-        image = lows[-1] + residual
-    return lows
-
-
-def synthesis(pyramid: list[Tensor]) -> Tensor:
-    """The images of a pyramid, (N, C, H, W): the inverse of `analysis`."""
-    return low_passes(pyramid)[-1] + pyramid[-1]
-
-
-class Refinement(nn.Module):
-    """A residual block that keeps the size.
-
-    Args:
-        channels: of the images.
-        size: of the condition, 0 for none.
-    """
-
-    def __init__(self, channels: int, size: int) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = ConditionalBatchNorm2d(channels, size), ConditionalBatchNorm2d(channels, size)
-        self.conv1, self.conv2 = (nn.Conv2d(channels, channels, 3, 1, 1) for _ in range(2))
-
-    def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        """(N, C, H, W) to the same."""
-        h = self.conv1(F.relu(self.norm1(x, condition)))
-        return x + self.conv2(F.relu(self.norm2(h, condition)))
-
-
-class ConditionalGenerator(nn.Module):
-    """An enlarged image and noise to the residual of its scale.
-
-    Args:
-        colours: C.
-        channels: of all hidden images.
-        classes: number of labels, 0 for none.
-    """
-
-    def __init__(self, colours: int, channels: int, classes: int) -> None:
-        super().__init__()
-        self.label = nn.Embedding(classes, SHARED) if classes else None
-        self.first = nn.Conv2d(colours + 1, channels, 3, 1, 1)
-        self.blocks = nn.ModuleList(Refinement(channels, SHARED if classes else 0) for _ in range(BLOCKS))
-        self.norm, self.last = nn.BatchNorm2d(channels), nn.Conv2d(channels, colours, 3, 1, 1)
-        # No residual at first: the critic begins with enlarged images, not with noise.
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
-
-    def forward(self, low: Tensor, noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """(N, C, H, W), (N, 1, H, W) and labels (N,) to (N, C, H, W)."""
-        condition = None if self.label is None else self.label(label)
-        h = self.first(torch.cat([low, noise], 1))
-        for block in self.blocks:
-            h = block(h, condition)
-        with torch.autocast(h.device.type, enabled=False):  # a 16-bit value is no finer than a level
-            return self.last(F.relu(self.norm(h.float())))
-
-
-class PyramidGenerator(nn.Module):
-    """Latents to pyramids.
-
-    Args:
-        coarse: the generator of the small images, of latents (N, L).
-        finer: the conditional generators, from coarse to fine.
-        latents: L.
-        sides: (H, W) of each finer scale.
-    """
-
-    def __init__(
-        self, coarse: nn.Module, finer: list[ConditionalGenerator], latents: int, sides: list[tuple[int, int]]
-    ) -> None:
-        super().__init__()
-        self.coarse, self.finer, self.sides = coarse, nn.ModuleList(finer), sides
-        self.pieces = [latents, *(height * width for height, width in sides)]
-
-    def forward(self, z: Tensor, label: Tensor | None = None, lows: list[Tensor] | None = None) -> list[Tensor]:
-        """(N, sum of pieces) and labels (N,) to pyramids as `analysis` has them, in [-1, 1] at the coarsest scale.
-
-        Args:
-            z: latents.
-            label: labels, if there are classes.
-            lows: the low-pass images (N, C, H, W) of the finer scales; by default those of what was drawn before.
-        """
-        first, *noises = z.split(self.pieces, 1)
-        pyramid = [self.coarse(first, label)]
-        image = pyramid[0]
-        for i, (generator, noise, sides) in enumerate(zip(self.finer, noises, self.sides, strict=True)):
-            low = enlarged(image) if lows is None else lows[i]
-            pyramid.append(generator(low, noise.view(-1, 1, *sides), label))
-            image = low + pyramid[-1]
-        return pyramid
-
-
-class PyramidCritic(nn.Module):
-    """A critic for each scale.
-
-    Args:
-        critics: from coarse to fine.
-    """
-
-    def __init__(self, critics: list[nn.Module]) -> None:
-        super().__init__()
-        self.critics = nn.ModuleList(critics)
-
-    def forward(self, seen: list[Tensor], label: Tensor | None = None) -> Tensor:
-        """What `views` gives, and labels (N,), to (N, scales)."""
-        return torch.cat([critic(view, label) for critic, view in zip(self.critics, seen, strict=True)], 1)
+from zoo.metrics.objectives import distance as distance_of
+from zoo.model import GenerativeModel
+from zoo.model.game import Game
+from zoo.model.latents import Latents
+from zoo.spec import DataSpec, check_image_shape
 
 
 def each(value: int | Sequence[int], scales: int) -> list[int]:
@@ -179,13 +53,7 @@ def each(value: int | Sequence[int], scales: int) -> list[int]:
     return list(value) if isinstance(value, Sequence) else [value] * scales
 
 
-def views(pyramid: list[Tensor], lows: list[Tensor]) -> list[Tensor]:
-    """What the critics see: the small image, then at each finer scale the image and its low-pass, (N, 2C, H, W)."""
-    finer = zip(pyramid[1:], lows, strict=True)
-    return [pyramid[0], *(torch.cat([low + residual, low], 1) for residual, low in finer)]
-
-
-class LAPGAN(GAN):
+class LAPGAN(Game, Latents, GenerativeModel):
     """A small image from latents, then a residual at each finer scale, given the enlarged image.
 
     Args:
@@ -193,7 +61,7 @@ class LAPGAN(GAN):
         levels: number of values of a sub-pixel.
         classes: number of labels to condition on, those of the data; 0 for an unconditional model.
         scales: images in the pyramid; each is half as high and wide as the next.
-        latents: components of a latent for the small image, of a normal distribution; each pixel of the finer scales
+        latent_dim: components of a latent for the small image, of a normal distribution; each pixel of the finer scales
             has one more.
         channels: of all hidden images of the generators: one number, or one for each scale from coarse to fine.
         critic_channels: the same of the critics; by default those of the generators.
@@ -220,7 +88,7 @@ class LAPGAN(GAN):
         levels: int = 256,
         classes: int = 0,
         scales: int = 3,
-        latents: int = 128,
+        latent_dim: int = 128,
         channels: int | Sequence[int] = 96,
         critic_channels: int | Sequence[int] | None = None,
         distance: str = "hinge",
@@ -243,41 +111,29 @@ class LAPGAN(GAN):
         for name, value in (("channels", channels), ("critic_channels", critic_channels)):
             if isinstance(value, Sequence) and len(value) != scales:
                 raise DataError(f"{name} must be one number, or {scales}, one for each scale, not {list(value)}.")
-        if distance in DISTANCES and DISTANCES[distance].features:
+        least = {"channels": min(each(channels, scales)), "critic_channels": min(each(critic_channels or 1, scales))}
+        check_sizes(levels, classes, latent_dim=latent_dim, **least)
+        super().__init__(distance_of(distance, options), critic_steps=critic_steps)
+        if self.distance.features:
             raise DataError(
                 f"The distance {distance} is one of features, but the critics of LAPGAN give one number each: set "
                 f"distance to hinge or another of one number."
             )
-        super().__init__(
-            shape,
-            levels,
-            classes,
-            network="resnet",
-            latents=latents,
-            channels=min(each(channels, scales)),  # there only looked at: the hyperparameters are those given here
-            critic_channels=None if critic_channels is None else min(each(critic_channels, scales)),
-            critic_norm="spectral",
-            distance=distance,
-            options=options,
-            critic_steps=critic_steps,
-            lr=lr,
-            critic_lr=critic_lr,
-            beta1=beta1,
-            beta2=beta2,
-            decay=decay,
-        )
+        self.save_hyperparameters()
+        self.spec = DataSpec(tuple(shape), levels, classes)
+        self.net, self.critic = self.networks()
 
     def networks(self) -> tuple[PyramidGenerator, PyramidCritic]:
         """The generators and the critics of all scales."""
         given, classes, (colours, *sides) = self.hparams, self.spec.classes, self.spec.shape
         (small, *finer) = [tuple(side >> i for side in sides) for i in reversed(range(given.scales))]
         first, *others = widths = each(given.channels, given.scales)
-        coarse = ResNetGenerator((colours, *small), given.latents, first, classes)
+        coarse = ResNetGenerator((colours, *small), given.latent_dim, first, classes)
         conditional = [ConditionalGenerator(colours, width, classes) for width in others]
         shapes = [(colours, *small), *((2 * colours, *side) for side in finer)]
         of_critics = each(given.critic_channels or widths, given.scales)
         critics = [ResNetCritic(shape, width, classes=classes) for shape, width in zip(shapes, of_critics, strict=True)]
-        return PyramidGenerator(coarse, conditional, given.latents, finer), PyramidCritic(critics)
+        return PyramidGenerator(coarse, conditional, given.latent_dim, finer), PyramidCritic(critics)
 
     @property
     def latent_size(self) -> int:
@@ -288,17 +144,13 @@ class LAPGAN(GAN):
         """Latents to images, from coarse to fine."""
         return synthesis(self.net(z, label))
 
-    def imitation(self, original: list[Tensor], label: Tensor | None) -> list[Tensor]:
-        """What is drawn at each scale, given the low-pass of the data, as the critics see it."""
-        lows = [view.chunk(2, 1)[1] for view in original[1:]]
-        z = torch.randn(len(original[0]), self.latent_size, device=self.device)
-        return views(self.net(z, label, lows), lows)
-
-    def original(self, real: Tensor) -> list[Tensor]:
+    def real(self, batch: Batch) -> list[Tensor]:
         """The data at each scale, as the critics see them."""
-        pyramid = analysis(real, self.hparams.scales)
+        pyramid = analysis(super().real(batch), self.hparams.scales)
         return views(pyramid, low_passes(pyramid))
 
-    def other_labels(self, label: Tensor | None) -> Tensor | None:
-        """Those of the data, whose low-pass is given."""
-        return label
+    def fake(self, real: list[Tensor], batch: Batch) -> list[Tensor]:
+        """What is drawn at each scale, given the low-pass of the data, as the critics see it."""
+        lows = [view.chunk(2, 1)[1] for view in real[1:]]
+        z = torch.randn(len(real[0]), self.latent_size, device=self.device)
+        return views(self.net(z, batch.label, lows), lows)

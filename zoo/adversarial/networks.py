@@ -18,6 +18,21 @@ from zoo.errors import DataError
 NORMS = ("batch", "spectral", "none")
 
 
+def check_sizes(levels: int | None, classes: int, **sizes: int | None) -> None:
+    """Refuse levels, numbers of labels, and sizes, each by its name, that no model has.
+
+    Raises:
+        DataError: naming the argument.
+    """
+    for name, value in sizes.items():
+        if value is not None and value < 1:
+            raise DataError(f"{name} must be at least 1, not {value}.")
+    if classes < 0 or classes == 1:
+        raise DataError(f"classes must be 0 or the number of labels, not {classes}.")
+    if levels is not None and not 2 <= levels <= 256:
+        raise DataError(f"levels must be 2..256, or null for continuous data, not {levels}.")
+
+
 def halvings(shape: tuple[int, ...]) -> int:
     """How often the sides of images can be halved until the shorter one is at most 7.
 
@@ -88,17 +103,17 @@ class PerceptronGenerator(nn.Module):
 
     Args:
         shape: of one datum.
-        latents: L.
+        latent_dim: L.
         width: hidden units.
         classes: number of labels, 0 for none.
         bounded: whether the data lie in [-1, 1].
     """
 
-    def __init__(self, shape: tuple[int, ...], latents: int, width: int, classes: int = 0, bounded: bool = True):
+    def __init__(self, shape: tuple[int, ...], latent_dim: int, width: int, classes: int = 0, bounded: bool = True):
         super().__init__()
         self.shape, self.bounded, self.condition = shape, bounded, Conditioned(classes)
         self.layers = nn.Sequential(
-            nn.Linear(latents + self.condition.size, width),
+            nn.Linear(latent_dim + self.condition.size, width),
             nn.ReLU(),
             nn.Linear(width, width),
             nn.ReLU(),

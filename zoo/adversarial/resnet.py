@@ -70,17 +70,19 @@ class ResNetGenerator(nn.Module):
 
     Args:
         shape: (C, H, W).
-        latents: L; with labels it must divide into a piece for each block and one for the start.
+        latent_dim: L; with labels it must divide into a piece for each block and one for the start.
         channels: of all hidden images.
         classes: number of labels, 0 for none.
     """
 
-    def __init__(self, shape: tuple[int, ...], latents: int, channels: int, classes: int = 0) -> None:
+    def __init__(self, shape: tuple[int, ...], latent_dim: int, channels: int, classes: int = 0) -> None:
         super().__init__()
         count = halvings(shape)
-        if classes and latents % (count + 1):
-            raise DataError(f"latents must be a multiple of {count + 1}, one piece for each block, not {latents}.")
-        self.piece = latents // (count + 1) if classes else latents
+        if classes and latent_dim % (count + 1):
+            raise DataError(
+                f"latent_dim must be a multiple of {count + 1}, one piece for each block, not {latent_dim}."
+            )
+        self.piece = latent_dim // (count + 1) if classes else latent_dim
         size = SHARED + self.piece if classes else 0
         self.label = nn.Embedding(classes, SHARED) if classes else None
         self.start = (channels, shape[1] >> count, shape[2] >> count)

@@ -131,16 +131,16 @@ class AutoregressiveBernoulli(nn.Module):
 class DARNNet(nn.Module):
     """Encoder, prior and decoder. Images are flattened in raster order, colours last."""
 
-    def __init__(self, dims: int, latents: int, width: int, masked: int, layers: int, dropout: float) -> None:
+    def __init__(self, dims: int, latent_dim: int, width: int, masked: int, layers: int, dropout: float) -> None:
         super().__init__()
-        self.encoder = nn.Linear(dims, latents)
+        self.encoder = nn.Linear(dims, latent_dim)
         self.context: nn.Module = nn.Identity()
         if width:
             first = [nn.Linear(dims, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, width), nn.GELU()]
-            self.encoder = nn.Sequential(*first, nn.Dropout(dropout), nn.Linear(width, latents))
-            self.context = nn.Sequential(nn.Linear(latents, width), nn.GELU(), nn.Dropout(dropout))
-        self.prior = AutoregressiveBernoulli(latents, 0, masked, layers, dropout)
-        self.decoder = AutoregressiveBernoulli(dims, width or latents, masked, layers, dropout)
+            self.encoder = nn.Sequential(*first, nn.Dropout(dropout), nn.Linear(width, latent_dim))
+            self.context = nn.Sequential(nn.Linear(latent_dim, width), nn.GELU(), nn.Dropout(dropout))
+        self.prior = AutoregressiveBernoulli(latent_dim, 0, masked, layers, dropout)
+        self.decoder = AutoregressiveBernoulli(dims, width or latent_dim, masked, layers, dropout)
 
     def forward(self, x: Tensor, uniform: Tensor, through: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Pixels (N, D) and uniform numbers (K, N, H) to log p(x, h) (K, N), logits of q (N, H), and h (K, N, H).
@@ -182,7 +182,7 @@ class DARN(GenerativeModel):
     Args:
         shape: (C, H, W) of the images.
         levels: 2, the number of values of a pixel.
-        latents: number of stochastic units.
+        latent_dim: number of stochastic units.
         width: of the deterministic layers, two in the encoder and one in the decoder; 0 for the paper's linear maps.
         masked: masked hidden units for each unit of the prior and for each pixel; 0 for the paper's linear connections.
         layers: number of layers of masked hidden units.
@@ -203,7 +203,7 @@ class DARN(GenerativeModel):
         self,
         shape: list[int] = [1, 28, 28],  # noqa: B006  a plain JSON value, never changed
         levels: int = 2,
-        latents: int = 500,
+        latent_dim: int = 500,
         width: int = 500,
         masked: int = 2,
         layers: int = 1,
@@ -218,15 +218,15 @@ class DARN(GenerativeModel):
         check_image_shape(shape)
         if levels != 2:
             raise DataError(f"levels must be 2, for DARN models binary images, not {levels}.")
-        if latents < 1 or layers < 1:
-            raise DataError(f"latents and layers must be positive, not {latents} and {layers}.")
+        if latent_dim < 1 or layers < 1:
+            raise DataError(f"latent_dim and layers must be positive, not {latent_dim} and {layers}.")
         if width < 0 or masked < 0:
             raise DataError(f"width and masked must be at least 0, not {width} and {masked}.")
         if estimator not in ESTIMATORS:
             raise DataError(f"estimator must be one of {', '.join(ESTIMATORS)}, not {estimator!r}.")
         self.save_hyperparameters()
         self.spec = DataSpec(tuple(shape), levels)
-        self.net = DARNNet(self.spec.dims, latents, width, masked, layers, dropout)
+        self.net = DARNNet(self.spec.dims, latent_dim, width, masked, layers, dropout)
 
     def elbo(self, x: Tensor, *, samples: int = 1, seed: int | None = None) -> Tensor:
         """A lower bound on log p(x): images uint8 (N, C, H, W) to (N,) nats.
@@ -269,7 +269,7 @@ class DARN(GenerativeModel):
         self.spec.check(x, values=False)
         x = self._pixels(x)
         half = self.hparams.estimator == "half"
-        u = torch.rand(1, len(x), self.hparams.latents, device=x.device)
+        u = torch.rand(1, len(x), self.hparams.latent_dim, device=x.device)
         f, logits, h = self.net(x, u if half else torch.cat([1 - u, u]), half)
         with torch.autocast(x.device.type, enabled=False):
             entropy = F.softplus(logits) - logits * logits.sigmoid()
@@ -291,12 +291,12 @@ class DARN(GenerativeModel):
         """
         check_count(n)
         # One uniform number a unit and pixel, drawn before anything else, makes the two ways of sampling agree.
-        latents, dims, generator = self.hparams.latents, self.spec.dims, self.generator(seed)
-        uniform = torch.rand(n, latents + dims, generator=generator, dtype=torch.float64).to(self.device)
+        latent_dim, dims, generator = self.hparams.latent_dim, self.spec.dims, self.generator(seed)
+        uniform = torch.rand(n, latent_dim + dims, generator=generator, dtype=torch.float64).to(self.device)
         with self.sampling_mode(cached), torch.no_grad():
-            h = self.net.prior.draw(uniform[:, :latents], cached=cached, name="units")
+            h = self.net.prior.draw(uniform[:, :latent_dim], cached=cached, name="units")
             c = self.net.read(h)
-            x = self.net.decoder.draw(uniform[:, latents:], c, cached=cached, name="pixels")
+            x = self.net.decoder.draw(uniform[:, latent_dim:], c, cached=cached, name="pixels")
         colours, height, width = self.spec.shape
         return x.view(n, height, width, colours).permute(0, 3, 1, 2).contiguous().to(torch.uint8)
 

@@ -3,7 +3,7 @@
 from zoo.callbacks.cuda_graphs import CUDAGraphs
 from zoo.callbacks.ema import EMA
 from zoo.callbacks.pictures import SampleGrid
-from zoo.callbacks.run import Last, ProgressBar, Record
+from zoo.callbacks.run import ProgressBar, RunRecord, SaveLast
 from zoo.callbacks.speed import Compile, TimeBudget
 
-__all__ = ["EMA", "CUDAGraphs", "Compile", "Last", "ProgressBar", "Record", "SampleGrid", "TimeBudget"]
+__all__ = ["EMA", "CUDAGraphs", "Compile", "ProgressBar", "RunRecord", "SampleGrid", "SaveLast", "TimeBudget"]

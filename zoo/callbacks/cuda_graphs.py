@@ -9,7 +9,7 @@ from zoo.nn.replay import Replayed
 
 
 class CUDAGraphs(Callback):
-    """Passes of a training step, which `GenerativeModel.captured` names, launched as one CUDA graph each.
+    """Passes of a training step, which `zoo.model.Model.captured` names, launched as one CUDA graph each.
 
     For models trained in turns of short passes, whose kernels end sooner than Python launches the next; for others,
     `Compile` in the mode "reduce-overhead". On a CPU, and on several GPUs, a step runs as it does without this.

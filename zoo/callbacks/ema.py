@@ -51,7 +51,8 @@ class EMA(WeightAveraging):
         # The first average is the weights themselves.
         decay = min(self.decay, (1 + t) / (10 + t)) if t else 0.0
         with torch.no_grad():
-            torch._foreach_lerp_(self._averages, self._currents, 1 - decay)
+            if self._averages:  # a model may have nothing to learn
+                torch._foreach_lerp_(self._averages, self._currents, 1 - decay)
             for own, current in zip(average.module.buffers(), pl_module.buffers(), strict=True):
                 own.copy_(current, non_blocking=True)
         average.n_averaged += 1

@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from zoo.pictures import images as pictures
-from zoo.pictures.samples import draw, makes_points
+from zoo.pictures.samples import draw, has_picture, seen
 
 
 class SampleGrid(Callback):
     """A picture of samples, under `samples/` in the run's folder and in TensorBoard where it is in use.
 
-    Of a model of points in the plane it is the figure that `zoo sample` draws, in the run's folder alone.
+    Of a model of points in the plane it is the figure that `zoo sample` draws, in the run's folder alone. Of data that
+    have no picture, as tables, and of a model that has no samples it says so once, and draws nothing.
 
     Args:
         n: number of images; the same seed each time, so that pictures can be compared.
@@ -27,6 +27,12 @@ class SampleGrid(Callback):
     def __init__(self, n: int = 16, every_n_validations: int = 1, seed: int = 0) -> None:
         self.n, self.every, self.seed = n, every_n_validations, seed
         self.validations = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Say so where there is nothing to draw."""
+        self.draws = has_picture(pl_module)
+        if stage == "fit" and not self.draws:
+            rank_zero_info(f"{type(pl_module).__name__} gives no samples that can be drawn: SampleGrid draws nothing.")
 
     def state_dict(self) -> dict[str, Any]:
         """The number of validations so far."""
@@ -41,7 +47,7 @@ class SampleGrid(Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         self.validations += 1
-        if self.every and self.validations % self.every == 0:
+        if self.draws and self.every and self.validations % self.every == 0:
             self._draw(trainer, pl_module)
 
     @rank_zero_only
@@ -49,13 +55,11 @@ class SampleGrid(Callback):
         folder = Path(trainer.default_root_dir, "samples")
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"step-{trainer.global_step:07d}.png"
-        if makes_points(pl_module):
-            draw(pl_module, path, seed=self.seed)
-            return
-        with torch.autocast(pl_module.device.type, enabled=False):
-            images = pl_module.sample(self.n, seed=self.seed).cpu()
-        levels = pl_module.spec.levels
-        pictures.save(images, path, levels)
-        for logger in trainer.loggers:
-            if hasattr(logger.experiment, "add_image"):
-                logger.experiment.add_image("samples", pictures.grid(images, levels), trainer.global_step)
+        number = None if pl_module.spec.picture == "plane" else self.n
+        draw(pl_module, path, n=number, seed=self.seed)
+        boards = [logger.experiment for logger in trainer.loggers if hasattr(logger.experiment, "add_image")]
+        if boards and pl_module.spec.picture != "plane":
+            images, columns = seen(pl_module, self.n, seed=self.seed)
+            picture = pictures.grid(images, pl_module.spec.levels, columns=columns)
+            for board in boards:
+                board.add_image("samples", picture, trainer.global_step)

@@ -35,7 +35,7 @@ class ProgressBar(TQDMProgressBar):
         return {**super().get_metrics(trainer, pl_module), **own}
 
 
-class Last(Checkpoint):
+class SaveLast(Checkpoint):
     """`checkpoints/last.ckpt` in the run's folder, from which `--ckpt_path last` resumes.
 
     It is written after each validation and where the run stops. Lightning's own `save_last` follows the best
@@ -83,7 +83,7 @@ class Last(Checkpoint):
             trainer.save_checkpoint(Path(trainer.default_root_dir, "checkpoints", "last.ckpt"), weights_only=False)
 
 
-class Record(Callback):
+class RunRecord(Callback):
     """What a model card says of a run: the data, the hardware, the time and the number of images.
 
     It is kept in the run's checkpoints, where `zoo export` finds it, and goes on counting when a run is resumed. Where
@@ -118,7 +118,7 @@ class Record(Callback):
         data = trainer.datamodule
         self._run = {
             "class_path": class_path_of(type(pl_module)),
-            "data": getattr(data, "config", None),
+            "data": _described(data),
             "hardware": f"{trainer.world_size} x {device}",
             "precision": str(trainer.precision),
             "torch": str(torch.__version__),  # a plain string, which loads without unpickling
@@ -167,3 +167,11 @@ class Record(Callback):
         """Go on counting; a run that is resumed started where it did at first."""
         self.seconds, self.images = state_dict["seconds"], state_dict["images"]
         self.start = state_dict.get("from")
+
+
+def _described(data: Any) -> dict[str, Any] | None:
+    """What config.json says of a data module: its class and arguments, what people call it, and its name on the Hub."""
+    config = getattr(data, "config", None)
+    if config is None:
+        return None
+    return {**config, "title": getattr(data, "title", None), "hub_id": getattr(data, "hub_id", None)}

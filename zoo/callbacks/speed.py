@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 
 
 class Compile(Callback):
-    """`torch.compile` of the model's inner networks, which `GenerativeModel.compiled` names, while training.
+    """`torch.compile` of the model's inner networks, which `zoo.model.Model.compiled` names, while training.
 
     The LightningModule itself is left alone (logging breaks the graph), and so is validation, whose shapes vary.
 
@@ -27,6 +28,8 @@ class Compile(Callback):
         """Channels last, the layout of tensor cores; before DDP and the average copy the weights' layout."""
         if stage == "fit":
             pl_module.to(memory_format=torch.channels_last)
+            if not pl_module.compiled:
+                rank_zero_info(f"{type(pl_module).__name__} names no network to compile: Compile leaves it as it is.")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compile in place: the names of the weights stay what they are."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 from zoo.errors import ZooError
 
@@ -18,51 +19,67 @@ def sample(
     name: str,
     *,
     n: int | None = None,
-    label: int | None = None,
-    temperature: float | None = None,
-    truncation: float | None = None,
     seed: int | None = None,
     out: Path = Path("samples.png"),
     device: str = "cpu",
     revision: str | None = None,
+    **options: Any,
 ) -> None:
     """Draw samples from a checkpoint and write them as one picture.
 
-    The picture of a model of points in the plane also shows its density and, of a flow, how it bends a grid.
+    The picture of a model of points in the plane also shows its density and, of a flow, how it bends a grid. What else
+    a model takes, such as a label, a temperature or a truncation, `zoo sample NAME --help` tells.
 
     Args:
         name: a name from `zoo list`, a folder, or a Hub repository NAMESPACE/NAME.
-        n: number of samples; by default 16 images, or 10,000 points.
-        label: draw samples of this class, from a model that is conditioned on classes; by default of all classes.
-        temperature: factor on what a flow makes images of; below one they are less varied and more likely.
-        truncation: the largest number that a GAN may make images of, in standard deviations; the smaller, the more
-            typical and the more alike they are.
+        n: number of samples; by default 16 images, 4 films, or 10,000 points.
         seed: the same seed draws the same samples; by default each run draws others.
         out: the PNG file to write.
         device: cpu, cuda or cuda:1.
         revision: branch, tag or commit of the Hub repository.
     """
     from zoo.pictures import images as pictures
-    from zoo.pictures.samples import draw, makes_points
+    from zoo.pictures.samples import draw
 
     if n is not None:
         _positive("n", n)
     out = pictures.writable(out)
-    model = _load(name, device, revision)
-    if label is not None and not model.spec.classes:
-        raise ZooError(f"{name} is not conditioned on classes: leave out --label.")
-    given = {"label": label, "temperature": temperature, "truncation": truncation}
-    conditions = {option: value for option, value in given.items() if value is not None}
-    points = makes_points(model)
-    known = () if points else inspect.signature(model.sample).parameters
-    for option in conditions:
-        if option not in known:
-            raise ZooError(f"{name} is not drawn with a {option}: leave out --{option}.")
-    if points:
-        print(draw(model, out, n=n or 10_000, seed=seed))
-        return
-    levels = _levels(model)
-    print(pictures.save(model.sample(n or 16, seed=seed, **conditions), out, levels))
+    print(draw(_load(name, device, revision), out, n=n, seed=seed, **options))
+
+
+def sample_options(name: str, revision: str | None = None) -> dict[str, tuple[type, Any, str]]:
+    """What the `sample` of a checkpoint's model takes beside n and seed, by its class and config.json alone.
+
+    Returns:
+        Type, default and help of each option, by name.
+    """
+    from zoo.hub import building, store
+    from zoo.hub.config import read_config
+
+    config = read_config(store.find(name, revision=revision))
+    method = getattr(building.resolve(config["class_path"]), "sample", None)
+    if method is None:
+        raise ZooError(f"{name} cannot be sampled.")
+    helps = documented(method)
+    found = {}
+    for parameter in inspect.signature(method, eval_str=True).parameters.values():
+        kinds = get_args(parameter.annotation) or (parameter.annotation,)
+        kind = next((kind for kind in (bool, int, float, str) if kind in kinds), None)
+        own = parameter.kind is not parameter.KEYWORD_ONLY or parameter.name == "seed"
+        if own or kind is None or (parameter.name == "label" and not config["init_args"].get("classes")):
+            continue
+        found[parameter.name] = kind, parameter.default, helps.get(parameter.name, "")
+    return found
+
+
+sample.options = sample_options
+
+
+def documented(function: Any) -> dict[str, str]:
+    """The texts of a docstring's Args, on one line each, by name."""
+    text = (inspect.getdoc(function) or "").partition("\n\nArgs:\n")[2]
+    found = re.findall(r"^ {4}([\w, ]+): (.*(?:\n {8}.*)*)", text, flags=re.MULTILINE)
+    return {name: " ".join(help.split()) for names, help in found for name in names.split(", ")}
 
 
 def complete(
@@ -105,7 +122,9 @@ def complete(
     model = _load(name, device, revision)
     if not hasattr(model, "complete"):
         raise ZooError(f"{type(model).__name__} cannot complete images.")
-    levels, height = _levels(model), model.spec.shape[1]
+    if model.spec.kind != "image" or model.spec.levels is None:
+        raise ZooError(f"{name} gives {model.spec.described}, which are not completed as pictures.")
+    levels, height = model.spec.levels, model.spec.shape[1]
     rows = height // 2 if rows is None else rows
     if not 0 <= rows < height:
         raise ZooError(f"--rows must be 0 to {height - 1} for images of {height} rows, not {rows}.")
@@ -128,7 +147,8 @@ def figure(*, out: Path = Path("distances.png"), repeats: int = 100, seed: int =
 
     On the left two unit squares, shifted against each other by tau: total variation and Jensen-Shannon divergence stand
     still where the squares no longer meet, distances by transport grow. On the right two samples of one distribution,
-    the uniform one on a cube. The slopes of these curves are printed beside those of theory. It takes a minute or two.
+    the uniform one on a cube. The slopes of these curves are printed beside those of theory. It takes a minute or two,
+    and matplotlib, the extra `plots`.
 
     Args:
         out: the PNG file to write.
@@ -137,28 +157,15 @@ def figure(*, out: Path = Path("distances.png"), repeats: int = 100, seed: int =
     """
     from zoo.lecture import curves
     from zoo.pictures import images as pictures
-    from zoo.pictures import plane, plots
+    from zoo.pictures import plots
 
     _positive("repeats", repeats)
     out = pictures.writable(out)
-    shifted = curves.of_shift(31)
-    shifts = [i * curves.CELL for i in range(31)]
-    lines = [plots.Curve(name, shifts, values, dashed=name == "root of Sinkhorn") for name, values in shifted.items()]
-    panels = [plots.plot(lines, "Two unit squares, shifted", "tau (KL is infinite for tau > 0)")]
-    sizes = [32, 64, 128, 256, 512, 1024]
-    errors = {dims: curves.of_size(dims, sizes, repeats=repeats, seed=seed) for dims in (1, 2, 5, 10)}
-    for key, title in {"W1": "W1 of two samples", "energy": "root of the energy distance of two samples"}.items():
-        lines = []
-        for dims, found in errors.items():
-            fitted = curves.slope(sizes, found[key])
-            theory = -1 / max(2, dims) if key == "W1" else -0.5
-            print(f"{key:6}  dimension {dims:2}: n^({fitted:.3f}), in theory n^({theory:.3f})")
-            lines.append(plots.Curve(f"dimension {dims}: n^({fitted:.2f})", sizes, found[key]))
-        panels.append(plots.plot(lines, title, "n, points of each", logarithmic=True))
-    print(plane.save(panels, out))
-
-
-# -- what the subcommands share ------------------------------------------------------------------------------
+    plots.require()
+    panels, slopes = curves.panels(repeats=repeats, seed=seed)
+    for distance, dims, fitted, theory in slopes:
+        print(f"{distance:6}  dimension {dims:2}: n^({fitted:.3f}), in theory n^({theory:.3f})")
+    print(plots.save(panels, out))
 
 
 def _load(name: str, device: str, revision: str | None) -> GenerativeModel:
@@ -166,12 +173,6 @@ def _load(name: str, device: str, revision: str | None) -> GenerativeModel:
     from zoo.nn.devices import checked_device
 
     return store.load(name, device=checked_device(device), revision=revision)
-
-
-def _levels(model: GenerativeModel) -> int:
-    if model.spec.levels is None or len(model.spec.shape) != 3:
-        raise ZooError(f"{type(model).__name__} of shape {model.spec.shape} does not make images that can be drawn.")
-    return model.spec.levels
 
 
 def _test_image(name: str, index: int, root: Path | None, revision: str | None) -> Tensor:

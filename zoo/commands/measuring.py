@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ZooError
+
+if TYPE_CHECKING:
+    from zoo.results import Result
 
 
 def evaluate(
@@ -17,6 +20,7 @@ def evaluate(
     root: Path | None = None,
     revision: str | None = None,
     samples: int | None = None,
+    metrics: str | None = None,
     write: bool = False,
 ) -> None:
     """Recompute a checkpoint's numbers on its test split from the published weights.
@@ -30,12 +34,13 @@ def evaluate(
         revision: branch, tag or commit of the Hub repository.
         samples: of a bound, draws for each image; more make it tighter, or of dequantization noise less noisy. By
             default those behind the card's numbers.
+        metrics: names of metrics to measure as well, separated by commas, or all.
         write: put the numbers into the folder's config.json and on its card.
     """
     from zoo.evaluation import measure
     from zoo.hub import card, store
     from zoo.hub.config import read_config, write_config
-    from zoo.results import merge_old as merge
+    from zoo.results import merge, results_of
 
     if write and limit is not None:
         raise ZooError("A card holds numbers of the whole test split: leave out --limit to --write.")
@@ -43,11 +48,14 @@ def evaluate(
     if write:
         store.check_own(name, folder)
     config = read_config(folder)
-    results = measure.evaluate(folder, limit=limit, batch_size=batch_size, device=device, root=root, samples=samples)
+    names = metrics.split(",") if metrics else ()
+    how = {"limit": limit, "batch_size": batch_size, "device": device, "root": root, "samples": samples}
+    results = measure.evaluate(folder, metrics=names, **how)
     for result in results:
         print(_report(name, result, config))
     if write:
-        write_config(folder, {**config, "results": merge(list(config.get("results") or ()), results)})
+        kept = merge(results_of(config), results)
+        write_config(folder, {**config, "results": [result.config for result in kept]})
         print(card.write(folder))
 
 
@@ -77,45 +85,40 @@ def distance(
         root: folder of the data sets; by default ZOO_DATA or the user cache.
     """
     from zoo.evaluation import comparison
-    from zoo.results import spread
 
     x, y = (comparison.gather(name, n=n, seed=seed, device=device, root=root) for name in (a, b))
     for result in comparison.compare(x, y, batch_size=batch_size, device=device, root=root, seed=seed):
-        said = "; ".join(filter(None, (result["protocol"], spread(result))))
-        print(f"{result['metric']:<21} {result['value']:.5g}\n  {said}")
+        said = "; ".join(filter(None, (result.protocol, result.said_of_draws)))
+        print(f"{result.metric.name:<21} {result.value:.5g}\n  {said}")
 
 
-def _report(name: str, result: dict[str, Any], config: dict[str, Any]) -> str:
-    """What was measured, beside what the card says and the paper's number."""
-    from zoo.classes import dataset_title
-    from zoo.results import difference, measured, spread, unit
+def _report(name: str, result: Result, config: dict[str, Any]) -> str:
+    """What was measured, beside what the card says and the reference."""
+    from zoo.hub.config import title_of
+    from zoo.results import Reference, results_of
 
-    metric = result["metric"]
-    data = dataset_title(result["dataset"])
-    part = f"first {result['n']:,} images of the" if result["limit"] else f"{result['n']:,} images, whole"
-    seen = f"{part} {result['split']} split" if result["split"] else f"n = {result['n']:,}"
-    said = "; ".join(filter(None, (result["protocol"], spread(result))))
+    metric, n = result.metric, f"{result.n:,}"
+    seen = f"n = {n}"
+    if result.split:
+        seen = f"first {n} of the {result.split} split" if result.limit else f"{n}, whole {result.split} split"
+    said = "; ".join(filter(None, (result.protocol, result.said_of_draws)))
     lines = [
-        f"{name}: {measured(result)} {unit(metric)}, {result['kind']}",
-        f"  data   {data}, {seen}; {said}",
+        f"{name}: {result.written} {metric.unit}, {result.kind}",
+        f"  data   {title_of(config, result.dataset)}, {seen}; {said}",
     ]
-    same = ("metric", "kind", "split", "dataset", "protocol")
-    for old in config.get("results") or ():
-        if all(old.get(key) == result[key] for key in same):
-            lines.append(f"  card   {measured(old)}, n = {old['n']:,}" + _agreement(result, old))
-    reference = config.get("reference")
-    if reference and reference["metric"] == metric:
-        verdict = "" if result["limit"] else f": {difference(result, reference)}"
-        what = "target" if reference.get("target") else "paper "
-        lines.append(f"  {what} {reference['value']:g}{verdict} ({reference['source']})")
+    for old in results_of(config):
+        if old.of == result.of:
+            lines.append(f"  card   {old.written}, n = {old.n:,}" + _agreement(result, old))
+    reference = Reference.from_config(config.get("reference"))
+    if reference and reference.metric.name == metric.name:
+        verdict = "" if result.limit else f": {reference.judged(result)}"
+        what = {"paper": "paper ", "reported": "others", "target": "target"}[reference.whose]
+        lines.append(f"  {what} {reference.value:g}{verdict} ({reference.source})")
     return "\n".join(lines)
 
 
-def _agreement(result: dict[str, Any], old: dict[str, Any]) -> str:
+def _agreement(result: Result, old: Result) -> str:
     """Whether the card's number is confirmed in its printed digits; a part of the split cannot tell."""
-    from zoo.results import resolution
-
-    if result["limit"] or old.get("limit"):
+    if result.limit or old.limit:
         return ""
-    same = abs(result["value"] - old["value"]) < resolution(result["metric"])
-    return ": confirmed" if same else ": NOT confirmed"
+    return ": confirmed" if abs(result.value - old.value) < result.metric.resolution else ": NOT confirmed"

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from zoo.commands.drawing import _levels
 from zoo.errors import ZooError
 
 
@@ -39,18 +38,15 @@ def export(run: Path, name: str, *, dtype: str = "float16", overwrite: bool = Fa
         overwrite: replace a checkpoint of that name, with its numbers and notes.
     """
     from zoo.hub import card, store
-    from zoo.pictures import images as pictures
-    from zoo.pictures.samples import draw, makes_points
+    from zoo.pictures.samples import draw, has_picture
     from zoo.training.export import export_run
 
     folder = export_run(run, name, dtype=dtype, overwrite=overwrite)
     picture = folder / "samples.png"
     if not picture.exists():
         model = store.load(folder)
-        if makes_points(model):
+        if has_picture(model):
             draw(model, picture)
-        elif len(model.spec.shape) == 3:
-            pictures.save(model.sample(16, seed=0), picture, _levels(model))
     card.write(folder)
     print(folder)
 

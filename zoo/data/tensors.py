@@ -137,8 +137,8 @@ class TensorData(LightningDataModule):
             if "validation" in self.splits:
                 self.train, self.val = train, self._read("validation")
             else:
-                cut = train.size - self._held_out(train.size)
-                self.train, self.val = _part(train, slice(cut)), _part(train, slice(cut, None))
+                held = self._held_out(train.size)
+                self.train, self.val = train.first(train.size - held), train.last(held)
         if stage in (None, "test", "predict") and not hasattr(self, "test"):
             self.test = self._read("test")
 
@@ -198,7 +198,3 @@ class TensorData(LightningDataModule):
 
     def _training(self) -> bool:
         return self.trainer is not None and self.trainer.training
-
-
-def _part(batch: Batch, part: slice) -> Batch:
-    return Batch(*(None if field is None else field[part] for field in batch))

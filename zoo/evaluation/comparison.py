@@ -18,12 +18,13 @@ from zoo import metrics
 from zoo.data.splits import split_of
 from zoo.errors import ZooError
 from zoo.evaluation import fidelity
-from zoo.evaluation.fidelity import result
+from zoo.evaluation.fidelity import distance
 from zoo.hub import store
 from zoo.hub.config import read_config
 from zoo.hub.data import datamodule
 from zoo.nn.devices import checked_device
 from zoo.pictures import images as pictures
+from zoo.results import Result
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 SPLITS = ("train", "test")
@@ -80,8 +81,8 @@ def compare(
     device: str | torch.device | None = None,
     root: str | Path | None = None,
     seed: int = 0,
-) -> list[dict[str, Any]]:
-    """All distances of two sets, y the reference: [{"metric", "value", "spread", "protocol"}, ...].
+) -> list[Result]:
+    """All distances of two sets, y the reference.
 
     Args:
         x: images uint8 (N, C, H, W) or points (N, D).
@@ -100,7 +101,7 @@ def compare(
     return [*fidelity.distances(*features, seed), *_scattered(x, y, batch_size, device)]
 
 
-def _scattered(x: Tensor, y: Tensor, batch_size: int, device: torch.device) -> list[dict[str, Any]]:
+def _scattered(x: Tensor, y: Tensor, batch_size: int, device: torch.device) -> list[Result]:
     """W_1 of scattering features, of images that are of one size and not too large."""
     channels, *sides = x.shape[1:]
     if x.shape[1:] != y.shape[1:] or not 4 <= min(sides) <= max(sides) <= SIDE:
@@ -112,18 +113,18 @@ def _scattered(x: Tensor, y: Tensor, batch_size: int, device: torch.device) -> l
         f"the first {len(features[0]):,} and {len(features[1]):,} images of {channels} x {sides[0]} x {sides[1]}, "
         f"in 0..1; scattering with {scales} scales and 4 angles, {features[0].shape[1]:,} features, exact"
     )
-    return [result("scattering_w1", metrics.wasserstein(*features), protocol)]
+    return [distance("scattering_w1", metrics.wasserstein(*features), protocol)]
 
 
-def _of_points(x: Tensor, y: Tensor, protocol: str, seed: int) -> list[dict[str, Any]]:
+def _of_points(x: Tensor, y: Tensor, protocol: str, seed: int) -> list[Result]:
     x, y = x.double(), y.double()
     first = x[:EXACT], y[:EXACT]
     exact = f"the first {len(first[0]):,} and {len(first[1]):,} points" if max(len(x), len(y)) > EXACT else protocol
     return [
-        result("energy_distance", metrics.energy_distance(x, y), f"{protocol}; unbiased"),
-        result("wasserstein_1", metrics.wasserstein(*first), exact),
-        result("sliced_wasserstein_2", metrics.sliced_wasserstein(x, y, seed=seed), f"{protocol}; 200 directions"),
-        result(
+        distance("energy_distance", metrics.energy_distance(x, y), f"{protocol}; unbiased"),
+        distance("wasserstein_1", metrics.wasserstein(*first), exact),
+        distance("sliced_wasserstein_2", metrics.sliced_wasserstein(x, y, seed=seed), f"{protocol}; 200 directions"),
+        distance(
             "sinkhorn", metrics.sinkhorn(*first, epsilon=EPSILON), f"{exact}; squared cost, epsilon {EPSILON}, debiased"
         ),
     ]

@@ -1,13 +1,13 @@
 """How close a model's samples come to its data, as `zoo evaluate` and `zoo distance` measure it: of images FID, KID,
-precision and recall (`zoo.metrics.inception`), of points the energy distance.
+precision and recall (`zoo.metrics.features`), of points the energy distance.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -22,6 +22,7 @@ from zoo.errors import DataError
 from zoo.files import data_root, write_atomically
 from zoo.model import GenerativeModel, Measurement
 from zoo.pictures import images as pictures
+from zoo.results import METRICS, Result, metric_of
 
 N = 50_000  # samples for FID, which falls with their number
 NEIGHBOURS = 3
@@ -40,6 +41,8 @@ class Fidelity(Measurement):
         seed: of the samples.
     """
 
+    metrics = tuple(METRICS[name] for name in ("fid", "kid", "precision", "recall"))
+
     def __init__(self, model: GenerativeModel, n: int = N, seed: int = 0) -> None:
         self.model, self.n, self.seed = model, n, seed
 
@@ -50,7 +53,7 @@ class Fidelity(Measurement):
         self.n = min(self.n, len(self.reference))
         self.root = getattr(data, "root", None)
 
-    def compute(self) -> list[dict[str, Any]]:
+    def compute(self) -> list[Result]:
         """Draw, and compare."""
         levels, device = self.model.spec.levels, self.model.device
         network = metrics.Inception(self.root)
@@ -61,8 +64,8 @@ class Fidelity(Measurement):
             real = metrics.features_of(reference.split(BATCH), network, device)
         else:
             real = features_of_reference(reference, network, device, self.root)
-        kept = {"kind": "samples", "n": self.n, "split": "train", "limit": self.limited}
-        return [{**kept, **result} for result in distances(generated, real)]
+        own = {"n": self.n, "split": "train", "limit": self.limited}
+        return [replace(found, **own) for found in distances(generated, real)]
 
 
 class PointFidelity(Measurement):
@@ -73,6 +76,8 @@ class PointFidelity(Measurement):
         seed: of the samples.
     """
 
+    metrics = (METRICS["energy_distance"],)
+
     def __init__(self, model: GenerativeModel, seed: int = 0) -> None:
         self.model, self.seed = model, seed
         self.points: list[Tensor] = []
@@ -81,13 +86,13 @@ class PointFidelity(Measurement):
         """Keep the points."""
         self.points.append(batch.x)
 
-    def compute(self) -> list[dict[str, Any]]:
+    def compute(self) -> list[Result]:
         """Draw, and compare; in the unit of the points."""
         points = torch.cat(self.points).double()
         samples = self.model.sample(len(points), seed=self.seed).to(points)
         protocol = f"{len(points):,} samples; unbiased"
         value = metrics.energy_distance(samples, points)
-        return [{**result("energy_distance", value, protocol), "kind": "samples"}]
+        return [distance("energy_distance", value, protocol)]
 
 
 def features_of_reference(
@@ -124,7 +129,7 @@ def features_of_reference(
     return features
 
 
-def distances(generated: Tensor, real: Tensor, seed: int = 0) -> list[dict[str, Any]]:
+def distances(generated: Tensor, real: Tensor, seed: int = 0) -> list[Result]:
     """FID, KID, precision and recall of features (N, 2048) against others (M, 2048), each with its protocol.
 
     Args:
@@ -150,13 +155,13 @@ def distances(generated: Tensor, real: Tensor, seed: int = 0) -> list[dict[str, 
     precision, recall = metrics.precision_recall(real[:MANIFOLD], generated[:MANIFOLD], k=NEIGHBOURS)
     manifold = f"{protocol}; {NEIGHBOURS} neighbours" + (f", the first {MANIFOLD:,}" if most > MANIFOLD else "")
     return [
-        result("fid", metrics.frechet_distance(generated, real), protocol),
-        result("kid", mean, f"{protocol}; {SUBSETS} subsets of {size:,}", float(spread)),
-        result("precision", precision, manifold),
-        result("recall", recall, manifold),
+        distance("fid", metrics.frechet_distance(generated, real), protocol),
+        distance("kid", mean, f"{protocol}; {SUBSETS} subsets of {size:,}", float(spread)),
+        distance("precision", precision, manifold),
+        distance("recall", recall, manifold),
     ]
 
 
-def result(metric: str, value: Tensor, protocol: str, spread: float | None = None) -> dict[str, Any]:
-    """A distance with what gives it its meaning."""
-    return {"metric": metric, "value": float(value), "spread": spread, "protocol": protocol}
+def distance(metric: str, value: Tensor, protocol: str, spread: float | None = None) -> Result:
+    """A distance of samples, with what gives it its meaning."""
+    return Result(metric_of(metric), "samples", float(value), protocol=protocol, spread=spread)

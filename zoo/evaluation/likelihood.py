@@ -12,6 +12,7 @@ from torch import Tensor
 from zoo.batch import Batch
 from zoo.errors import ZooError
 from zoo.model import GenerativeModel, Measurement
+from zoo.results import METRICS, Result, results_of
 
 
 class Likelihood(Measurement):
@@ -25,6 +26,7 @@ class Likelihood(Measurement):
 
     def __init__(self, model: GenerativeModel, samples: int = 1, seed: int = 0) -> None:
         self.model, self.samples, self.seed = model, samples, seed
+        self.metrics = (METRICS[model.metric],)
         # Only where a bound of many samples is the mean of bounds of one do the draws have a spread.
         self.averages = model.likelihood == "bound" and hasattr(model, "elbo_draws")
         self.n = 0
@@ -41,35 +43,34 @@ class Likelihood(Measurement):
         self.found.append(_finite(log_prob, self.n))
         self.n += batch.size
 
-    def compute(self) -> list[dict[str, Any]]:
+    def compute(self) -> list[Result]:
         """Mean, standard error over data and, of several draws of dequantization noise, their spread."""
         model, count = self.model, self.samples
         losses = -torch.cat(self.found, 1)  # (draws, n)
         if model.metric != "nats":
             losses = losses / (model.spec.dims * math.log(2))
         each = losses.mean(0)
+        given = " and ".join(name for name in model.given if name != "index")
         if self.averages:
             protocol = f"{model.protocol}, " + (f"{count:,} draws" if count > 1 else "one draw")
         else:
             protocol = "; ".join(filter(None, (model.protocol, f"{count:,} samples an image" if count > 1 else "")))
-        result = {
-            "metric": model.metric,
-            "kind": model.likelihood,
-            "value": each.mean().item(),
-            "standard_error": each.std().item() / math.sqrt(self.n) if self.n > 1 else None,
-            "protocol": protocol,
-        }
-        if count > 1:
-            result["samples"] = count
-        if len(losses) > 1:
-            result["spread"] = losses.mean(1).std().item()
+        result = Result(
+            METRICS[model.metric],
+            {"exact": "exact", "bound": "upper"}[model.likelihood],
+            each.mean().item(),
+            standard_error=each.std().item() / math.sqrt(self.n) if self.n > 1 else None,
+            protocol="; ".join(filter(None, (protocol, given and f"given the {given}"))),
+            samples=count,
+            spread=losses.mean(1).std().item() if len(losses) > 1 else None,
+        )
         return [result]
 
 
-def own_samples(config: Mapping[str, Any] | None) -> list[int]:
-    """Numbers of samples behind the bounds that a checkpoint's config.json holds."""
-    bounds = [result for result in (config or {}).get("results") or () if result.get("kind") == "bound"]
-    return sorted({result.get("samples", 1) for result in bounds}) or [1]
+def own_samples(config: Mapping[str, Any] | None, metric: str) -> list[int]:
+    """Numbers of samples behind the bounds in a metric that a checkpoint's config.json holds."""
+    bounds = (each for each in results_of(config or {}) if each.kind == "upper" and each.metric.name == metric)
+    return sorted({each.samples for each in bounds}) or [1]
 
 
 def _finite(log_prob: Tensor, start: int) -> Tensor:

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import DataError
-from zoo.model.randomness import generator_of
 from zoo.nn.activations import soft_limit
+from zoo.nn.devices import generator_of
 from zoo.spec import check_count
 
 

@@ -15,8 +15,10 @@ from zoo.flows.core import Flow, Inverse, Normal, Transform
 from zoo.flows.planar import Planar, Radial
 from zoo.model import GenerativeModel, Measurement
 from zoo.optim import NaturalGradient
+from zoo.results import METRICS, Result
 from zoo.spec import DataSpec
-from zoo.targets.energies import EDGE, Energy, quadrature
+from zoo.targets.base import Target, target_of
+from zoo.targets.energies import EDGE, quadrature
 
 DEVIATIONS = 8.0
 """How far the quadrature of KL(q || p) goes in the base, in standard deviations; 1e-15 of q comes from beyond."""
@@ -57,13 +59,14 @@ class Affine(Transform):
 
 
 class EnergyFlow(GenerativeModel):
-    """A planar or radial flow q fitted to a density p(z) = exp(-U(z)) / Z of the plane by minimizing KL(q || p).
+    """A planar or radial flow q fitted to a density p(z) = exp(-U(z)) / Z, known up to Z, by minimizing KL(q || p).
 
     A training batch says no more than how many draws of q a step takes; validation and test batches are draws of p, on
     which -log q(z) is measured: the cross entropy, KL(p || q) + H(p), which sees a mode that q has left out.
 
     Args:
-        energy: energy1, energy2, energy3 or energy4 of `zoo.targets.Energy`.
+        energy: the target: energy1, energy2, energy3 or energy4 of `zoo.targets.Energy`, or the class_path and
+            init_args of a `zoo.targets.Target`.
         flow: "planar" or "radial".
         layers: number of layers.
         annealing: part of the run in which the inverse temperature rises from 0.01 to 1.
@@ -83,7 +86,7 @@ class EnergyFlow(GenerativeModel):
 
     def __init__(
         self,
-        energy: str = "energy1",
+        energy: str | dict[str, Any] = "energy1",
         flow: str = "planar",
         layers: int = 32,
         annealing: float = 0.25,
@@ -100,23 +103,27 @@ class EnergyFlow(GenerativeModel):
         if natural and weight_decay:
             raise DataError(f"The natural gradient knows no weight decay: weight_decay must be 0, not {weight_decay}.")
         self.save_hyperparameters()
-        self.spec = DataSpec((2,), None)
-        self.energy = Energy(energy)
-        cascade = (Planar if flow == "planar" else Radial)(2, layers)
-        self.flow = Flow(Normal([2]), [Inverse(cascade), Inverse(Affine(2))])
+        self.energy = target_of(energy)
+        self.spec = DataSpec(self.energy.shape, None)
+        dims = self.spec.dims
+        cascade = (Planar if flow == "planar" else Radial)(dims, layers)
+        self.flow = Flow(Normal([dims]), [Inverse(cascade), Inverse(Affine(dims))])
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log q(x), exact: floats (N, 2) to (N,) nats; differentiable once."""
+        """log q(x), exact: floats (N, D) to (N,) nats; differentiable once."""
         self.spec.check(x)
         return self.flow.log_prob(x)
 
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
-        """Draw `n` points, float32 (n, 2), in one pass; the same seed gives the same points."""
+        """Draw `n` points, float32 (n, D), in one pass; the same seed gives the same points."""
         return self.flow.sample(n, seed=seed)
 
     @torch.no_grad()
     def divergence(self, n: int = 100_000, *, seed: int | None = 0) -> tuple[float, float]:
-        """KL(q || p) = E[log q(z) + U(z)] + log Z from `n` draws of q, and its standard error; both in nats."""
+        """KL(q || p) = E[log q(z) + U(z)] + log Z from `n` draws of q, and its standard error; both in nats.
+
+        Of a target whose normalizer is not known it is the free energy, E[log q(z) + U(z)], an upper bound of -log Z.
+        """
         if n < 2:
             raise DataError(f"n must be at least 2, not {n}.")
         excess = self._excess(*self.flow.rsample(n, generator=self.generator(seed)))
@@ -132,8 +139,11 @@ class EnergyFlow(GenerativeModel):
         `SETTLED`.
 
         Raises:
-            ZooError: the last of `RESOLUTIONS` is too coarse.
+            ZooError: the last of `RESOLUTIONS` is too coarse, or the target is not one of the plane whose normalizer is
+                known.
         """
+        if not self._plane:
+            raise ZooError("Quadrature is for targets of the plane with a known normalizer: take divergence().")
         flow, before = copy.deepcopy(self.flow).double(), math.inf
         for resolution in RESOLUTIONS:
             nodes, weights = (values.to(self.device) for values in quadrature(resolution, DEVIATIONS - EDGE))
@@ -151,21 +161,26 @@ class EnergyFlow(GenerativeModel):
         )
 
     def measurements(self) -> list[Measurement]:
-        """KL(q || p), which the flow minimizes, by quadrature."""
-        return [Divergence(self)]
+        """KL(q || p), which the flow minimizes, by quadrature; else by draws, or the free energy where Z is unknown."""
+        return [Divergence(self) if self._plane else DrawnDivergence(self)]
+
+    @property
+    def _plane(self) -> bool:
+        return self.spec.dims == 2 and hasattr(self.energy, "log_normalizer")
 
     def _excess(self, z: Tensor, log_prob: Tensor, temperature: float = 1.0) -> Tensor:
-        """log q(z) - log p(z), with the energy times an inverse temperature."""
-        return log_prob + temperature * self.energy(z) + self.energy.log_normalizer()
+        """log q(z) - log p(z), with the energy times an inverse temperature; without log Z where that is unknown."""
+        excess = log_prob - temperature * self.energy.log_density(z)
+        return excess + self.energy.log_normalizer() if hasattr(self.energy, "log_normalizer") else excess
 
     # -- training -------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
         """Refuse points of another density than that which is fitted."""
         super().setup(stage)
-        name = getattr(self.trainer.datamodule, "name", None)
-        if name is not None and name != self.energy.name:
-            raise DataError(f"The data are those of {name}, the model is to fit {self.energy.name}: name the same.")
+        name, own = getattr(self.trainer.datamodule, "name", None), getattr(self.energy, "name", None)
+        if own is not None and name not in (None, own):
+            raise DataError(f"The data are those of {name}, the model is to fit {own}: name the same.")
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The annealed free energy, at last KL(q || p), with as many draws as the batch has points."""
@@ -222,15 +237,45 @@ class Divergence(Measurement):
         model: the flow.
     """
 
+    metrics = (METRICS["kl"],)
+    needs_data = False
+
     def __init__(self, model: EnergyFlow) -> None:
         self.model = model
 
-    def compute(self) -> list[dict[str, Any]]:
+    def compute(self) -> list[Result]:
         """KL(q || p) in nats; n is the number of nodes. Raises as `EnergyFlow.divergence_by_quadrature`."""
         value, nodes = self.model.divergence_by_quadrature()
         protocol = (
-            f"{self.model.energy.name}, normalized; Gauss-Legendre quadrature in float64 over [-{DEVIATIONS:g}, "
+            f"{_title(self.model.energy)}, normalized; Gauss-Legendre quadrature in float64 over [-{DEVIATIONS:g}, "
             f"{DEVIATIONS:g}]^2 of the base, refined until it changes by less than {SETTLED:g} nats"
         )
-        result = {"metric": "kl", "kind": "quadrature", "value": value, "n": nodes, "split": None, "limit": False}
-        return [{**result, "protocol": protocol}]
+        return [Result(METRICS["kl"], "quadrature", value, n=nodes, split=None, limit=False, protocol=protocol)]
+
+
+class DrawnDivergence(Measurement):
+    """KL(q || p) of a flow to its target by draws of q or, where the normalizer is unknown, the free energy.
+
+    Args:
+        model: the flow.
+        n: draws.
+        seed: of them.
+    """
+
+    needs_data = False
+
+    def __init__(self, model: EnergyFlow, n: int = 100_000, seed: int = 0) -> None:
+        self.model, self.n, self.seed = model, n, seed
+        self.known = hasattr(model.energy, "log_normalizer")
+        self.metrics = (METRICS["kl" if self.known else "free_energy"],)
+
+    def compute(self) -> list[Result]:
+        """An estimate in nats with its standard error; the free energy bounds -log Z from above."""
+        value, error = self.model.divergence(self.n, seed=self.seed)
+        protocol = f"{_title(self.model.energy)}; {self.n:,} draws of the flow"
+        kind, own = ("estimate" if self.known else "upper"), {"n": self.n, "split": None, "limit": False}
+        return [Result(*self.metrics, kind, value, standard_error=error, protocol=protocol, **own)]
+
+
+def _title(target: Target) -> str:
+    return getattr(target, "name", type(target).__name__)

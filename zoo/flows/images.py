@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +25,7 @@ from zoo.model.latents import check_latents
 from zoo.nn.activations import ACTIVATIONS, soft_limit
 from zoo.nn.devices import full_precision
 from zoo.nn.masked import residual_gain
+from zoo.results import METRICS, Result
 from zoo.spec import DataSpec, check_count, check_image_shape
 
 # The first two groups are kept and the last two moved. `Squeeze` puts the pixels of a block in the order (0, 0),
@@ -382,6 +382,8 @@ class Reconstruction(Measurement):
         model: a flow of images.
     """
 
+    metrics = (METRICS["not_reconstructed"],)
+
     def __init__(self, model: ImageFlow) -> None:
         self.model, self.lost = model, 0
 
@@ -391,7 +393,7 @@ class Reconstruction(Measurement):
         back = self.model.decode(self.model.encode(x))
         self.lost += int((back != x).flatten(1).any(1).sum())
 
-    def compute(self) -> list[dict[str, Any]]:
+    def compute(self) -> list[Result]:
         """A count, 0 for a flow that is invertible in float32."""
         protocol = "image to latents and back in float32, compared in every value"
-        return [{"metric": "not_reconstructed", "kind": "count", "value": self.lost, "protocol": protocol}]
+        return [Result(METRICS["not_reconstructed"], "count", self.lost, protocol=protocol)]

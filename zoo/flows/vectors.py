@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zoo.batch import as_batch
 from zoo.errors import DataError
 from zoo.flows.core import Flow, Mixture, Normal, Transform
 from zoo.model import GenerativeModel
@@ -98,7 +97,7 @@ class VectorFlow(GenerativeModel):
 
     def __init__(self, shape: list[int]) -> None:
         super().__init__()
-        if len(shape) != 1:
+        if len(shape) > 1:
             raise DataError(f"shape must be [D], that of a vector, not {list(shape)}.")
         self.spec = DataSpec(tuple(shape), None)
 
@@ -122,12 +121,12 @@ class VectorFlow(GenerativeModel):
             return
         # The whole split and not a rank's part of it, so that all ranks have the same numbers.
         split = getattr(self.trainer.datamodule, "train", None)
-        if not isinstance(split, (Tensor, tuple)):
+        x = split[0] if isinstance(split, tuple) else split
+        if not isinstance(x, Tensor):
             raise DataError(
                 f"{type(self).__name__} standardizes its data by the training split, which must be in memory: "
                 f"train with a data module that has it as its attribute train, such as zoo.data.Table."
             )
-        x = as_batch(split).x
         self.spec.check(x, "the training split")
         self.standardize.fit(x)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -17,16 +18,17 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from zoo.classes import CLASSES, class_path_of
+from zoo.classes import class_path_of
 from zoo.errors import CheckpointError, one_line, show
 from zoo.hub.packing import fill
-from zoo.model import GenerativeModel
+from zoo.model import Model
+from zoo.targets import Target
 
 _MAX_INTEGER = 2**31 - 1
 _MAX_DIMS = 2**24  # components of one datum; a colour image of 2048 x 2048 has 12.6 million
 
 
-def resolve(class_path: str, cls: type[GenerativeModel] | None = None) -> type[GenerativeModel]:
+def resolve(class_path: str, cls: type[Model] | None = None) -> type[Model]:
     """The class that `class_path` names: one of the zoo's own, or the caller's `cls` if it is that.
 
     Raises:
@@ -36,7 +38,6 @@ def resolve(class_path: str, cls: type[GenerativeModel] | None = None) -> type[G
         if class_path not in (class_path_of(cls), f"{cls.__module__}.{cls.__qualname__}"):
             raise CheckpointError(f"The checkpoint is a {class_path}, not the {class_path_of(cls)} passed as cls.")
         return cls
-    class_path = CLASSES.get(class_path, class_path)
     module_name, _, name = class_path.rpartition(".")
     pieces = class_path.split(".")
     if pieces[0] != "zoo":
@@ -52,9 +53,9 @@ def resolve(class_path: str, cls: type[GenerativeModel] | None = None) -> type[G
         raise CheckpointError(f"class_path {show(class_path)} does not exist in this version of zoo.") from error
     if not (
         isinstance(found, type)
-        and issubclass(found, GenerativeModel)
+        and issubclass(found, Model)
         and found.__module__.startswith("zoo.")
-        and found is not GenerativeModel
+        and not found.__module__.startswith("zoo.model.")
     ):
         raise CheckpointError(f"class_path {show(class_path)} names no model of zoo.")
     return found
@@ -85,6 +86,35 @@ def check_arguments(cls: type, arguments: Mapping[str, Any]) -> None:
             hint = inspect.formatannotation(hints[key])
             raise CheckpointError(f"init_args: {name}'s {key} must be {hint}, not {show(value)}.")
         _check_integers(value, f"init_args: {name}'s {key}")
+        _check_nested(value, f"init_args: {name}'s {key}")
+
+
+def _check_nested(value: object, what: str) -> None:
+    """Refuse classes that arguments name, but for targets: a target is a formula, and what else is built is the model.
+
+    Nothing is imported for a name outside `zoo.targets`.
+    """
+    if isinstance(value, list):
+        for item in value:
+            _check_nested(item, what)
+    if not isinstance(value, dict):
+        return
+    path = value.get("class_path")
+    if "class_path" not in value:
+        for item in value.values():
+            _check_nested(item, what)
+        return
+    module, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
+    if module != "zoo.targets" or not name.isidentifier() or name.startswith("_"):
+        raise CheckpointError(f"{what} names {show(path)}, but a checkpoint may name classes of zoo.targets alone.")
+    found = getattr(importlib.import_module(module), name, None)
+    if not isinstance(found, type) or not issubclass(found, Target) or inspect.isabstract(found):
+        raise CheckpointError(f"{what} names {show(path)}, which is no target of zoo.targets.")
+    strange = sorted(set(value) - {"class_path", "init_args"})
+    arguments = value.get("init_args") or {}
+    if strange or not isinstance(arguments, dict):
+        raise CheckpointError(f"{what}: a target has a class_path and init_args, and nothing else.")
+    check_arguments(found, arguments)
 
 
 def _check_integers(value: object, what: str) -> None:
@@ -196,9 +226,7 @@ def _size_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> i
         return 0
 
 
-def build(
-    cls: type[GenerativeModel], arguments: Mapping[str, Any], weights: Mapping[str, Tensor], where: str
-) -> GenerativeModel:
+def build(cls: type[Model], arguments: Mapping[str, Any], weights: Mapping[str, Tensor], where: str) -> Model:
     """`cls(**arguments)` filled with `weights`, whose names, shapes and dtypes must be exactly the model's.
 
     The global random number generator stays as it was.
@@ -216,7 +244,7 @@ def build(
     try:
         with torch.random.fork_rng(devices=[]), _Bounded(weights):
             model = cls(**arguments)
-        dims = model.spec.dims
+        dims = math.prod(model.spec.shape)
     except _TooLarge as error:
         given = show(dict(arguments), 300)
         raise CheckpointError(

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 
-from zoo.classes import HUB_DATASETS, dataset_title
 from zoo.errors import ZooError
-from zoo.hub.tables import data_class, dictionary, effort, family, last_name, markdown, one_line_of, size, start_of
-from zoo.results import Config, difference, measured, spread, unit
+from zoo.hub.config import hub_id_of, spec_of, title_of
+from zoo.hub.tables import dictionary, effort, family, last_name, markdown, one_line_of, size, start_of
+from zoo.results import KIND_NOUNS, Config, Reference, results_of
 
 
 def render(config: Config, name: str | None = None) -> str:
@@ -25,13 +25,13 @@ def render(config: Config, name: str | None = None) -> str:
         name: of the checkpoint, or its Hub repository ("namespace/name"); by default that of its recipe, or
             else of its model and data.
     """
-    load_name = name or default_name(config)
+    load_name, spec = name or default_name(config), spec_of(config)
     fields = {
         "name": load_name.rsplit("/", 1)[-1],
         "load_name": load_name,
         "recipe": config.get("recipe") or "",
         "summary": _summary(config),
-        "picture": "![samples](samples.png)" if _makes_images(config) or _makes_points(config) else "",
+        "picture": "![samples](samples.png)" if spec and spec.picture else "",
         "numbers": _numbers(config),
         "comparison": _comparison(config),
         "training": _training(config),
@@ -58,7 +58,7 @@ def default_name(config: Config) -> str:
     """Name that a config.json implies: its recipe's, else MODEL-DATA, say `pixelcnn-fashion-mnist`."""
     if config.get("recipe"):
         return str(config["recipe"])
-    data = dataset_title(data_class(config)) if config.get("data") else "data"
+    data = title_of(config) if config.get("data") else "data"
     return re.sub(r"[^a-z0-9]+", "-", f"{last_name(config['class_path'])} {data}".lower()).strip("-")
 
 
@@ -94,30 +94,33 @@ def _front_matter(config: Config, name: str) -> str:
     """YAML that the Hub reads, without its `---` lines."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    data = data_class(config) if config.get("data") else None
-    images = _makes_images(config)
+    spec = spec_of(config)
+    images = spec is not None and spec.kind == "image"
     task = "unconditional-image-generation" if images else "other"
     results = [
         EvalResult(
             task_type=task,
-            dataset_type=HUB_DATASETS.get(result["dataset"], result["dataset"].lower()),
-            dataset_name=dataset_title(result["dataset"]),
-            dataset_split=result["split"],
-            metric_type=result["metric"],
-            metric_name=unit(result["metric"]),
-            metric_value=result["value"],
+            dataset_type=hub_id_of(config, result.dataset) or result.dataset.lower(),
+            dataset_name=title_of(config, result.dataset),
+            dataset_split=result.split,
+            metric_type=result.metric.name,
+            metric_name=result.metric.unit,
+            metric_value=result.value,
             metric_args={
-                key: result[key] for key in ("kind", "standard_error", "n", "protocol", "spread") if key in result
+                key: value
+                for key, value in result.config.items()
+                if key in ("kind", "standard_error", "n", "protocol", "spread")
             },
         )
-        for result in config.get("results") or ()
-        if not result.get("limit")  # a quick check on a few images is not for leaderboards
+        for result in results_of(config)
+        if not result.limit and result.dataset  # a quick check on a few data is not for leaderboards
     ]
+    hub_id = hub_id_of(config) if config.get("data") else None
     card = ModelCardData(
         license="mit",
         library_name="generative-zoo",
         tags=["generative-model", "pytorch-lightning", family(config), last_name(config["class_path"]).lower()],
-        datasets=[HUB_DATASETS[data]] if data in HUB_DATASETS else None,
+        datasets=[hub_id] if hub_id else None,
         pipeline_tag=task if images else None,
         model_name=name if results else None,
         eval_results=results or None,
@@ -131,7 +134,7 @@ def _summary(config: Config) -> str:
     sentence += f", with {config['weights']['parameters']:,} parameters"
     if config.get("data"):
         arguments = ", ".join(f"{key}={value!r}" for key, value in (config["data"].get("init_args") or {}).items())
-        sentence += f", trained on {dataset_title(data_class(config))}" + (f" ({arguments})" if arguments else "")
+        sentence += f", trained on {title_of(config)}" + (f" ({arguments})" if arguments else "")
     return sentence + "."
 
 
@@ -139,34 +142,42 @@ def _numbers(config: Config) -> str:
     """Table of all results with everything that gives a number its meaning."""
     rows = [
         [
-            unit(result["metric"]),
-            measured(result),
-            result.get("kind", "-"),
-            dataset_title(result["dataset"]),
-            (result["split"] or "-") + (" (part)" if result.get("limit") else ""),
-            f"{result['n']:,}",
-            "; ".join(filter(None, (result.get("protocol"), spread(result)))) or "-",
+            result.metric.unit,
+            result.written,
+            result.kind,
+            title_of(config, result.dataset) or "-",
+            (result.split or "-") + (" (part)" if result.limit else ""),
+            f"{result.n:,}",
+            "; ".join(filter(None, (result.protocol, result.said_of_draws))) or "-",
         ]
-        for result in config.get("results") or ()
+        for result in results_of(config)
     ]
     header = ["metric", "value ± standard error", "kind", "data", "split", "n", "protocol"]
     return markdown(header, rows) if rows else ""
 
 
 def _comparison(config: Config) -> str:
-    """How the results stand to the paper's number or to a target, a miss as a miss; empty where nothing is measured."""
-    results, reference = config.get("results") or (), config.get("reference")
+    """How the results stand to the reference, like beside like, a miss as a miss; empty where nothing is measured."""
+    results, reference = results_of(config), Reference.from_config(config.get("reference"))
     if not results:
         return ""
     if not reference:
         return "The paper gives no number for this data set."
-    metric, what = reference["metric"], "The target" if reference.get("target") else "The paper's number"
-    sentences = [f"{what} is {reference['value']:g} {unit(metric)} ({one_line_of(reference['source'])})."]
-    compared = [result for result in results if result["metric"] == metric and not result.get("limit")]
-    for result in compared:
-        verdict = difference(result, reference).capitalize()
-        sentences.append(f"{verdict}: {measured(result)} {unit(metric)} ({result.get('kind')}) here.")
-    return " ".join(sentences if compared else [*sentences, "It has not been measured here yet."])
+    unit, noun = reference.metric.unit, reference.noun
+    about = ", ".join(filter(None, (reference.kind and KIND_NOUNS[reference.kind], reference.protocol)))
+    sentences = [
+        f"{noun[0].upper()}{noun[1:]} is {reference.value:g} {unit}{f', {about}' if about else ''} "
+        f"({one_line_of(reference.source)})."
+    ]
+    whole = [each for each in results if each.metric.name == reference.metric.name and not each.limit]
+    for result in whole:
+        verdict = reference.judged(result).capitalize()
+        sentences.append(f"{verdict}: {result.written} {unit} ({result.kind}) here.")
+    if not whole:
+        sentences.append("It has not been measured here yet.")
+    if reference.best is not None:
+        sentences.append(f"The best reported is {reference.best:g} ({one_line_of(reference.best_source)}).")
+    return " ".join(sentences)
 
 
 def _training(config: Config) -> str:
@@ -210,14 +221,3 @@ def _weights(config: Config) -> str:
     lines = [f"Safetensors of {weights['dtype']}, {size(config)}; `zoo.load` checks the SHA-256 of each file."]
     lines += [f"- `{file}`: `{digest}`" for file, digest in sorted(weights["sha256"].items())]
     return lines[0] + "\n\n" + "\n".join(lines[1:])
-
-
-def _makes_images(config: Config) -> bool:
-    """Whether the model's data have the shape (C, H, W)."""
-    shape = config["init_args"].get("shape")
-    return isinstance(shape, list) and len(shape) == 3
-
-
-def _makes_points(config: Config) -> bool:
-    """Whether the model's data are points of the plane, of which `zoo export` draws a figure."""
-    return (config.get("data") or {}).get("class_path") == "zoo.data.Points"

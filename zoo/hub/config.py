@@ -11,8 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import CheckpointError, one_line, show
+from zoo.classes import HUB_DATASETS, SPECS, dataset_title, up_to_date
+from zoo.errors import CheckpointError, DataError, one_line, show
 from zoo.files import write_atomically
+from zoo.results import KINDS, WHOSE
+from zoo.spec import DataSpec
 
 if TYPE_CHECKING:
     pass
@@ -43,7 +46,38 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(f"{folder} is not a folder; a checkpoint is a folder with {CONFIG} and {WEIGHTS}.")
     config = read_json(folder / CONFIG)
     _check_config(config, folder / CONFIG)
-    return config
+    return up_to_date(config, complete=True)
+
+
+def spec_of(config: Mapping[str, Any]) -> DataSpec | None:
+    """What data a checkpoint's model takes, without its class; None where its config.json does not tell."""
+    given = config.get("spec")
+    if given is None:  # published before configurations held it
+        names = ("shape", "levels", "classes")
+        own = {key: value for key, value in config["init_args"].items() if key in names}
+        given = SPECS.get(config["class_path"], {}) | own
+    try:
+        return DataSpec.from_config(given)
+    except DataError:
+        return None
+
+
+def title_of(config: Mapping[str, Any], dataset: str | None = None) -> str:
+    """How people write a data set, by default the checkpoint's own: `CIFAR10` is CIFAR-10."""
+    own = config.get("data") or {}
+    name = own.get("class_path", "").rpartition(".")[2]
+    if dataset in (None, name) and own.get("title"):
+        return str(own["title"])
+    return dataset_title(name if dataset is None else dataset)
+
+
+def hub_id_of(config: Mapping[str, Any], dataset: str | None = None) -> str | None:
+    """The name of a data set on the Hugging Face Hub, by default the checkpoint's own; None where it has none."""
+    own = config.get("data") or {}
+    name = own.get("class_path", "").rpartition(".")[2]
+    if dataset in (None, name) and "hub_id" in own:
+        return own["hub_id"]
+    return HUB_DATASETS.get(name if dataset is None else dataset)
 
 
 def write_config(folder: str | os.PathLike[str], config: Mapping[str, Any]) -> None:
@@ -155,9 +189,25 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
         arguments = value.get("init_args", {})
         need(isinstance(arguments, dict), f"{field}.init_args".lstrip("."), "an object", arguments)
 
+    def metric(value: dict[str, Any], field: str) -> None:
+        """What a number says of its metric itself."""
+        unit, decimals, higher = (value.get(key) for key in ("unit", "decimals", "higher_is_better"))
+        need(unit is None or text(unit), f"{field}.unit", "a string or null", unit)
+        whole = decimals is None or (integer(decimals) and 0 <= decimals <= 9)
+        need(whole, f"{field}.decimals", "a number of digits from 0 to 9, or null", decimals)
+        need(higher is None or isinstance(higher, bool), f"{field}.higher_is_better", "true, false or null", higher)
+
     component(config, "")
-    if config.get("data") is not None:
-        component(config["data"], "data")
+    data = config.get("data")
+    if data is not None:
+        component(data, "data")
+        for key in ("title", "hub_id"):
+            need(data.get(key) is None or text(data[key]), f"data.{key}", "a string or null", data.get(key))
+    if config.get("spec") is not None:
+        try:
+            DataSpec.from_config(config["spec"])
+        except DataError as error:
+            raise CheckpointError(f"{path}: spec is none of data. {error}") from error
     recipe = config.get("recipe")
     need(recipe is None or text(recipe), "recipe", "a string or null", recipe)
     training = config.get("training")
@@ -174,6 +224,18 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
             need(fits(reference.get(key)), f"reference.{key}", wanted, reference.get(key))
         target = reference.get("target", False)
         need(isinstance(target, bool), "reference.target", "true or false", target)
+        whose, kind, samples = (reference.get(key) for key in ("whose", "kind", "samples"))
+        need(whose is None or whose in WHOSE, "reference.whose", f"one of {', '.join(WHOSE)}", whose)
+        need(kind is None or kind in KINDS, "reference.kind", f"one of {', '.join(KINDS)}", kind)
+        need(samples is None or (integer(samples) and samples > 0), "reference.samples", "a positive count", samples)
+        protocol = reference.get("protocol")
+        need(protocol is None or text(protocol), "reference.protocol", "a string or null", protocol)
+        best = reference.get("best")
+        if best is not None:
+            need(isinstance(best, dict), "reference.best", "an object or null", best)
+            need(number(best.get("value")), "reference.best.value", "a number", best.get("value"))
+            need(text(best.get("source")), "reference.best.source", "a string", best.get("source"))
+        metric(reference, "reference")
 
     weights = config["weights"]
     need(isinstance(weights, dict), "weights", "an object", weights)
@@ -195,6 +257,9 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
         need(isinstance(result, dict), field, "an object", result)
         for key in ("metric", "kind", "dataset", "protocol"):
             need(text(result.get(key)), f"{field}.{key}", "a string", result.get(key))
+        kinds = (*KINDS, "bound")
+        need(result["kind"] in kinds, f"{field}.kind", f"one of {', '.join(kinds)}", result["kind"])
+        metric(result, field)
         need("split" in result, field, "a result with a split, which may be null", result)
         need(result["split"] is None or text(result["split"]), f"{field}.split", "a string or null", result["split"])
         need(number(result.get("value")), f"{field}.value", "a number", result.get("value"))

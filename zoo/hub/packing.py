@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from zoo.errors import CheckpointError, show
-from zoo.model import GenerativeModel
+from zoo.model import Model
 from zoo.nn.masked import visible_entries
 
 
-def fill(model: GenerativeModel, weights: Mapping[str, Tensor], where: str) -> None:
+def fill(model: Model, weights: Mapping[str, Tensor], where: str) -> None:
     """Copy `weights` into `model`; their names, shapes and dtypes must be exactly the model's.
 
     Of a weight with a mask, a vector of the entries that the mask shows will do; the others are then zero.
@@ -67,7 +67,7 @@ def _misshapen(where: str, key: str, tensor: Tensor, target: Tensor) -> str:
     return f"{where}: {show(key)} has shape {tuple(tensor.shape)}; the model's is {tuple(target.shape)}."
 
 
-def stored(model: GenerativeModel, dtype: str) -> dict[str, Any]:
+def stored(model: Model, dtype: str) -> dict[str, Any]:
     """The state dict on the CPU, parameters rounded to `dtype`, integers as narrow as they fit, each with memory of its
     own. Of a weight with a mask only what the mask shows, as a vector.
     """
@@ -104,7 +104,7 @@ def _narrowed(values: Tensor) -> Tensor:
     return values.to(next(k for k in kinds if all(torch.iinfo(k).min <= end <= torch.iinfo(k).max for end in ends)))
 
 
-def init_args_of(model: GenerativeModel) -> dict[str, Any]:
+def init_args_of(model: Model) -> dict[str, Any]:
     """The constructor's arguments; Lightning's own entries among the hyperparameters are left out."""
     import inspect
 

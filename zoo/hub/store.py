@@ -23,7 +23,8 @@ from zoo.hub.folder import load_weights, write_weights
 from zoo.hub.remote import REPO_ID, pull, push_folder
 
 if TYPE_CHECKING:
-    from zoo.model import GenerativeModel
+    from zoo.model import Model
+    from zoo.results import Result
 
 
 BUNDLED = Path(__file__).resolve().parents[2] / "checkpoints"
@@ -108,13 +109,13 @@ def _unknown(name: str, revision: str | None) -> str:
 def load(
     name: str | os.PathLike[str],
     *,
-    cls: type[GenerativeModel] | None = None,
+    cls: type[Model] | None = None,
     device: str = "cpu",
     revision: str | None = None,
     local_files_only: bool = False,
     namespace: str | None = None,
     token: str | None = None,
-) -> GenerativeModel:
+) -> Model:
     """A trained model by name, in eval mode, ready to sample.
 
     Args:
@@ -138,7 +139,7 @@ def load(
         raise ZooError(f"The device {show(device)} cannot be used here; try cpu.") from error
 
 
-def _load_folder(folder: Path, cls: type[GenerativeModel] | None) -> GenerativeModel:
+def _load_folder(folder: Path, cls: type[Model] | None) -> Model:
     config = read_config(folder)
     from zoo.hub.building import build, check_arguments, resolve
 
@@ -157,7 +158,7 @@ def _load_folder(folder: Path, cls: type[GenerativeModel] | None) -> GenerativeM
 
 
 def save(
-    model: GenerativeModel,
+    model: Model,
     folder: str | os.PathLike[str],
     *,
     dtype: str = "float16",
@@ -165,7 +166,7 @@ def save(
     recipe: str | None = None,
     training: Mapping[str, Any] | None = None,
     reference: Mapping[str, Any] | None = None,
-    results: Sequence[Mapping[str, Any]] = (),
+    results: Sequence[Result | Mapping[str, Any]] = (),
     notes: Sequence[str] = (),
 ) -> Path:
     """Write a model as a checkpoint folder, whole or not at all, replacing a checkpoint that is there.
@@ -175,10 +176,11 @@ def save(
         folder: the folder to write; its parents are made.
         dtype: parameters are rounded to it (float16, bfloat16, float32); buffers keep their values, integers in the
             fewest bits that hold them. Of a weight with a mask, what the mask hides is not stored.
-        data: class_path and init_args of the data module, without paths.
+        data: class_path and init_args of the data module, without paths; its title and hub_id where it has them.
         recipe: name of the recipe that trained it.
         training: hardware, minutes, steps and the like, for the card.
-        reference: the paper's number: metric, value and source; with target: true, one that no paper gives.
+        reference: the number it is held against, as `zoo.results.Reference.from_config` takes it: metric, value and
+            source, and maybe whose, kind, samples, protocol and best.
         results: measured numbers, for the card.
         notes: free sentences, for the card.
 
@@ -205,6 +207,7 @@ def save(
             "format": FORMAT,
             "class_path": class_path_of(type(model)),
             "init_args": init_args_of(model),
+            "spec": model.spec.config,
             "data": data,
             "recipe": recipe,
             "training": training,
@@ -215,7 +218,7 @@ def save(
                 "bytes": sum((temporary / name).stat().st_size for name in hashes),
                 "sha256": hashes,
             },
-            "results": list(results),
+            "results": [each if isinstance(each, Mapping) else each.config for each in results],
             "notes": list(notes),
         }
         write_config(temporary, config)

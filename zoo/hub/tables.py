@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo.classes import dataset_title
 from zoo.errors import ZooError
-from zoo.results import Config, difference, measured, unit
-from zoo.results import headline_old as headline
+from zoo.hub.config import title_of
+from zoo.results import Config, Reference, binarization, headline
 
 # Where the README's tables stand: of all checkpoints, and of the likelihoods on a data set.
 TABLES = ("checkpoints", "cifar10", "mnist")
@@ -33,20 +31,22 @@ def size(config: Config) -> str:
 
 
 def table(configs: Mapping[str, Config]) -> list[tuple[str, ...]]:
-    """Rows (name, family, data, metric, ours, paper's, size) of some checkpoints, a header row first."""
-    rows: list[tuple[str, ...]] = [("name", "family", "data", "metric", "ours", "paper's", "size")]
+    """Rows (name, family, data, metric, ours, reference, size) of some checkpoints, a header row first.
+
+    A reference that is not the number of the model's own paper says so: `37.7 (reported)`, `target 60`.
+    """
+    rows: list[tuple[str, ...]] = [("name", "family", "data", "metric", "ours", "reference", "size")]
     for name, config in configs.items():
-        result = headline(config)
-        metric = (result or config.get("reference") or {}).get("metric")
-        kind = result.get("kind") if result else None
+        result, reference = headline(config), Reference.from_config(config.get("reference"))
+        metric = result.metric if result else reference.metric if reference else None
         rows.append(
             (
                 name,
                 family(config),
-                dataset_title(data_class(config)) if config.get("data") else "-",
-                ", ".join(filter(None, [metric and unit(metric), kind])) or "-",
-                measured(result) if result else "-",
-                _reference(config, metric),
+                title_of(config) if config.get("data") else "-",
+                ", ".join(filter(None, [metric and metric.unit, result and result.kind])) or "-",
+                result.written if result else "-",
+                reference.written if reference and reference.metric == metric else "-",
                 size(config),
             )
         )
@@ -54,7 +54,11 @@ def table(configs: Mapping[str, Config]) -> list[tuple[str, ...]]:
 
 
 def likelihoods(configs: Mapping[str, Config], dataset: str) -> list[tuple[str, ...]]:
-    """Rows (name, paper's, ours, unit, kind) of the checkpoints on a data set, the paper's worst first, after a header.
+    """Rows (name, reference, ours, unit, kind) of the checkpoints on a data set, the worst reference first, after a
+    header.
+
+    Where images are binarized there are two columns more, which binarization the reference and ours are about: numbers
+    of one are not ranked among those of the other.
 
     Args:
         configs: config.json by name.
@@ -63,31 +67,44 @@ def likelihoods(configs: Mapping[str, Config], dataset: str) -> list[tuple[str, 
     Raises:
         ZooError: no checkpoint is about that data set.
     """
-    by_dataset: dict[str, list[tuple[float, tuple[str, ...]]]] = {}
+    by_dataset: dict[str, list[tuple[tuple[Any, ...], tuple[str, ...], tuple[str, str]]]] = {}
     for name, config in configs.items():
-        result, reference = headline(config), config.get("reference")
+        result = headline(config)
         # What is measured on samples, as FID, is no likelihood.
-        if result and result.get("kind") != "samples" and config.get("data"):
-            metric = result["metric"]
-            paper = reference["value"] if reference and reference["metric"] == metric else -math.inf
-            row = (name, _reference(config, metric), measured(result), unit(metric), str(result.get("kind") or "-"))
-            by_dataset.setdefault(_key(dataset_title(data_class(config))), []).append((paper, row))
+        if not result or result.kind == "samples" or not config.get("data"):
+            continue
+        reference, sign = Reference.from_config(config.get("reference")), 1 if result.metric.higher_is_better else -1
+        if reference and reference.metric != result.metric:
+            reference = None
+        binary = (binarization(reference.protocol) if reference else "", binarization(result.protocol))
+        place = (binary[1], binary[0], reference is None, sign * reference.value if reference else 0.0, name)
+        row = (name, reference.written if reference else "-", result.written, result.metric.unit, result.kind)
+        by_dataset.setdefault(_key(title_of(config)), []).append((place, row, binary))
     if _key(dataset) not in by_dataset:
         known = ", ".join(sorted(by_dataset)) or "none"
         raise ZooError(f"No checkpoint has a number on {one_line_of(dataset)!r}; there are numbers on: {known}.")
-    ranked = sorted(by_dataset[_key(dataset)], key=lambda pair: (-pair[0], pair[1][0]))
-    return [("name", "paper's", "ours", "unit", "kind"), *(row for _, row in ranked)]
+    ranked = sorted(by_dataset[_key(dataset)], key=lambda each: each[0])
+    if not any(theirs or ours for _, _, (theirs, ours) in ranked):
+        return [("name", "reference", "ours", "unit", "kind"), *(row for _, row, _ in ranked)]
+    header = ("name", "reference", "its binarization", "ours", "binarization", "unit", "kind")
+    return [
+        header,
+        *((row[0], row[1], theirs or "-", row[2], ours or "-", *row[3:]) for _, row, (theirs, ours) in ranked),
+    ]
 
 
 def results_table(configs: Mapping[str, Config]) -> str:
-    """Markdown table of some checkpoints by name: what they reached, the paper's numbers, sizes, training."""
+    """Markdown table of some checkpoints by name: what they reached, the references, sizes, training."""
     header, *rows = table(configs)
     lines = []
     for row, config in zip(rows, configs.values(), strict=True):
         name, *cells = row
-        result, reference = headline(config), config.get("reference")
-        if result and reference and result["value"] > reference["value"] and result["metric"] == reference["metric"]:
-            cells[header.index("paper's") - 1] += f" ({difference(result, reference)})"
+        result, reference = headline(config), Reference.from_config(config.get("reference"))
+        if result and reference and reference.metric == result.metric:
+            if not reference.is_like(result):
+                cells[header.index("reference") - 1] += " (not compared)"
+            elif (verdict := reference.verdict(result)).startswith("missed"):
+                cells[header.index("reference") - 1] += f" ({verdict})"
         lines.append([_link(name), *cells, effort(config) or "-"])
     return markdown([*header, "training"], lines)
 
@@ -169,14 +186,6 @@ def _link(name: str) -> str:
     return f"[`{name}`](checkpoints/{name}/README.md)"
 
 
-def _reference(config: Config, metric: str | None) -> str:
-    """The paper's number in a metric, a number that is none as the `target 0.02` it is, or `-`."""
-    reference = config.get("reference")
-    if not reference or reference["metric"] != metric:
-        return "-"
-    return f"{'target ' if reference.get('target') else ''}{reference['value']:g}"
-
-
 def one_line_of(text: Any) -> str:
     """Text on one line."""
     return " ".join(str(text).split())
@@ -190,8 +199,3 @@ def _key(dataset: str) -> str:
 def last_name(class_path: str) -> str:
     """Name of a class without its module."""
     return class_path.rsplit(".", 1)[-1]
-
-
-def data_class(config: Config) -> str:
-    """Name of the data module's class, for example `CIFAR10`."""
-    return last_name(config["data"]["class_path"])

@@ -27,6 +27,7 @@ from zoo.flows.core import Compose, Normal, Transform
 from zoo.flows.iaf import IAFTransform
 from zoo.flows.planar import Planar
 from zoo.model import GenerativeModel
+from zoo.model.latents import Latents
 from zoo.spec import DataSpec, check_count, check_image_shape
 
 POSTERIORS = ("diagonal", "planar", "iaf")
@@ -83,13 +84,13 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents to logits: the encoder's layers in reverse."""
 
-    def __init__(self, shape: tuple[int, ...], channels: int, blocks: int, hidden: int, latents: int) -> None:
+    def __init__(self, shape: tuple[int, ...], channels: int, blocks: int, hidden: int, latent_dim: int) -> None:
         super().__init__()
         colours, *full = shape
         half = [halved(side) for side in full]
         quarter = [halved(side) for side in half]
         wide = 2 * channels
-        self.hidden = nn.Linear(latents, hidden)
+        self.hidden = nn.Linear(latent_dim, hidden)
         self.spread = nn.Linear(hidden, wide * math.prod(quarter))
         self.body = nn.Sequential(
             nn.Unflatten(1, (wide, *quarter)),
@@ -115,7 +116,7 @@ class FlowVAENet(nn.Module):
     def __init__(
         self,
         shape: tuple[int, ...],
-        latents: int,
+        latent_dim: int,
         posterior: str,
         layers: int,
         flow_hidden: int,
@@ -125,19 +126,20 @@ class FlowVAENet(nn.Module):
         hidden: int,
     ) -> None:
         super().__init__()
-        self.latents = latents
+        self.latent_dim = latent_dim
         context = 0 if posterior == "diagonal" else context
-        self.encoder = Encoder(shape, channels, blocks, hidden, 2 * latents + context)
-        self.decoder = Decoder(shape, channels, blocks, hidden, latents)
-        self.prior = Normal([latents])
-        self.flow = Compose(self._transforms(latents, posterior, layers, flow_hidden, context))
+        self.encoder = Encoder(shape, channels, blocks, hidden, 2 * latent_dim + context)
+        self.decoder = Decoder(shape, channels, blocks, hidden, latent_dim)
+        self.prior = Normal([latent_dim])
+        self.flow = Compose(self._transforms(latent_dim, posterior, layers, flow_hidden, context))
 
     @staticmethod
-    def _transforms(latents: int, posterior: str, layers: int, hidden: int, context: int) -> list[Transform]:
+    def _transforms(latent_dim: int, posterior: str, layers: int, hidden: int, context: int) -> list[Transform]:
         if posterior == "planar":
-            return [Planar(latents, layers, context)]
+            return [Planar(latent_dim, layers, context)]
         if posterior == "iaf":
-            return [IAFTransform(latents, context, hidden, layers=2, reverse=k % 2 == 1, seed=k) for k in range(layers)]
+            steps = ({"reverse": k % 2 == 1, "seed": k} for k in range(layers))
+            return [IAFTransform(latent_dim, context, hidden, layers=2, **step) for step in steps]
         return []
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
@@ -146,7 +148,8 @@ class FlowVAENet(nn.Module):
 
     def infer(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Images to the mean and log-deviation (N, L) of the Gaussian, and the context (N, context) of the flow."""
-        mean, log_scale, context = self.encoder(2.0 * x - 1.0).float().tensor_split([self.latents, 2 * self.latents], 1)
+        ends = [self.latent_dim, 2 * self.latent_dim]
+        mean, log_scale, context = self.encoder(2.0 * x - 1.0).float().tensor_split(ends, 1)
         # An exponential far outside this range is of no use, and may be no number.
         return mean, log_scale.clamp(-7.0, 7.0), context if context.shape[1] else None
 
@@ -162,12 +165,12 @@ class FlowVAENet(nn.Module):
             return log_likelihood.flatten(1).sum(1) + self.prior.log_prob(z.float()) - (log_q - log_det.float())
 
 
-class FlowVAE(GenerativeModel):
+class FlowVAE(Latents, GenerativeModel):
     """A variational autoencoder of binary images whose posterior is a flow.
 
     Args:
         shape: (C, H, W) of the images.
-        latents: L, dimensions of z.
+        latent_dim: L, dimensions of z.
         posterior: "planar" layers, "iaf" steps, or "diagonal" for the Gaussian alone.
         layers: number of planar layers or IAF steps.
         flow_hidden: units of the two hidden layers of each IAF step.
@@ -184,12 +187,13 @@ class FlowVAE(GenerativeModel):
         >>> model = FlowVAE(shape=[1, 28, 28], posterior="iaf")
         >>> x = model.sample(4, seed=0)         # uint8 (4, 1, 28, 28)
         >>> model.elbo(x, samples=500)          # (4,) nats
+        >>> model.walk(n=4, steps=8, seed=0)    # a round trip over 4 latents, uint8 (32, 1, 28, 28)
     """
 
     def __init__(
         self,
         shape: list[int] = [1, 28, 28],  # noqa: B006  a plain JSON value, never changed
-        latents: int = 32,
+        latent_dim: int = 32,
         posterior: str = "iaf",
         layers: int = 4,
         flow_hidden: int = 256,
@@ -204,7 +208,7 @@ class FlowVAE(GenerativeModel):
     ) -> None:
         super().__init__()
         check_image_shape(shape)
-        sizes = {"latents": latents, "layers": layers, "flow_hidden": flow_hidden, "context": context}
+        sizes = {"latent_dim": latent_dim, "layers": layers, "flow_hidden": flow_hidden, "context": context}
         for name, value in {**sizes, "channels": channels, "blocks": blocks, "hidden": hidden}.items():
             if value < 1:
                 raise DataError(f"{name} must be at least 1, not {value}.")
@@ -213,7 +217,7 @@ class FlowVAE(GenerativeModel):
         self.save_hyperparameters()
         self.spec = DataSpec(tuple(shape), 2)
         self.net = FlowVAENet(
-            self.spec.shape, latents, posterior, layers, flow_hidden, context, channels, blocks, hidden
+            self.spec.shape, latent_dim, posterior, layers, flow_hidden, context, channels, blocks, hidden
         )
 
     def elbo(self, x: Tensor, *, samples: int = 1, seed: int | None = None) -> Tensor:
@@ -236,7 +240,7 @@ class FlowVAE(GenerativeModel):
         together = max(1, rows(x.device) // max(1, len(x)))
         for k in range(0, samples, together):
             count = min(samples - k, together)
-            noise = torch.randn(count * len(x), self.hparams.latents, generator=generator).to(total)
+            noise = torch.randn(count * len(x), self.hparams.latent_dim, generator=generator).to(total)
             images, *given = (
                 None if part is None else part.repeat(count, *[1] * (part.ndim - 1)) for part in (x, *found)
             )
@@ -249,7 +253,7 @@ class FlowVAE(GenerativeModel):
         if not self.training:
             return -self.elbo(x, seed=0)
         self.spec.check(x, values=False)  # looking at the values would wait for the GPU
-        return -self.net(x, torch.randn(len(x), self.hparams.latents, device=x.device))
+        return -self.net(x, torch.randn(len(x), self.hparams.latent_dim, device=x.device))
 
     @torch.no_grad()
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
@@ -259,5 +263,13 @@ class FlowVAE(GenerativeModel):
         z = self.net.prior.sample(n, generator)
         uniform = torch.rand(n, *self.spec.shape, generator=generator)
         with self.sampling_mode(cached=False):
-            means = torch.cat([self.net.decoder(part).sigmoid() for part in z.split(rows(self.device))])
+            means = self.generate(z, None).sigmoid()
         return (uniform.to(means.device) < means).to(torch.uint8)
+
+    def generate(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """Latents (N, L) to the logits (N, C, H, W) of p(x|z)."""
+        return torch.cat([self.net.decoder(part) for part in z.split(rows(self.device))])
+
+    def to_data(self, y: Tensor) -> Tensor:
+        """The most probable images, of which `decode` and `walk` are made; `sample` draws from p(x|z)."""
+        return (y > 0).to(torch.uint8)

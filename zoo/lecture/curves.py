@@ -12,7 +12,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,8 +23,47 @@ from zoo.errors import DataError
 from zoo.metrics.divergences import DIVERGENCES
 from zoo.metrics.kernels import Gaussian, energy_distance, mmd
 from zoo.metrics.transport import sinkhorn, sliced_wasserstein, wasserstein
+from zoo.pictures.plots import Curve, Panel
 
 CELL = 0.1  # side of the cells in which the square's density is counted
+STEPS = 31  # shifts drawn, up to 3
+SIZES = (32, 64, 128, 256, 512, 1024)
+DIMS = (1, 2, 5, 10)
+
+
+class Slope(NamedTuple):
+    """The exponent of n that a distance between two samples of n points falls with: as fitted, and the known one."""
+
+    distance: str
+    dims: int
+    fitted: float
+    theory: float
+
+
+def panels(*, repeats: int = 100, seed: int = 0) -> tuple[list[Panel], list[Slope]]:
+    """The picture of this module, of three panels, and the slopes of the curves of two of them.
+
+    Args:
+        repeats: pairs of samples that a mean is over.
+        seed: of the samples.
+    """
+    shifts = [i * CELL for i in range(STEPS)]
+    # Two of the curves nearly coincide: dashed, the second leaves the first to be seen.
+    shifted = [
+        Curve(re.sub(r"W(\d)", r"$W_\1$", name), shifts, values, dashed=name == "root of Sinkhorn")
+        for name, values in of_shift(STEPS).items()
+    ]
+    drawn = [Panel("Distance of two unit squares", "shift τ  (KL is infinite for τ > 0)", shifted)]
+    errors = {dims: of_size(dims, SIZES, repeats=repeats, seed=seed) for dims in DIMS}
+    slopes = []
+    for key, title in {"W1": "$W_1$ of two samples", "energy": "Root of their energy distance"}.items():
+        lines = []
+        for dims, found in errors.items():
+            fitted = slope(SIZES, found[key])
+            slopes.append(Slope(key, dims, fitted, -1 / max(2, dims) if key == "W1" else -1 / 2))
+            lines.append(Curve(f"D = {dims}:  $n^{{{fitted:.2f}}}$", SIZES, found[key]))
+        drawn.append(Panel(title, "n, points of each sample", lines, logarithmic=True))
+    return drawn, slopes
 
 
 def of_shift(steps: int) -> dict[str, list[float]]:

@@ -1,15 +1,14 @@
 """Distances between distributions, of samples, densities and probabilities."""
 
 from zoo.metrics.divergences import DIVERGENCES, FDivergence
-from zoo.metrics.inception import (
-    Inception,
+from zoo.metrics.features import (
     features_of,
     frechet_distance,
     frechet_of_moments,
     kernel_distance,
     precision_recall,
-    resize,
 )
+from zoo.metrics.inception import Inception, resize
 from zoo.metrics.kernels import (
     Gaussian,
     Kernel,

@@ -13,7 +13,8 @@ P the law of the data and Q that of the samples: the set S decides the distance.
     energy           the same, of the kernel of minus       Bellemare et al. 2017, arXiv 1705.10743 (Cramer GAN)
                      the distance
     Sinkhorn         f_P(x) - f_Q(y) <= c(x, y), softly     Genevay et al. 2017, arXiv 1706.00292
-    transport        the same, between mini-batches         Salimans et al. 2018, arXiv 1803.05573 (OT-GAN)
+    transport        the same, between mini-batches         Salimans et al. 2018, arXiv 1803.05573 (OT-GAN; here
+                                                            with the entropy term, see `MiniBatchEnergy`)
 
 In the first three the critic, a network, is h itself. In the others the best pair is known in closed form for points,
 and the critic gives features, points that it learns to place so that the distance is large.
@@ -36,6 +37,7 @@ from torch import Tensor
 
 from zoo.errors import DataError
 from zoo.metrics import DIVERGENCES, RationalQuadratic
+from zoo.metrics.entropic import at_once, half_step, potentials, transports
 from zoo.metrics.points import check_positive, pairwise
 
 
@@ -147,10 +149,12 @@ class MMD(Distance):
 class Sinkhorn(Distance):
     """The Sinkhorn divergence of features, OT(P, Q) - OT(P, P) / 2 - OT(Q, Q) / 2.
 
-    As `zoo.metrics.sinkhorn`, but with a fixed number of iterations, none of which waits for the GPU. Where a point may
-    be coupled with itself, the last two terms of a batch are too small, and two batches of one law differ by what grows
-    with the features: a critic then learns to enlarge that. Without such pairs this is gone, as from the unbiased
-    energy distance, whose half it is for a large epsilon and p = 1.
+    As `zoo.metrics.sinkhorn`, entropy terms included, but with a fixed number of iterations, none of which waits for
+    the GPU; in arXiv 1706.00292 OT is the cost of the regularized coupling alone.
+
+    Where a point may be coupled with itself, the last two terms of a batch are too small, and two batches of one law
+    differ by what grows with the features: a critic then learns to enlarge that. Without such pairs this is gone, as
+    from the unbiased energy distance, whose half it is for a large epsilon and p = 1.
 
     Args:
         p: the cost is the Euclidean distance to this power.
@@ -198,9 +202,16 @@ class MiniBatchEnergy(Distance):
 
         D^2 = 2 E W_c(X, Y) - E W_c(X, X') - E W_c(Y, Y'),
 
-    unbiased in the batches, with the cost c = scale (1 - cos(h(x), h(y))). The paper's batches have 8,000 items and its
-    critic no penalty. With batches of 64 the distance was then seen to end at zero, on CIFAR-10, while samples were far
-    from the data: such a critic tells nothing apart. A penalty on the slope of the witness asks it to.
+    unbiased in the batches, with the cost c = scale (1 - cos(h(x), h(y))).
+
+    W_c is the regularized objective, entropy term included, the minimum over couplings M of E_M c + scale epsilon
+    KL(M || P x Q) (`zoo.metrics.entropic.transport`). The paper's is the cost E_M c alone, of the coupling that costs
+    least among those of at least some entropy. For one coupling both have the same gradient in the costs, M, through
+    which the paper sends none either. The values differ by the KL terms, of which cancels what is the same in all.
+
+    The paper's batches have 8,000 items and its critic no penalty. With batches of 64 the distance was then seen to end
+    at zero, on CIFAR-10, while samples were far from the data: such a critic tells nothing apart. A penalty on the
+    slope of the witness asks it to.
 
     Args:
         epsilon: of the entropy, in the unit of 1 - cos. With 0.1 and a penalty, batches of 64 and the scale 60, GANs on
@@ -267,45 +278,6 @@ def _minus_distance(x: Tensor, y: Tensor) -> Tensor:
 def _apart(x: Tensor, y: Tensor) -> Tensor:
     """1 - cos between directions, vectors of length 1: (N, K) and (M, K) to (N, M)."""
     return 1 - x @ y.T
-
-
-def half_step(cost: Tensor, potential: Tensor, epsilon: float) -> Tensor:
-    """f_i = -epsilon log mean_j exp((g_j - c_ij) / epsilon): costs (..., N, M) and g (..., M) to (..., N)."""
-    return -epsilon * torch.logsumexp((potential.unsqueeze(-2) - cost) / epsilon - math.log(cost.shape[-1]), -1)
-
-
-def potentials(cost: Tensor, epsilon: float, iterations: int) -> tuple[Tensor, Tensor]:
-    """f (..., N) and g (..., M) after so many iterations from zero, on costs (..., N, M)."""
-    g = cost.new_zeros(*cost.shape[:-2], cost.shape[-1])
-    for _ in range(iterations):
-        f = half_step(cost, g, epsilon)
-        g = half_step(cost.mT, f, epsilon)
-    return f, g
-
-
-def transport(cost: Tensor, epsilon: float, iterations: int) -> Tensor:
-    """The entropic cost of transport, min over couplings of E c + epsilon KL(coupling || P x Q): (..., N, M) to (...).
-
-    Its gradient in the costs is the coupling: no iteration is remembered for it (Danskin's theorem; arXiv 1803.05573).
-    """
-    with torch.no_grad():
-        _, g = potentials(cost, epsilon, iterations)
-    return half_step(cost, g, epsilon).mean(-1) + g.mean(-1)
-
-
-def transports(costs: list[Tensor], epsilon: float, iterations: int) -> list[Tensor]:
-    """`transport` of several costs, (N, M) each, to scalars."""
-    return at_once(lambda cost: transport(cost, epsilon, iterations), costs)
-
-
-def at_once(function: Callable[[Tensor], Tensor], costs: list[Tensor]) -> list[Tensor]:
-    """A function of each of several costs, of all at once where they are of one size.
-
-    An iteration is a few kernels, so small that one takes as long as many.
-    """
-    if len({cost.shape for cost in costs}) > 1:
-        return [function(cost) for cost in costs]
-    return list(function(torch.stack(costs)).unbind())
 
 
 # -- by name -----------------------------------------------------------------------------------------------------

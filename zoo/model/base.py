@@ -11,8 +11,9 @@ import torch
 from zoo.batch import as_batch
 from zoo.errors import CheckpointError
 from zoo.model.optimization import Optimization
-from zoo.model.randomness import Randomness, generator_of
+from zoo.model.randomness import Randomness
 from zoo.model.watching import Watching
+from zoo.nn.devices import generator_of
 from zoo.results import Metric
 from zoo.spec import DataSpec
 

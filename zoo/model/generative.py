@@ -113,6 +113,8 @@ class GenerativeModel(Model):
         self._evaluation_step("test", self.test_mean, as_batch(batch))
 
     def _evaluation_step(self, split: str, mean: MeanMetric, batch: Batch) -> None:
+        if self.likelihood is None and type(self).loss is GenerativeModel.loss:
+            return  # a sampler has nothing to say of data
         mean.update(self.loss(batch.x, **self.conditions(batch)))
         self.log(f"{split}_{self.metric}", mean, prog_bar=True, batch_size=batch.size)
 

@@ -1,4 +1,4 @@
-"""Random numbers: the noise of training, which a resumed run draws again, and private generators for samples."""
+"""Random numbers: the noise of training, which a resumed run draws again."""
 
 from __future__ import annotations
 
@@ -7,16 +7,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-
-
-def generator_of(seed: int | None) -> torch.Generator:
-    """A private generator on the CPU, so that a seed means the same on every device."""
-    generator = torch.Generator()
-    if seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(seed)
-    return generator
 
 
 class Randomness(LightningModule):

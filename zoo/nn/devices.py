@@ -1,4 +1,4 @@
-"""Devices, and plain float32 on them, where published numbers and inverses depend on it."""
+"""Devices, plain float32 on them, and generators whose seeds mean the same on all of them."""
 
 from __future__ import annotations
 
@@ -35,3 +35,13 @@ def full_precision(device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(precision)
+
+
+def generator_of(seed: int | None) -> torch.Generator:
+    """A private generator on the CPU, so that a seed means the same on every device."""
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    return generator

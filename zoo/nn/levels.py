@@ -1,4 +1,4 @@
-"""Learned features of the integer values of a sub-pixel."""
+"""The integer values of a sub-pixel as networks see them: spread over [-1, 1], or by learned features."""
 
 from __future__ import annotations
 
@@ -7,6 +7,19 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def to_unit(x: Tensor, levels: int | None) -> Tensor:
+    """Levels spread over [-1, 1], in float32; continuous data, without levels, as they are."""
+    return x if levels is None else x.float() * (2 / (levels - 1)) - 1
+
+
+def from_unit(y: Tensor, levels: int | None) -> Tensor:
+    """The level nearest to each value in [-1, 1], uint8; continuous data as they are. The inverse of `to_unit`."""
+    if levels is None:
+        return y
+    top = levels - 1
+    return ((y.float() + 1) * (top / 2)).round().clamp(0, top).to(torch.uint8)
 
 
 class LevelFeatures(nn.Module):

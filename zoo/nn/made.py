@@ -166,7 +166,8 @@ class MADENet(nn.Module):
             if layer is not None:
                 layer.mask = mask[0].to(layer.weight)  # numbers, which multiply faster than booleans
         self.drawn, self.units = self.orderings[0].argsort(), self.degrees[0].argsort()
-        self.counts = [degrees.bincount(minlength=self.dims).tolist() for degrees in self.degrees[0]]
+        if not self.degrees.is_meta:  # where there are no values, and nothing is drawn
+            self.counts = [degrees.bincount(minlength=self.dims).tolist() for degrees in self.degrees[0]]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         orderings, degrees = (state_dict.get(prefix + name) for name in ("orderings", "degrees"))

@@ -125,8 +125,8 @@ def read(path: str | Path, spec: DataSpec) -> Tensor:
     Raises:
         ZooError: when the file is absent, no picture, or of another size than the model's images.
     """
-    if len(spec.shape) != 3 or spec.levels is None or spec.shape[0] not in (1, 3):
-        raise ZooError(f"This model's data are not images but of shape {spec.shape}.")
+    if spec.kind != "image" or spec.levels is None or spec.shape[0] not in (1, 3):
+        raise ZooError(f"This model takes {spec.described}, and no pictures.")
     channels, height, width = spec.shape
     with opened(path) as image:
         if image.size != (width, height):

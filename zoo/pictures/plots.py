@@ -1,31 +1,54 @@
-"""Curves with axes, ticks and a legend, by Pillow alone: panels for `zoo.pictures.plane.save`.
+"""Curves on axes, each with its name at its end, by matplotlib, which is optional and imported only to draw.
 
-Equal inputs make equal files.
+matplotlib is used without pyplot: no display, and no setting of the reader's own enters a file or is changed. Equal
+inputs make equal files under one version of it.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from zoo.errors import ZooError
+from zoo.pictures import images as pictures
 
-WIDTH, HEIGHT = 460, 340  # pixels of a panel
-LEFT, RIGHT, TOP, BOTTOM = 50, 12, 34, 42  # from its sides to the axes
-FINE = 3  # antialiased by drawing so many times as large
-GREY, BLACK = (216, 216, 216), (40, 40, 40)
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Seven colours that people with any colour vision tell apart (Okabe & Ito 2008).
-COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233), (0, 0, 0))
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+
+SIZE = (4.2, 3.1)  # inches of a panel, with its labels
+APART = 0.075  # of the axes' height, between the middles of two labels
+INK, GREY = "#333333", "#e4e4e4"
+STYLE = {  # what differs from matplotlib's defaults
+    "figure.dpi": 144,
+    "font.size": 11,
+    "text.color": INK,
+    "axes.titlesize": 12,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": GREY,
+    "lines.linewidth": 2,
+    "lines.solid_capstyle": "round",
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
 
 
 class Curve(NamedTuple):
-    """Points (x, y), joined in their order by a line, and what the legend says of it."""
+    """Points (x, y), joined in their order by a line, and the name at its end, in which $...$ is mathematics."""
 
     label: str
     x: Sequence[float]
@@ -33,78 +56,112 @@ class Curve(NamedTuple):
     dashed: bool = False
 
 
-def plot(curves: Sequence[Curve], title: str, x_label: str, *, logarithmic: bool = False) -> Tensor:
-    """One panel, uint8 (3, HEIGHT, WIDTH), with the legend inside its axes, above on the left or below if logarithmic.
+class Panel(NamedTuple):
+    """At most seven curves on axes that both begin at zero, or are both logarithmic."""
 
-    Args:
-        curves: at most seven.
-        title: above the axes.
-        x_label: below them.
-        logarithmic: both axes; otherwise they begin at zero.
+    title: str
+    x_label: str
+    curves: Sequence[Curve]
+    logarithmic: bool = False
+
+
+def require() -> None:
+    """Refuse before minutes of computing what could not be drawn in the end.
 
     Raises:
-        ZooError: there is no curve, one too many, or a value that has no place on the axes.
+        ZooError: matplotlib is not installed.
     """
-    from PIL import Image, ImageDraw, ImageFont
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise ZooError("Curves need matplotlib, which is not installed: pip install generative-zoo[plots].") from None
 
-    values = [(x, y) for curve in curves for x, y in zip(curve.x, curve.y, strict=True)]
-    least = min((min(pair) for pair in values), default=-1)
-    if len(curves) > len(COLOURS) or not np.isfinite(values).all() or least < 0 or (logarithmic and least == 0):
-        raise ZooError(f"A plot takes 1 to {len(COLOURS)} curves of finite values, none of which is negative.")
-    image = Image.new("RGB", (FINE * WIDTH, FINE * HEIGHT), "white")
-    canvas = ImageDraw.Draw(image)
 
-    def write(place: tuple[float, float], text: str, anchor: str, size: int = 11) -> None:
-        font = ImageFont.load_default(size * FINE)
-        canvas.text((FINE * place[0], FINE * place[1]), text, BLACK, font, anchor)
+def figure(panels: Sequence[Panel]) -> Figure:
+    """Panels side by side, as a matplotlib figure with a canvas of its own.
 
-    def draw(points: Sequence[tuple[float, float]], colour: tuple[int, ...], width: float) -> None:
-        canvas.line([(FINE * x, FINE * y) for x, y in points], colour, round(FINE * width), joint="curve")
+    Raises:
+        ZooError: there is no panel, a panel has no curve or one too many, a curve has a value with no place on its
+            axes, or matplotlib is not installed.
+    """
+    for panel in panels:
+        _check(panel)
+    if not panels:
+        raise ZooError("A figure takes at least one panel.")
+    require()
+    from matplotlib import style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    scale = math.log if logarithmic else float
-    ranges = []
-    for axis in zip(*values, strict=True):
-        low, high = (min(axis) / 1.15, max(axis) * 1.15) if logarithmic else (0.0, max(axis) * 1.05 or 1.0)
-        ranges.append((low, high))
+    with style.context(["default", STYLE]):
+        drawn = Figure(figsize=(SIZE[0] * len(panels), SIZE[1]), layout="constrained")
+        FigureCanvasAgg(drawn)
+        drawn.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
+        for panel, axes in zip(panels, drawn.subplots(1, len(panels), squeeze=False)[0], strict=True):
+            _draw(panel, axes)
+    return drawn
 
-    def place(x: float, y: float) -> tuple[float, float]:
-        across, up = (
-            (scale(value) - scale(low)) / (scale(high) - scale(low))
-            for value, (low, high) in zip((x, y), ranges, strict=True)
+
+def save(panels: Sequence[Panel], path: str | Path) -> Path:
+    """Write `figure(panels)` as a PNG file and return its path.
+
+    Raises:
+        ZooError: as `figure` has it, or the file cannot be written.
+    """
+    path = pictures.writable(path)
+    canvas = figure(panels).canvas
+    from matplotlib import style
+
+    with style.context(["default", STYLE]):  # some settings count only now
+        canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[:, :, :3].transpose(2, 0, 1).copy()
+    return pictures.save(torch.from_numpy(pixels)[None], path, palette=True)
+
+
+def _check(panel: Panel) -> None:
+    if not 1 <= len(panel.curves) <= len(COLOURS):
+        raise ZooError(f"A panel takes 1 to {len(COLOURS)} curves; {panel.title!r} has {len(panel.curves)}.")
+    for curve in panel.curves:
+        values = np.array([*curve.x, *curve.y], dtype=float)
+        placed = np.isfinite(values) & (values > 0 if panel.logarithmic else values >= 0)
+        if len(curve.x) != len(curve.y) or len(curve.x) < 2 or not placed.all():
+            sign = "positive" if panel.logarithmic else "not negative"
+            raise ZooError(f"The curve {curve.label!r} needs as many x as y, at least two, all finite and {sign}.")
+
+
+def _draw(panel: Panel, axes: Axes) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+    from sklearn.isotonic import isotonic_regression
+
+    axes.set_title(panel.title)
+    axes.set_xlabel(panel.x_label)
+    axes.margins(x=0, y=0.05)
+    for curve, colour in zip(panel.curves, COLOURS, strict=False):
+        axes.plot(curve.x, curve.y, color=colour, linestyle=(0, (3, 3)) if curve.dashed else "-", label=curve.label)
+    if panel.logarithmic:
+        axes.set(xscale="log", yscale="log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_locator(NullLocator())
+    else:
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+
+    # A label stands at the height of its curve's end, or as near to it as the others allow: of all heights in the same
+    # order and far enough apart, those with the least squares of the shifts.
+    ends = np.array([(curve.x[-1], curve.y[-1]) for curve in panel.curves])
+    heights = axes.transAxes.inverted().transform(axes.transData.transform(ends))[:, 1]
+    order = np.argsort(heights, kind="stable")
+    steps = APART * np.arange(len(order))
+    heights[order] = steps + isotonic_regression(heights[order] - steps, y_min=0, y_max=1 - steps[-1])
+    for curve, end, height, colour in zip(panel.curves, ends, heights, COLOURS, strict=False):
+        axes.annotate(
+            curve.label,
+            xy=end,
+            xytext=(1.08, height),
+            textcoords="axes fraction",
+            verticalalignment="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 1, "shrinkA": 2, "shrinkB": 0},
         )
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
-
-    (left, right), (bottom, top) = ranges
-    for tick in ticks(left, right, logarithmic):
-        draw([place(tick, bottom), place(tick, top)], GREY, 1)
-        write((place(tick, bottom)[0], HEIGHT - BOTTOM + 5), f"{tick:g}", "mt")
-    for tick in ticks(bottom, top, logarithmic):
-        draw([place(left, tick), place(right, tick)], GREY, 1)
-        write((LEFT - 5, place(left, tick)[1]), f"{tick:g}", "rm")
-    draw([place(left, top), place(left, bottom), place(right, bottom)], BLACK, 1)
-    write((LEFT, TOP / 2), title, "lm", 13)
-    write(((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8), x_label, "mb")
-
-    first = HEIGHT - BOTTOM - 16 * len(curves) if logarithmic else TOP + 12
-    for i, (curve, colour) in enumerate(zip(curves, COLOURS, strict=False)):
-        line = [place(x, y) for x, y in zip(curve.x, curve.y, strict=True)]
-        for j in range(len(line) - 1):
-            if not curve.dashed or j % 2 == 0:
-                draw(line[j : j + 2], colour, 2)
-        y = first + 16 * i
-        draw([(LEFT + 8, y), (LEFT + (18 if curve.dashed else 26), y)], colour, 2)
-        write((LEFT + 32, y), curve.label, "lm")
-    return torch.from_numpy(np.array(image.reduce(FINE)).transpose(2, 0, 1).copy())
-
-
-def ticks(low: float, high: float, logarithmic: bool) -> list[float]:
-    """Round numbers from low to high, some six: steps of 1, 2 or 5 times a power of ten, or those numbers."""
-    if logarithmic:
-        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        return [
-            tick for power in powers for tick in (10.0**power, 2 * 10.0**power, 5 * 10.0**power) if low <= tick <= high
-        ]
-    rough = (high - low) / 6
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(step * power for step in (1, 2, 5, 10) if step * power >= rough)
-    return [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]

@@ -1,48 +1,76 @@
-"""The picture of a model, by the kind of its data."""
+"""The picture of a model's samples, by the kind of its data: the one place that chooses it."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from zoo.errors import ZooError
-from zoo.model import GenerativeModel
+from zoo.model import GenerativeModel, Model
 from zoo.pictures import images as pictures
 from zoo.pictures.plane import density, save, scatter, transported_grid
 
+IMAGES, FILMS, POINTS = 16, 4, 10_000  # samples in a picture, unless it is said how many
 
-def makes_points(model: GenerativeModel) -> bool:
-    """Whether the data of a model are points of the plane, which `draw` takes."""
-    return tuple(model.spec.shape) == (2,) and model.spec.levels is None
+
+def has_picture(model: Model) -> bool:
+    """Whether `draw` has a picture of this model: it can be sampled, and its data can be seen."""
+    return hasattr(model, "sample") and model.spec.picture is not None
 
 
 def draw(
-    model: GenerativeModel, path: str | Path, *, n: int = 10_000, extent: float = 4.0, seed: int | None = 0
+    model: GenerativeModel, path: str | Path, *, n: int | None = None, seed: int | None = 0, **options: Any
 ) -> Path:
-    """Write a picture of a model of points: its density, samples, and how its flow bends a grid of the base.
+    """Write the picture of a model's samples as a PNG file.
+
+    Images are laid out on a grid, and the frames of a film in a row. Of points of the plane there are up to three
+    panels: the density, samples, and how the model's flow bends a grid of its base.
+
+    Args:
+        model: that is sampled.
+        path: the PNG file to write.
+        n: number of samples; by default 16 images, 4 films or 10,000 points.
+        seed: of the samples.
+        options: of the model's `sample`.
+
+    Raises:
+        ZooError: there is no picture of such data, or the file cannot be written.
+    """
+    path = pictures.writable(path)
+    if not has_picture(model):
+        raise ZooError(f"{type(model).__name__} gives {model.spec.described}, of which there is no picture.")
+    if model.spec.picture == "plane":
+        return save(_panels(model, n or POINTS, seed, options), path)
+    samples, columns = seen(model, n, seed=seed, **options)
+    return pictures.save(samples, path, model.spec.levels, columns=columns)
+
+
+def seen(
+    model: GenerativeModel, n: int | None = None, *, seed: int | None = 0, **options: Any
+) -> tuple[Tensor, int | None]:
+    """Samples of images or films as images (N, C, H, W) on the CPU, and the columns of their grid."""
+    film = model.spec.picture == "film"
+    with torch.autocast(model.device.type, enabled=False):
+        samples = model.sample(n or (FILMS if film else IMAGES), seed=seed, **options).cpu()
+    return (samples.flatten(0, 1), samples.shape[1]) if film else (samples, None)
+
+
+def _panels(
+    model: GenerativeModel, n: int, seed: int | None, options: dict[str, Any], extent: float = 4.0
+) -> list[Tensor]:
+    """What is seen of [-extent, extent]^2.
 
     The density needs `log_prob`, the grid an attribute `flow`, a `zoo.flows.core.Flow`; what a model does not have is
     left out.
-
-    Args:
-        model: of data of shape (2,).
-        path: the PNG file to write.
-        n: number of samples.
-        extent: the panels show [-extent, extent]^2.
-        seed: of the samples.
-
-    Raises:
-        ZooError: these are no points of the plane, or the file cannot be written.
     """
-    path = pictures.writable(path)
-    if not makes_points(model):
-        raise ZooError(f"{type(model).__name__} of shape {model.spec.shape} does not make points that can be drawn.")
     panels, device = [], model.device
     with torch.no_grad(), torch.autocast(device.type, enabled=False), model.sampling_mode(cached=False):
         if hasattr(model, "log_prob"):
             panels.append(density(lambda x: model.log_prob(x.to(device)), extent))
-        panels.append(scatter(model.sample(n, seed=seed), extent))
+        panels.append(scatter(model.sample(n, seed=seed, **options), extent))
         if hasattr(model, "flow"):
             panels.append(transported_grid(lambda z: model.flow.transform.inverse(z.to(device))[0], extent))
-    return save(panels, path)
+    return panels

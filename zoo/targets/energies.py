@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zoo.errors import DataError
 from zoo.spec import DataSpec
+from zoo.targets.base import Target
 
 Random = np.random.RandomState
 
@@ -22,7 +23,7 @@ WALL = 0.2  # and fall off beyond it with this standard deviation
 # -- energies --------------------------------------------------------------------------------------------------
 
 
-class Energy:
+class Energy(Target):
     """An energy of the plane, whose density is p(z) = exp(-U(z)) / Z (Rezende and Mohamed 2015, table 1).
 
     With w1 = sin(2 pi z1 / 4), w2 = 3 exp(-((z1 - 1) / 0.6)^2 / 2), w3 = 3 sigmoid((z1 - 1) / 0.3) and
@@ -58,7 +59,7 @@ class Energy:
     def __init__(self, name: str) -> None:
         if name not in ENERGIES:
             raise DataError(f"There is no energy {name!r}; choose one of {', '.join(ENERGIES)}.")
-        self.name = name
+        self.name, self.shape, self.arguments = name, (2,), {"name": name}
 
     def __call__(self, z: Tensor) -> Tensor:
         """(N, 2) to (N,) nats, at least -log 2; in float32 where z has half precision.
@@ -78,9 +79,9 @@ class Energy:
         """log Z in nats, by `quadrature` of that resolution; with 16 it is right to 1e-9."""
         return _log_normalizer(self.name, resolution)
 
-    def log_prob(self, z: Tensor) -> Tensor:
-        """(N, 2) to (N,) nats, log p(z) = -U(z) - log Z."""
-        return -self(z) - self.log_normalizer()
+    def log_density(self, z: Tensor) -> Tensor:
+        """(N, 2) to (N,) nats, -U(z)."""
+        return -self(z)
 
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
         """Draw `n` points exactly, float32 (n, 2); a seed gives the same points each time."""

@@ -7,22 +7,20 @@ configuration, `samples/`.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import sys
-from itertools import pairwise
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.callbacks import ProgressBar as AnyBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
+from lightning.pytorch.plugins.io import CheckpointIO
 
 import zoo.adversarial
 import zoo.autoregressive
@@ -31,34 +29,16 @@ import zoo.flows
 import zoo.latent
 import zoo.mixtures  # noqa: F401  their classes may then be named without a path
 from zoo.callbacks.ema import EMA
-from zoo.callbacks.run import Last, ProgressBar, Record
+from zoo.callbacks.run import ProgressBar, RunRecord, SaveLast
 from zoo.errors import CheckpointError, ZooError
 from zoo.hub import packing, store
 from zoo.hub.config import read_config
 from zoo.hub.folder import load_weights
-from zoo.model import GenerativeModel
+from zoo.model import Model
+from zoo.training.files import AtomicCheckpointIO, in_todays_names, options, read_recipes, read_run
 
 
-class WholeFiles(TorchCheckpointIO):
-    """Checkpoint files that are there whole or not at all, also when the process is killed while it writes.
-
-    Lightning writes to the system's temporary folder and moves the file: where that is another file system, moving is
-    copying, and a kill leaves half a `last.ckpt`.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write beside `path`, then rename."""
-        if "://" in str(path):
-            super().save_checkpoint(checkpoint, path, storage_options)
-            return
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        torch.save(checkpoint, partial)
-        os.replace(partial, path)
-
-
-class Published(NamedTuple):
+class Pretrained(NamedTuple):
     """The checkpoint to start from: its name, its folder, its config.json and its state dict."""
 
     name: str
@@ -70,7 +50,7 @@ class Published(NamedTuple):
 class ZooCLI(LightningCLI):
     """LightningCLI that knows recipes, run folders and published weights."""
 
-    def __init__(self, start: Published | None, *, names_data: bool, **kwargs: Any) -> None:
+    def __init__(self, start: Pretrained | None, *, names_data: bool, **kwargs: Any) -> None:
         self.start = start
         self.names_data = names_data  # whether the command line or a recipe says which data
         super().__init__(**kwargs)
@@ -107,12 +87,25 @@ class ZooCLI(LightningCLI):
             config.trainer.default_root_dir = str(Path("runs", self.recipe or "unnamed"))
         self.save_config_kwargs = {"overwrite": True}
         if not sys.stderr.isatty() and config.trainer.enable_progress_bar is None:
-            config.trainer.enable_progress_bar = False  # `Record` writes lines instead
+            config.trainer.enable_progress_bar = False  # `RunRecord` writes lines instead
         if config.weights_only is None:
             config.weights_only = True  # a run's checkpoint is tensors and plain values, and no code
         if config["from"] and not self.start:
-            self.start = _published(config["from"])
+            self.start = _pretrained(config["from"])
         self._find_checkpoint(config)
+
+    def _parse_ckpt_path(self) -> None:
+        """LightningCLI's: the model's arguments are those in the run's file; in the names of today."""
+        command = self.config.get("subcommand")
+        path = command and self.config[command].get("ckpt_path")
+        if not path or not Path(path).is_file():
+            return
+        arguments = read_run(Path(path))["hyper_parameters"]
+        arguments.pop("_instantiator", None)
+        if arguments:
+            if "_class_path" in arguments:
+                arguments = {"class_path": arguments.pop("_class_path"), "dict_kwargs": arguments}
+            self.config = self.parser.parse_object({command: {"model": arguments}}, self.config)
 
     def _find_checkpoint(self, config: Any) -> None:
         """Give up where there are no weights to measure, or not those that were named."""
@@ -132,7 +125,7 @@ class ZooCLI(LightningCLI):
             raise CheckpointError(f"There is no checkpoint {path}: give a run's .ckpt file.")
 
     def before_instantiate_classes(self) -> None:
-        """Find the last checkpoint of a run, which `Last` wrote: Lightning looks for those of `ModelCheckpoint` alone.
+        """Find the last checkpoint of a run, which `SaveLast` wrote: Lightning looks for those of `ModelCheckpoint`.
 
         Not sooner: where the options name a file, LightningCLI replaces the model's arguments by those in it.
         """
@@ -159,13 +152,13 @@ class ZooCLI(LightningCLI):
         if config["enable_checkpointing"] is not False:
             callbacks += self._checkpoints(root, callbacks)
         reference = self._get(self.config_init, "reference")
-        # `Record` precedes the callback that saves, so that what is saved counts the batch that was just seen.
+        # `RunRecord` precedes the callback that saves, so that what is saved counts the batch that was just seen.
         start = self.start and {
             "name": self.start.name,
             "sha256": dict(self.start.config["weights"]["sha256"]),
             "training": self.start.config.get("training"),
         }
-        callbacks = [Record(self.recipe, dict(reference) if reference else None, start), *callbacks]
+        callbacks = [RunRecord(self.recipe, dict(reference) if reference else None, start), *callbacks]
         if config["enable_progress_bar"] is not False and not any(isinstance(each, AnyBar) for each in callbacks):
             callbacks.append(ProgressBar())
         logger = config["logger"]
@@ -177,7 +170,7 @@ class ZooCLI(LightningCLI):
             callbacks.append(LearningRateMonitor("step"))
         plugins = _several(config["plugins"])
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            plugins.append(WholeFiles())
+            plugins.append(AtomicCheckpointIO())
         own = {"callbacks": callbacks, "logger": logger, "plugins": plugins}
         return super().instantiate_trainer(**{**kwargs, **own})
 
@@ -188,10 +181,13 @@ class ZooCLI(LightningCLI):
         for callback in saving:
             # By default a folder below logs/ that each start counts on, where a resume would not find it.
             callback.dirpath = callback.dirpath or folder
-        best = ModelCheckpoint(folder, "best", monitor=f"val_{self.model.metric}", enable_version_counter=False)
-        last = any(isinstance(callback, Last) for callback in callbacks)
-        # Without a likelihood no number of a validation tells which weights are the best.
-        return ([] if saving or not self.model.likelihood else [best]) + ([] if last else [Last()])
+        best = []
+        # Without a number of a validation none tells which weights are the best.
+        if self.model.monitor and not saving:
+            number = {"monitor": f"val_{self.model.monitor.name}", "mode": self.model.monitor.mode}
+            best = [ModelCheckpoint(folder, "best", **number, enable_version_counter=False)]
+        last = any(isinstance(callback, SaveLast) for callback in callbacks)
+        return best + ([] if last else [SaveLast()])
 
     def after_instantiate_classes(self) -> None:
         """Start from published weights, where `--from` names some."""
@@ -211,14 +207,19 @@ def main(argv: list[str] | None = None) -> None:
     Raises:
         ZooError: bad data, a model that does not fit it, or weights that do not fit the model.
     """
-    argv = sys.argv[1:] if argv is None else argv
-    name = next(iter(_options(argv, "--from")), None)
+    given = sys.argv[1:] if argv is None else argv
+    with tempfile.TemporaryDirectory(prefix="zoo-recipes-") as folder:
+        _run(in_todays_names(given, Path(folder)))
+
+
+def _run(argv: list[str]) -> None:
+    name = next(iter(options(argv, "--from")), None)
     # Float32 products in TF32 where the hardware has it; the published numbers are computed in full float32.
     torch.set_float32_matmul_precision("high")
     ZooCLI(
-        _published(name) if name else None,
-        names_data=_names_data(argv),
-        model_class=GenerativeModel,
+        _pretrained(name) if name else None,
+        names_data=bool(options(argv, "--data")) or any(map(_names_data, read_recipes(argv).values())),
+        model_class=Model,
         datamodule_class=LightningDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
@@ -234,7 +235,7 @@ def main(argv: list[str] | None = None) -> None:
         torch.distributed.destroy_process_group()
 
 
-def _published(name: str) -> Published:
+def _pretrained(name: str) -> Pretrained:
     """Find and read published weights."""
     folder = store.find(name)
     config = read_config(folder)
@@ -243,14 +244,8 @@ def _published(name: str) -> Published:
         name = folder.resolve().name  # a card says nothing of the folders around it
     if config["class_path"].startswith("zoo."):
         # Refuses what is damaged, hostile or absurdly large before its arguments are used.
-        return Published(name, folder, config, store.load(folder).state_dict())
-    return Published(name, folder, config, load_weights(folder, config))
-
-
-def _options(argv: list[str], *names: str) -> list[str]:
-    """The values of an option, however often it is given and under whichever of its names."""
-    values = [value for word, value in pairwise(argv) if word in names]
-    return values + [word.partition("=")[2] for word in argv if word.partition("=")[0] in names and "=" in word]
+        return Pretrained(name, folder, config, store.load(folder).state_dict())
+    return Pretrained(name, folder, config, load_weights(folder, config))
 
 
 def _several(given: Any) -> list[Any]:
@@ -258,13 +253,5 @@ def _several(given: Any) -> list[Any]:
     return list(given) if isinstance(given, list) else [] if given is None else [given]
 
 
-def _names_data(argv: list[str]) -> bool:
-    if _options(argv, "--data"):
-        return True
-    for path in map(Path, _options(argv, "--config", "-c")):
-        # What cannot be read is the parser's to refuse.
-        with contextlib.suppress(OSError, yaml.YAMLError):
-            recipe = yaml.safe_load(path.read_text())
-            if isinstance(recipe, dict) and "data" in recipe:
-                return True
-    return False
+def _names_data(recipe: Any) -> bool:
+    return isinstance(recipe, dict) and "data" in recipe

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
-import zoo.adversarial
-import zoo.autoregressive
-import zoo.data
-import zoo.flows
-import zoo.latent
-import zoo.mixtures  # noqa: F401  their classes may then be named without a path
 from zoo.errors import CheckpointError
 from zoo.hub import building, store
 from zoo.hub.config import CONFIG
+from zoo.model import Model
+from zoo.training.files import read_run
 
 
 def export_run(
-    run: str | Path, name: str, *, out: str | Path | None = None, dtype: str = "float16", overwrite: bool = False
+    run: str | Path,
+    name: str,
+    *,
+    out: str | Path | None = None,
+    dtype: str = "float16",
+    overwrite: bool = False,
+    cls: type[Model] | None = None,
 ) -> Path:
     """Write a run's weights as a checkpoint folder.
 
@@ -29,6 +29,7 @@ def export_run(
         out: where to write; `checkpoints/NAME` unless given.
         dtype: of the stored weights.
         overwrite: replace a checkpoint that is there, with its numbers and notes.
+        cls: the model's class, needed where it is not one of the zoo's own.
 
     Returns:
         The folder.
@@ -49,12 +50,12 @@ def export_run(
     if not path.is_file():
         raise CheckpointError(f"There is no run {path}: give a run's folder or its .ckpt file.")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        record = next(v for k, v in state["callbacks"].items() if k.startswith("Record"))
+        state = read_run(path)
+        record = next(v for k, v in state["callbacks"].items() if k.startswith("RunRecord"))
         init_args = {k: v for k, v in state["hyper_parameters"].items() if not k.startswith("_")}
     except Exception as error:
         raise CheckpointError(f"{path} is not a checkpoint that `zoo fit` wrote ({type(error).__name__}).") from error
-    cls = building.resolve(record["class_path"])
+    cls = building.resolve(record["class_path"], cls)
     building.check_arguments(cls, init_args)
     # The averaged weights, where `EMA` was in use.
     model = building.build(cls, init_args, state["state_dict"], str(path))

@@ -1,0 +1,199 @@
+"""The contract, kept by every exported family and by a toy of each kind of data to come.
+
+Each is trained, exported, loaded, evaluated and put on a card; its resumed run is the uninterrupted one, bit for bit;
+two processes are one; and it can be built on the meta device. A toy (tests/toys) brings its model, its data and its
+measurements in one file of its own, and no other file knows of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule
+from tiny_runs import Patches, Stop, differences, fit, last, sealed
+
+import zoo.adversarial
+import zoo.autoregressive
+import zoo.flows
+import zoo.latent
+import zoo.mixtures
+from zoo import metrics
+from zoo.callbacks import EMA, Compile, SampleGrid
+from zoo.classes import class_path_of
+from zoo.data import Digits, Points
+from zoo.evaluation.measure import evaluate
+from zoo.hub import card, store
+from zoo.hub.config import read_config
+from zoo.model import GenerativeModel, Model
+from zoo.nn.masked import visible_entries
+from zoo.results import results_of
+from zoo.training.export import export_run
+
+TOYS = ("pair", "video", "graph", "translator", "sampler", "indexed")
+HERE = Path(__file__).resolve().parent
+
+QUICK = {"lr": 1e-3, "warmup": 2}
+BINARY, GREY, PLANE = {"shape": [1, 4, 4]}, {"shape": [1, 8, 8], "levels": 17}, {"shape": [2]}
+FAMILIES: dict[str, tuple[dict[str, Any], Any]] = {
+    "autoregressive.DARN": ({**BINARY, "latent_dim": 3, "width": 4, **QUICK}, Patches),
+    "autoregressive.EoNADE": ({**BINARY, "hidden": 4, "layers": 1, "orderings": 2, **QUICK}, Patches),
+    "autoregressive.GatedPixelCNN": ({**GREY, "classes": 10, "channels": 2, "blocks": 1, **QUICK}, Digits),
+    "autoregressive.MADE": ({**BINARY, "hidden": 8, "masks": 2, **QUICK}, Patches),
+    "autoregressive.MultiScalePixelRNN": (
+        {**GREY, "channels": 2, "layers": 1, "small_channels": 2, "small_layers": 1, **QUICK},
+        Digits,
+    ),
+    "autoregressive.NADE": ({**BINARY, "hidden": 4, **QUICK}, Patches),
+    "autoregressive.PixelCNN": ({**BINARY, "levels": 2, "channels": 2, "blocks": 1, **QUICK}, Patches),
+    "autoregressive.PixelCNNPP": ({**GREY, "channels": 8, "blocks": 2, "mixtures": 2, **QUICK}, Digits),
+    "autoregressive.PixelRNN": ({**BINARY, "levels": 2, "channels": 2, "layers": 1, **QUICK}, Patches),
+    "flows.ContinuousFlow": ({**PLANE, "hidden": 4, "layers": 1, **QUICK}, Points),
+    "flows.EnergyFlow": ({"energy": "energy2", "layers": 2, "warmup": 2}, lambda **a: Points("energy2", **a)),
+    "flows.Glow": ({**GREY, "steps": 1, "channels": 4, "blocks": 1, **QUICK}, Digits),
+    "flows.MAF": ({**PLANE, "layers": 2, "hidden": 4, **QUICK}, Points),
+    "flows.NICE": ({**GREY, "channels": 4, "blocks": 1, **QUICK}, Digits),
+    "flows.RealNVP": ({**GREY, "channels": 4, "blocks": 1, "couplings": 2, **QUICK}, Digits),
+    "latent.FlowVAE": ({**BINARY, "latent_dim": 2, "layers": 1, "channels": 2, "hidden": 4, **QUICK}, Patches),
+    "mixtures.GaussianMixture": ({**GREY}, Digits),
+    "mixtures.Uniform": ({**GREY}, Digits),
+    "adversarial.GAN": ({"shape": [2], "levels": None, "network": "mlp", "latent_dim": 2, "channels": 4}, Points),
+    "adversarial.LAPGAN": ({**GREY, "scales": 2, "latent_dim": 2, "channels": 2}, Digits),
+}
+ENDS = {"mixtures.Uniform", "mixtures.GaussianMixture"}  # trained by epochs, not by steps
+
+
+@pytest.fixture(autouse=True)
+def _sealed(monkeypatch):
+    monkeypatch.syspath_prepend(str(HERE / "toys"))
+    monkeypatch.setattr(metrics, "Inception", lambda root: Pixels())
+    with sealed(monkeypatch):
+        yield
+
+
+class Pixels(torch.nn.Module):
+    """In place of Inception, whose file need not be there: the pixels themselves."""
+
+    def forward(self, x):
+        return x[:, 0].float().flatten(1) / 255
+
+
+def exported() -> dict[str, type[GenerativeModel]]:
+    """Every family that a package of families exports."""
+    rooms = (zoo.adversarial, zoo.autoregressive, zoo.flows, zoo.latent, zoo.mixtures)
+    found = (getattr(room, name) for room in rooms for name in room.__all__)
+    models = (each for each in found if isinstance(each, type) and issubclass(each, Model))
+    return {class_path_of(each).removeprefix("zoo."): each for each in models}
+
+
+def made(name: str) -> tuple[Model, LightningDataModule]:
+    """A tiny model and its data, anew; its weights are those of the seed that was set last."""
+    if name in TOYS:
+        return importlib.import_module(name).toy(batch_size=8, validation=20)
+    arguments, data = FAMILIES[name]
+    sizes = {"batch_size": 8, "validation": 20}
+    if data is Patches:
+        sizes = {}
+    elif data not in (Digits,):
+        sizes |= {"train": 60, "test": 30}
+    return exported()[name](**arguments), data(**sizes)
+
+
+def train(folder: Path, name: str, *callbacks: Any, **settings: Any) -> Model:
+    torch.manual_seed(1)
+    model, data = made(name)
+    return fit(folder, *callbacks, model=model, data=data, **settings)[0]
+
+
+def test_every_exported_family_is_here():
+    assert set(FAMILIES) == set(exported())
+
+
+@pytest.mark.parametrize("name", [*TOYS, *FAMILIES])
+def test_from_training_to_the_card(tmp_path, name):
+    around = [SampleGrid(n=2), EMA(0.9), Compile()] if name in TOYS else []
+    model = train(tmp_path / "run", name, *around, max_steps=25 if name in TOYS else 4)
+    folder = export_run(tmp_path / "run", "toy-one", out=tmp_path / "toy-one", dtype="float32", cls=type(model))
+
+    config = read_config(folder)
+    assert config["class_path"] == class_path_of(type(model))
+    assert config["spec"] == model.spec.config
+    loaded = store.load(folder, cls=type(model))
+    kept, visible = last(tmp_path / "run")["state_dict"], visible_entries(loaded)
+    for key, tensor in loaded.state_dict().items():
+        if "running_" in key or "num_batches" in key:
+            continue  # measured anew, of the averaged weights
+        shown = visible.get(key, torch.ones_like(tensor, dtype=torch.bool))
+        assert torch.equal(tensor[shown], kept[key].to(tensor.dtype)[shown]), key
+
+    _, data = made(name)
+    assert config["data"]["title"] == data.title
+    limit = 10 if name not in TOYS else None
+    results = evaluate(loaded, data=data, limit=limit, device="cpu")
+    assert results
+    assert [each.config for each in evaluate(loaded, data=made(name)[1], limit=limit, device="cpu")] == [
+        each.config for each in results
+    ]
+    store.save(loaded, folder, dtype="float32", data=config["data"], training=config["training"], results=results)
+    again = read_config(folder)
+    assert results_of(again) == results
+    text = card.render(again, "toy-one")
+    for each in results:
+        assert each.written in text
+        assert each.metric.unit in text
+    if name in TOYS:
+        toy = importlib.import_module(name)
+        toy.check(loaded)
+        assert {each.metric.name: each.kind for each in results} == toy.METRICS
+        assert data.title in text
+
+
+@pytest.mark.parametrize("name", [*TOYS, *FAMILIES])
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, name):
+    settings = {"max_epochs": 3, "max_steps": -1, "limit_train_batches": 2} if name in ENDS else {"max_steps": 6}
+    train(tmp_path / "whole", name, EMA(0.9), **settings)
+    train(tmp_path / "parts", name, EMA(0.9), Stop(3 if name not in ENDS else 1), **settings)
+    train(tmp_path / "parts", name, EMA(0.9), ckpt_path=tmp_path / "parts" / "checkpoints" / "last.ckpt", **settings)
+    assert list(differences(last(tmp_path / "whole"), last(tmp_path / "parts"))) == []
+
+
+def test_two_processes_are_one(tmp_path):
+    path = os.pathsep.join(map(str, [HERE.parent, HERE, HERE / "toys"]))
+    loopback = {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, str(HERE / "toys" / "ddp_toys.py"), str(tmp_path), *TOYS],
+        env=os.environ | loopback | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    for name in TOYS:
+        model, data = importlib.import_module(name).toy(batch_size=8, validation=20)
+        start = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
+        fit(tmp_path / name, model=model, data=data, max_steps=5)
+        moved = 0.0
+        for key, parameter in model.named_parameters():
+            torch.testing.assert_close(torch.tensor(first[name][key]), parameter.detach(), rtol=1e-4, atol=1e-5)
+            moved += float((parameter.detach() - start[key]).abs().sum())
+        assert moved > 0
+
+
+@pytest.mark.parametrize("name", [*TOYS, *FAMILIES])
+def test_it_can_be_built_on_the_meta_device(name):
+    model, _ = made(name)
+    with torch.device("meta"):
+        shadow, _ = made(name)
+    assert {key: tensor.shape for key, tensor in shadow.state_dict().items()} == {
+        key: tensor.shape for key, tensor in model.state_dict().items()
+    }
+    assert all(parameter.is_meta for parameter in shadow.parameters())

@@ -1,0 +1,121 @@
+"""A toy of a sampler: a chain whose target is known up to a constant, with a trace and without a likelihood."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from zoo.batch import as_batch
+from zoo.data.tensors import TensorData
+from zoo.model import GenerativeModel, Measurement
+from zoo.results import Metric, Result
+from zoo.spec import DataSpec, check_count
+from zoo.targets import Energy
+
+ACCEPTED = Metric("acceptance", "acceptance rate", 3, higher_is_better=True)
+
+
+class Starts(TensorData):
+    """Points to start chains from; a batch says how many."""
+
+    title: ClassVar[str] = "starts"
+
+    @property
+    def spec(self) -> DataSpec:
+        return DataSpec((2,), None)
+
+    @property
+    def protocol(self) -> str:
+        return "standard normal starts"
+
+    def read(self, split: str) -> Tensor:
+        n = 40 if split == "test" else 120
+        return torch.randn(n, 2, generator=torch.Generator().manual_seed(n))
+
+
+class Langevin(GenerativeModel):
+    """Metropolis-adjusted Langevin steps, whose length is learned by the rate at which they are accepted."""
+
+    def __init__(
+        self, energy: str = "energy1", chain: int = 20, lr: float = 0.05, warmup: int = 2, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.spec = DataSpec((2,), None)
+        self.target = Energy(energy)
+        self.log_step = nn.Parameter(torch.tensor(0.0))
+
+    def step(self, x: Tensor, noise: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """The next states (N, 2), and log of the probability of acceptance (N,)."""
+        length = self.log_step.exp()
+        ahead = x + length * self._slope(x) + (2 * length).sqrt() * noise
+        back = x - ahead - length * self._slope(ahead)
+        ratio = self.target.log_density(ahead) - self.target.log_density(x)
+        ratio = ratio - back.square().sum(1) / (4 * length) + noise.square().sum(1) / 2
+        accepted = uniform.log() < ratio
+        return torch.where(accepted[:, None], ahead, x).detach(), ratio.clamp(max=0)
+
+    def _slope(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(self.target.log_density(x).sum(), x)[0]
+
+    def trace(self, n: int, *, seed: int | None = None) -> tuple[Tensor, Tensor]:
+        """States (chain, n, 2) and log-probabilities of acceptance (chain, n)."""
+        check_count(n)
+        generator, length = self.generator(seed), self.hparams.chain
+        noise = torch.randn(length + 1, n, 2, generator=generator).to(self.device)
+        uniform = torch.rand(length, n, generator=generator).to(self.device)
+        x, states, rates = noise[0], [], []
+        for t in range(length):
+            x, rate = self.step(x, noise[t + 1], uniform[t])
+            states.append(x)
+            rates.append(rate)
+        return torch.stack(states), torch.stack(rates)
+
+    @torch.no_grad()
+    def sample(self, n: int, *, seed: int | None = None) -> Tensor:
+        return self.trace(n, seed=seed)[0][-1]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x = as_batch(batch).x
+        # The same noise for each datum in any order, so that processes agree with one: it is of the data.
+        noise, uniform = x.roll(1, 1), x[:, 0].sigmoid()
+        rates = self.step(x, noise, uniform)[1].exp()
+        return (rates - 0.574).square().mean()
+
+    def measurements(self) -> list[Measurement]:
+        return [Acceptance(self)]
+
+
+class Acceptance(Measurement):
+    """The mean probability of acceptance; it needs no data."""
+
+    metrics = (ACCEPTED,)
+    needs_data = False
+
+    def __init__(self, model: Langevin) -> None:
+        self.model = model
+
+    def compute(self) -> list[Result]:
+        rates = self.model.trace(200, seed=0)[1].exp().mean(0)
+        error = rates.std().item() / math.sqrt(len(rates))
+        found = Result(ACCEPTED, "estimate", rates.mean().item(), standard_error=error, n=len(rates), split=None)
+        return [found]
+
+
+def toy(**data: Any) -> tuple[GenerativeModel, TensorData]:
+    return Langevin(), Starts(**data)
+
+
+def check(model: Langevin) -> None:
+    """A sampler has a trace and no density."""
+    assert not hasattr(model, "log_prob")
+    assert model.likelihood is None
+    assert model.trace(3, seed=0)[0].shape == (model.hparams.chain, 3, 2)
+
+
+METRICS = {"acceptance": "estimate"}
