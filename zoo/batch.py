@@ -42,9 +42,21 @@ class Batch(NamedTuple):
         """The last `n` data."""
         return Batch(*(None if part is None else part[len(part) - n :] for part in self))
 
-    def to(self, device: Any, non_blocking: bool = False) -> Batch:
-        """The batch on a device."""
-        return Batch(*(None if part is None else part.to(device, non_blocking=non_blocking) for part in self))
+    def to(self, device: Any) -> Batch:
+        """The batch on a device, without waiting for a GPU: its work waits for what comes from page-locked memory.
+
+        Lightning does so with tensors alone, and not with what has a `to` of its own.
+        """
+        import torch
+
+        gpu = torch.device(device).type == "cuda"
+
+        def moved(part: Any) -> Any:
+            if gpu and isinstance(part, torch.Tensor):
+                return part.to(device, non_blocking=True)
+            return None if part is None else part.to(device)
+
+        return Batch(*map(moved, self))
 
 
 def as_batch(batch: Any) -> Batch:

@@ -140,7 +140,7 @@ class Rounds(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Build the plain loop, and warm it up."""
         self.loop, data = PlainLoop(pl_module), trainer.datamodule.train
-        self.data = tuple(tensor.to(pl_module.device) for tensor in data[:2])
+        self.data = data.x.to(pl_module.device), data.label.to(pl_module.device)
         self.size = trainer.datamodule.batch_size
         self._time_plain(pl_module, min(self.warmup, 10))
 

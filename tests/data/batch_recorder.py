@@ -42,13 +42,15 @@ class Recorder(LightningModule):
             raise OutOfLuck
         images, labels = batch.x, batch.label
         assert images.flatten().tolist() == labels.tolist()
+        assert torch.equal(self.trainer.datamodule.train.x[batch.index], images)
         self.seen.append([self.trainer.current_epoch, batch_idx, labels.tolist()])
         return (torch.sin(self.weight + labels / 7)).mean()
 
     def validation_step(self, batch, batch_idx):
         # Not self.log(name, value, batch_size=..., sync_dist=True): over ranks with unequally many items,
         # Lightning 2.6 rounds their mean number down to a whole one, and the result is wrong.
-        self.mean.update(batch[1].float())
+        assert torch.equal(self.trainer.datamodule.val.x[batch.index], batch.x)
+        self.mean.update(batch.label.float())
         self.log("val", self.mean)
 
     def configure_optimizers(self):

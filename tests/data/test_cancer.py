@@ -37,5 +37,5 @@ def test_batches_fit_the_spec_and_the_split_does_not_depend_on_the_seed():
 
 
 def test_too_large_a_validation_split_is_refused():
-    with pytest.raises(DataError, match="breast cancer has 455 training data, of which 455 cannot be held out"):
+    with pytest.raises(DataError, match="breast cancer has 455 training items, of which 455 cannot be held out"):
         BreastCancer(validation=455).setup("fit")

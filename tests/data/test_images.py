@@ -75,13 +75,14 @@ def test_digits_have_fixed_disjoint_splits():
     data.setup()
     again.setup()
     splits = [data.train, data.val, data.test]
-    assert [len(labels) for _, labels, *_ in splits] == [1257, 180, 360]
-    for (images, labels, *_), (same, same_labels, *_) in zip(splits, [again.train, again.val, again.test], strict=True):
-        data.spec.check(images)
-        assert torch.equal(images, same)
-        assert torch.equal(labels, same_labels)
-    together = torch.cat([images for images, *_ in splits]).flatten(1)
-    labels = torch.cat([labels for _, labels, *_ in splits])
+    assert [split.size for split in splits] == [1257, 180, 360]
+    for split, same in zip(splits, [again.train, again.val, again.test], strict=True):
+        data.spec.check(split.x)
+        assert torch.equal(split.x, same.x)
+        assert torch.equal(split.label, same.label)
+        assert (split.condition, split.index) == (None, None)
+    together = torch.cat([split.x for split in splits]).flatten(1)
+    labels = torch.cat([split.label for split in splits])
     rows = sorted(map(tuple, torch.cat([together, labels[:, None]], 1).tolist()))
     everything = np.concatenate([load_digits().data, load_digits().target[:, None]], 1).astype(int)
     assert rows == sorted(map(tuple, everything.tolist()))
@@ -203,8 +204,7 @@ def test_fixed_binarization_replaces_all_splits(fixed):
     for split, name in ((data.train, "train"), (data.val, "valid"), (data.test, "test")):
         data.spec.check(split[0])
         assert split[0].flatten(1).tolist() == splits[name].tolist()
-        assert split[1] is None
-        assert len(split[0]) == len(splits[name])
+        assert split.label is None
     for images, *_ in batches["train"]:
         assert sorted(images.flatten(1).tolist()) == sorted(splits["train"].tolist())
 

@@ -4,8 +4,10 @@ import itertools
 
 import pytest
 import torch
+from lightning.fabric.utilities import move_data_to_device
 
 import zoo.data.loader
+from zoo.batch import Batch
 from zoo.data import TensorLoader
 from zoo.errors import DataError
 
@@ -119,14 +121,104 @@ def test_evaluation_keeps_the_order_of_the_items():
     assert ids(TensorLoader(torch.arange(7), batch_size=3)) == [[0, 1], [2, 3], [4, 5, 6]]
 
 
+class Ragged:
+    """Rows of unequal length, as graphs are."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, chosen):
+        return Ragged(self.rows[chosen] if isinstance(chosen, slice) else [self.rows[i] for i in chosen.tolist()])
+
+    def to(self, device):
+        return Ragged([row.to(device) for row in self.rows])
+
+    def pin_memory(self):
+        return Ragged([row.pin_memory() for row in self.rows])
+
+
+def ragged(n=23):
+    return Ragged([torch.full((1 + i % 4,), i) for i in range(n)])
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("world", [1, 2])
+def test_the_index_names_the_datum_in_every_part_of_a_batch(monkeypatch, world, shuffle):
+    x, label, condition = torch.randn(23, 2), torch.randint(9, (23,)), torch.randint(256, (23, 4), dtype=torch.uint8)
+    every = []
+    for rank in range(world):
+        on_rank(monkeypatch, rank, world)
+        loader = TensorLoader(x, label, condition, batch_size=4, shuffle=shuffle)
+        for batch in (batch for _ in range(2) for batch in loader):
+            assert batch.index.dtype == torch.int64
+            assert batch.index.shape == (batch.size,)
+            assert torch.equal(batch.x, x[batch.index])
+            assert torch.equal(batch.label, label[batch.index])
+            assert torch.equal(batch.condition, condition[batch.index])
+            every += batch.index.tolist()
+    assert sorted(every) == sorted([*range(23)] * 2)
+
+
+def test_a_resumed_loader_goes_on_with_the_same_indices():
+    loader, resumed = (TensorLoader(torch.arange(23), batch_size=4, shuffle=True, seed=2) for _ in range(2))
+    batches = iter(loader)
+    for _ in range(2):
+        next(batches)
+    resumed.load_state_dict(loader.state_dict())
+    rest = [batch.index.tolist() for batch in batches]
+    assert [batch.index.tolist() for batch in resumed] == rest
+    assert [batch.x.tolist() for batch in loader] == [batch.index.tolist() for batch in resumed]
+
+
+def test_what_the_data_lack_their_batches_lack():
+    for batch in TensorLoader(torch.arange(5), batch_size=2):
+        assert (batch.label, batch.condition) == (None, None)
+
+
+def test_ragged_data_and_conditions_come_in_ragged_batches():
+    data = ragged()
+    for loader in (
+        TensorLoader(data, torch.arange(23), batch_size=5, shuffle=True, drop_last=True),
+        TensorLoader(torch.arange(23), torch.arange(23), data, batch_size=5),
+    ):
+        for batch in loader:
+            rows = batch.x if isinstance(batch.x, Ragged) else batch.condition
+            assert len(rows) == batch.size == len(batch.index)
+            assert torch.equal(batch.label, batch.index)
+            for row, i in zip(rows.rows, batch.index.tolist(), strict=True):
+                assert torch.equal(row, data.rows[i])
+
+
+class Kept(torch.Tensor):
+    """A tensor that says how it was asked to move."""
+
+    def to(self, device, **how):
+        return device, how
+
+
+def test_only_on_a_gpu_a_batch_does_not_wait_for_its_copy():
+    """A copy back that does not wait is read before it is there; an object of the data's own knows no such word."""
+    batch, gpu = Batch(torch.zeros(2).as_subclass(Kept), condition=ragged(2)), torch.device("cuda", 0)
+    batch.condition.to = lambda device: device
+    assert batch.to(gpu) == Batch((gpu, {"non_blocking": True}), condition=gpu)
+    assert batch.to("cpu") == Batch(("cpu", {}), condition="cpu")
+    # Lightning moves what has `to` as a whole, and does not say how.
+    assert move_data_to_device(batch, gpu) == batch.to(gpu)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory needs a CUDA device")
 def test_pinned_batches_are_the_same():
-    tensors = torch.randint(256, (50, 3, 2, 2), dtype=torch.uint8), torch.arange(50)
-    loaders = [TensorLoader(*tensors, batch_size=8, shuffle=True, pin=pin) for pin in (True, False)]
+    parts = torch.randint(256, (50, 3, 2, 2), dtype=torch.uint8), torch.arange(50), torch.randn(50, 3)
+    loaders = [TensorLoader(*parts, batch_size=8, shuffle=True, pin=pin) for pin in (True, False)]
     for pinned, plain in zip(*loaders, strict=True):
         for x, y in zip(pinned, plain, strict=True):
             assert x.is_pinned()
             assert torch.equal(x, y)
+    for batch in TensorLoader(ragged(), batch_size=8, pin=True):
+        assert all(row.is_pinned() for row in batch.x.rows)
 
 
 def test_impossible_loaders_are_refused(monkeypatch):

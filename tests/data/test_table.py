@@ -81,8 +81,8 @@ def test_layouts_of_text(tmp_path, text, rows):
 def test_levels_say_which_numbers_a_batch_has(table, levels, values, dtype, name):
     data = table(values, name=name, levels=levels, batch_size=1)
     data.setup()
-    x, labels, *_ = next(iter(data.train_dataloader()))
-    assert (x.dtype, labels) == (dtype, None)
+    x, label, condition, index = next(iter(data.train_dataloader()))
+    assert (x.dtype, label, condition, index.tolist()) == (dtype, None, None, [0])
     assert torch.equal(data.train[0], torch.tensor(values[:1], dtype=dtype))
     assert data.spec == DataSpec((2,), levels, 0)
     data.spec.check(x)
@@ -209,7 +209,7 @@ def test_splits_have_the_same_columns(table, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"validation": 23}, "23 rows, of which 23 cannot be held out for validation: choose from 1 to 22, or give"),
+        ({"validation": 23}, "23 training items, of which 23 cannot be held out for validation: choose from 1 to 22"),
         ({"validation": 0}, "of which 0 cannot be held out"),
         ({"levels": 1}, "levels must be at least 2, or null for continuous numbers, not 1"),
         ({"delimiter": "::"}, "delimiter must be one character, or null to guess it, not '::'"),

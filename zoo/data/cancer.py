@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from zoo.data.tensors import TensorData
-from zoo.spec import DataSpec
 
 
 class BreastCancer(TensorData):
@@ -25,17 +24,13 @@ class BreastCancer(TensorData):
     """
 
     title = "breast cancer"
+    shape = (30,)
     classes = 2
 
     def __init__(
         self, batch_size: int = 64, validation: int = 57, eval_batch_size: int | None = None, seed: int = 0
     ) -> None:
         super().__init__(None, batch_size, validation, eval_batch_size, seed, download=False)
-
-    @property
-    def spec(self) -> DataSpec:
-        """30 continuous numbers, two classes."""
-        return DataSpec((30,), None, self.classes)
 
     @property
     def protocol(self) -> str:

@@ -35,6 +35,7 @@ class CIFAR10(ImageData):
     title = "CIFAR-10"
     hub_id = "uoft-cs/cifar10"
     shape = (3, 32, 32)
+    classes = 10
     folder: ClassVar[str] = "cifar-10-batches-bin"
     url: ClassVar[str] = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
     md5: ClassVar[str] = "c32a1d4ab5d03f1284b67883e8d87530"

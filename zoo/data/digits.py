@@ -27,6 +27,7 @@ class Digits(ImageData):
     title = "digits"
     shape = (1, 8, 8)
     levels = 17
+    classes = 10
 
     def __init__(
         self,

@@ -1,8 +1,6 @@
-"""What all image data sets share: their shape and levels, and binarization."""
+"""What data sets of images share: their levels, and binarization."""
 
 from __future__ import annotations
-
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -12,26 +10,21 @@ from zoo.data.tensors import TensorData
 
 
 class ImageData(TensorData):
-    """Labelled images in memory, uint8 (N, C, H, W) with values 0..levels-1, and their labels, int64 (N,).
+    """Images in memory, uint8 (N, C, H, W) with values 0..levels-1, of 256 levels unless a data set says otherwise.
+
+    What a data set gives and gets is in the contract of `TensorData`.
 
     Args:
         root: folder of the data sets; default $ZOO_DATA, else `zoo/data` in the user's cache folder.
         batch_size: images in a training batch of one device.
-        validation: number of training images, the last ones, held out for validation.
+        validation: number of training images, the last ones, held out for validation; default a tenth.
         eval_batch_size: most images in a validation or test batch; default `batch_size`.
         seed: of the order in which training images come; each epoch has its own.
         download: whether to fetch from the official source what is absent.
     """
 
-    shape: ClassVar[tuple[int, int, int]]
-    levels: ClassVar[int] = 256
-    classes: ClassVar[int] = 10
-    _data = "images"
-
-    @property
-    def protocol(self) -> str:
-        """How pixel values were made, in a phrase for the model card."""
-        return f"{self.levels} levels"
+    shape: tuple[int, int, int]
+    levels: int = 256
 
 
 def binarize(images: Tensor) -> Tensor:

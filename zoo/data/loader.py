@@ -1,4 +1,4 @@
-"""Batches from tensors in memory: shuffled by (seed, epoch), split over ranks, resumable in mid-epoch."""
+"""Batches of data in memory: shuffled by (seed, epoch), split over ranks, resumable in mid-epoch."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from zoo.errors import DataError
 class TensorLoader:
     """Iterate over data in memory in batches, without workers: a `Batch` is one `index_select` a part.
 
+    The index of a batch is that of its data in `x`, whatever their order and whichever rank they are on:
+    `x[batch.index]` is `batch.x`.
+
     Under `torch.distributed` (looked at when iterating) each rank takes its part of a *global batch* of
     `batch_size * world_size` items, so two processes see what one with twice the batch size sees.
 
@@ -29,19 +32,21 @@ class TensorLoader:
     Batch b of epoch e depends on nothing but `seed`, e and b, so a position (e, b) is all there is to resume.
 
     Args:
-        x: the data, a tensor (n, ...), or of graphs whatever has `len` and takes an index tensor in brackets.
+        x: the data, a tensor (n, ...), or of graphs a ragged batch: whatever has `len` and, of an index tensor in
+            brackets, gives one that has too.
         label: of each datum, int64 (n,); None for none.
         condition: of each datum, like x; None for none.
         batch_size: items in a batch of one rank.
         shuffle: whether each epoch has its own random order.
         seed: of the shuffling, 0 or more.
         drop_last: see above.
-        pin: whether batches are made in page-locked memory, which lets them reach a GPU while it computes.
+        pin: whether batches are made in page-locked memory, which lets them reach a GPU while it computes; of a ragged
+            batch by its own `pin_memory`, where it has that.
         position: asked at the first batch of each pass for (epoch, batch), where to begin; without it the
             loader counts: a pass is an epoch, and after `load_state_dict` one begins at the position loaded.
 
     Raises:
-        DataError: the parts' lengths differ, a number is out of range or, from `len` on, there are too few
+        DataError: lengths differ, a number is out of range or, from `len` on, there are too few
             items for a batch on each rank.
     """
 
@@ -105,6 +110,7 @@ class TensorLoader:
             self.batch = b + 1
             start, end = self._piece(b * world + rank, count * world)
             index = order[start:end]
+            # The index is selected as well: a batch is a copy, all of it in page-locked memory.
             x, label, condition = (self._select(part, index) for part in self.data[:3])
             yield Batch(x, label, condition, self._select(order, torch.arange(start, end)))
 
@@ -123,16 +129,17 @@ class TensorLoader:
         n = self.data.size
         return n * j // pieces, n * (j + 1) // pieces
 
-    def _select(self, tensor: Any, index: Tensor) -> Any:
-        if tensor is None:
+    def _select(self, part: Any, index: Tensor) -> Any:
+        if part is None:
             return None
-        if not isinstance(tensor, Tensor):
-            return tensor[index]
+        if not isinstance(part, Tensor):
+            chosen = part[index]
+            return chosen.pin_memory() if self.pin and hasattr(chosen, "pin_memory") else chosen
         if not self.pin:
-            return tensor.index_select(0, index)
+            return part.index_select(0, index)
         # torch keeps freed page-locked memory for the next batch, so this allocates only at first.
-        out = torch.empty((len(index), *tensor.shape[1:]), dtype=tensor.dtype, pin_memory=True)
-        return torch.index_select(tensor, 0, index, out=out)
+        out = torch.empty((len(index), *part.shape[1:]), dtype=part.dtype, pin_memory=True)
+        return torch.index_select(part, 0, index, out=out)
 
     def state_dict(self) -> dict[str, int]:
         """Return the position, the same on all ranks: the epoch and how many of its batches are done."""

@@ -14,15 +14,14 @@ from torch import Tensor
 from zoo import files
 from zoo.batch import Batch
 from zoo.data.images import ImageData, binarize, binarize_once
-from zoo.data.tensors import Split
 from zoo.errors import DataError
-from zoo.spec import DataSpec
 
 
 class _IDX(ImageData):
     """What MNIST and Fashion-MNIST share: files in the IDX format, and binarization."""
 
     shape = (1, 28, 28)
+    classes = 10
     essential = ("binarized",)
     folder: ClassVar[str]
     counts: ClassVar[dict[str, int]] = {"train": 60_000, "t10k": 10_000}
@@ -40,16 +39,17 @@ class _IDX(ImageData):
     ) -> None:
         super().__init__(root, batch_size, validation, eval_batch_size, seed, download)
         self.binarized = binarized
+        self.levels = 2 if binarized else 256
 
     @property
-    def spec(self) -> DataSpec:
-        """Shape, levels (2 when binarized, else 256) and classes of the images as the model sees them."""
-        return DataSpec(self.shape, 2 if self.binarized else 256, self.classes)
+    def _drawn(self) -> bool:
+        """Whether the images that are read are grey, and the binary ones drawn of them."""
+        return self.binarized
 
     @property
     def protocol(self) -> str:
         """How pixel values were made, in a phrase for the model card."""
-        return "binarized once by sampling, seed 0" if self.binarized else "256 levels"
+        return "binarized once by sampling, seed 0" if self.binarized else super().protocol
 
     def sources(self) -> list[tuple[str, list[str], str]]:
         """Official gzipped files: name without .gz, addresses to try in turn, md5."""
@@ -103,13 +103,13 @@ class _IDX(ImageData):
         before = {split for split in ("val", "test") if hasattr(self, split)}
         super().setup(stage)
         for split in {"val", "test"} - before:
-            if self.binarized and hasattr(self, split):
-                found = getattr(self, split)
-                setattr(self, split, found._replace(x=binarize_once(found.x)))
+            if self._drawn and hasattr(self, split):
+                grey = getattr(self, split)
+                setattr(self, split, grey._replace(x=binarize_once(grey.x)))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """In training, when binarized, draw images anew, on their device and from its global RNG."""
-        if self.binarized and self._training():
+        if self._drawn and self._training():
             batch = batch._replace(x=binarize(batch.x))
         return batch
 
@@ -156,7 +156,7 @@ class MNIST(_IDX):
         binarized: whether pixels are 0 or 1, drawn with p = intensity / 255: for training anew in each batch,
             for validation and test once, with a fixed seed.
         fixed: folder of Larochelle's binarized_mnist_train.amat, _valid.amat and _test.amat, which then are
-            the three splits, binarized once and for all: 50,000, 10,000 and 10,000 images, labels -1 (none).
+            the three splits, binarized once and for all: 50,000, 10,000 and 10,000 images without labels.
     """
 
     title = "MNIST"
@@ -184,12 +184,12 @@ class MNIST(_IDX):
         binarized = binarized or fixed is not None
         super().__init__(root, batch_size, validation, eval_batch_size, seed, download, binarized)
         self.fixed = None if fixed is None else Path(fixed).expanduser()
+        if fixed is not None:
+            self.splits, self.classes = ("train", "validation", "test"), 0
 
     @property
-    def spec(self) -> DataSpec:
-        """Shape, levels (2 when binarized, else 256) and classes (0 with `fixed`) of the images."""
-        spec = super().spec
-        return spec if self.fixed is None else DataSpec(spec.shape, spec.levels, classes=0)
+    def _drawn(self) -> bool:
+        return super()._drawn and self.fixed is None
 
     @property
     def protocol(self) -> str:
@@ -205,21 +205,17 @@ class MNIST(_IDX):
         if self.fixed is None:
             super().prepare_data()
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read what the stage needs; when binarized, draw validation and test images once, with seed 0.
+    def read(self, split: str) -> tuple[Tensor, Tensor] | Tensor:
+        """Read the official "train" or "test" split, grey, or a split of the `fixed` files, and check it.
 
         Raises:
-            DataError: a file is absent or damaged, or `validation` leaves no image to train on.
+            DataError: a file is absent or damaged.
         """
         if self.fixed is None:
-            super().setup(stage)
-            return
-        if stage in (None, "fit", "validate") and not hasattr(self, "train"):
-            self.train, self.val = self._amat("train"), self._amat("valid")
-        if stage in (None, "test", "predict") and not hasattr(self, "test"):
-            self.test = self._amat("test")
+            return super().read(split)
+        return self._amat("valid" if split == "validation" else split)
 
-    def _amat(self, split: str) -> Split:
+    def _amat(self, split: str) -> Tensor:
         """Read a text file, a line an image: 784 times 0 or 1."""
         count, path = self.fixed_counts[split], self.fixed / f"binarized_mnist_{split}.amat"
         remedy = "put Larochelle's file of this name there"
@@ -231,8 +227,4 @@ class MNIST(_IDX):
         # Bytes below "0" wrap around, so they are above 1 as well; the last line may lack its end.
         if len(digits) != count * 784 or lines not in (count, count - 1) or digits.max(initial=0) > 1:
             raise DataError(f"{path} is not {count:,} lines of 784 zeros and ones: {remedy}.")
-        return Split(torch.from_numpy(digits).view(-1, *self.shape))
-
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """In training, when binarized but not `fixed`, draw images anew, on their device."""
-        return super().on_after_batch_transfer(batch, dataloader_idx) if self.fixed is None else batch
+        return torch.from_numpy(digits).view(-1, *self.shape)

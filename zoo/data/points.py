@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from zoo.data.tensors import Split, TensorData
+from zoo.classes import class_path_of
+from zoo.data.tensors import TensorData
 from zoo.errors import DataError
-from zoo.spec import DataSpec
 from zoo.targets.energies import ENERGIES, Energy
 
 Random = np.random.RandomState
@@ -31,9 +32,8 @@ MOST = 10_000_000  # points in a split: a few bytes of configuration must not fi
 class Points(TensorData):
     """Points of the plane, float32 (N, 2), drawn once.
 
-    Points (N, 2) lie within about [-4, 4]^2, and have no labels. Each split has its own stream of
-    NumPy's `RandomState`, which NumPy guarantees never to change: splits are the same everywhere, and the size of one
-    changes nothing in another.
+    They lie within about [-4, 4]^2, and have no labels. Each split has its own stream of NumPy's `RandomState`, which
+    NumPy guarantees never to change: splits are the same everywhere, and the size of one changes nothing in another.
 
     Args:
         name: moons, circles, swiss_roll, pinwheel, checkerboard, energy1, energy2, energy3 or energy4.
@@ -47,6 +47,8 @@ class Points(TensorData):
     """
 
     title = "points"
+    shape = (2,)
+    splits = ("train", "validation", "test")
 
     def __init__(
         self,
@@ -71,11 +73,6 @@ class Points(TensorData):
         self.name, self.data_seed = name, data_seed
 
     @property
-    def spec(self) -> DataSpec:
-        """Two continuous numbers, no classes."""
-        return DataSpec((2,), None)
-
-    @property
     def protocol(self) -> str:
         """Which points these are, in a phrase for the model card."""
         return f"{self.name}, drawn with seed {self.data_seed}"
@@ -84,20 +81,13 @@ class Points(TensorData):
     def config(self) -> dict[str, Any]:
         """`class_path` and those `init_args` that say which data this is: no batch sizes."""
         arguments = {"name": self.name, **self.sizes, "data_seed": self.data_seed}
-        return {"class_path": "zoo.data.Points", "init_args": arguments}
+        return {"class_path": class_path_of(type(self)), "init_args": arguments}
 
-    def setup(self, stage: str | None = None) -> None:
-        """Draw what the stage needs; a second call does nothing."""
-        if stage in (None, "fit", "validate") and not hasattr(self, "train"):
-            self.train, self.val = self._drawn("train"), self._drawn("validation")
-        if stage in (None, "test", "predict") and not hasattr(self, "test"):
-            self.test = self._drawn("test")
-
-    def _drawn(self, split: str) -> Split:
+    def read(self, split: str) -> Tensor:
+        """Draw the points of a split."""
         # Of three numbers: the loader shuffles by seeds of two, and no two streams should be one.
         random = Random([self.data_seed, list(self.sizes).index(split), 2])
-        points = SETS[self.name](random, self.sizes[split])
-        return Split(torch.from_numpy(points.astype(np.float32)))
+        return torch.from_numpy(SETS[self.name](random, self.sizes[split]).astype(np.float32))
 
 
 # -- sets drawn by a formula -----------------------------------------------------------------------------------

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.data.tensors import Split, TensorData
+from zoo.classes import class_path_of
+from zoo.data.tensors import TensorData
 from zoo.errors import DataError
-from zoo.spec import DataSpec
 
 TEXT = (".csv", ".tsv", ".txt", ".dat", ".amat")
 
@@ -52,7 +52,7 @@ class Table(TensorData):
         eval_batch_size: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(root or os.curdir, batch_size, 0, eval_batch_size, seed, download=False)
+        super().__init__(root or os.curdir, batch_size, None, eval_batch_size, seed, download=False)
         if levels is not None and not 2 <= levels < 2**31:
             raise DataError(f"levels must be at least 2, or null for continuous numbers, not {levels}.")
         if delimiter is not None and len(delimiter) != 1:
@@ -60,52 +60,35 @@ class Table(TensorData):
         self.files = {"train": train, "test": test}
         if isinstance(validation, str):
             self.files["validation"] = validation
+            self.splits = ("train", "validation", "test")
         self.validation, self.levels, self.delimiter = validation, levels, delimiter
         self._tables: dict[str, Tensor] = {}
 
     @property
-    def spec(self) -> DataSpec:
-        """Shape (D,), levels and no classes; it reads a file, where none was read before.
+    def shape(self) -> tuple[int, ...]:
+        """(D,); a file is read for it, where none was read before.
 
         Raises:
             DataError: no file is there, or it is damaged.
         """
         if not self._tables:
             self._table("test" if self._path("test").is_file() else "train")
-        return DataSpec(tuple(next(iter(self._tables.values())).shape[1:]), self.levels)
-
-    @property
-    def protocol(self) -> str:
-        """Which values there are, in a phrase for the model card."""
-        return "continuous" if self.levels is None else f"{self.levels} levels"
+        return tuple(next(iter(self._tables.values())).shape[1:])
 
     @property
     def config(self) -> dict[str, Any]:
         """`class_path` and those `init_args` that say which data this is: the files' names without their folders."""
         arguments: dict[str, Any] = {name: Path(file).name for name, file in self.files.items()}
         arguments |= {"levels": self.levels, "delimiter": self.delimiter}
-        return {"class_path": "zoo.data.Table", "init_args": {"validation": self.validation, **arguments}}
+        return {"class_path": class_path_of(type(self)), "init_args": {"validation": self.validation, **arguments}}
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read what the stage needs into memory; a second call does nothing.
+    def read(self, split: str) -> Tensor:
+        """The rows of a file, checked; "train" with those held out, where no file has them.
 
         Raises:
-            DataError: a file is absent or damaged, splits differ in their columns, or no row is left to train on.
+            DataError: the file is absent or damaged, or has other columns than another split.
         """
-        if stage in (None, "fit", "validate") and not hasattr(self, "train"):
-            rows = self._table("train")
-            if "validation" in self.files:
-                self.train, self.val = Split(rows), Split(self._table("validation"))
-            else:
-                held = max(1, len(rows) // 10) if self.validation is None else self.validation
-                if not 0 < held < len(rows):
-                    raise DataError(
-                        f"{self._path('train')} has {len(rows):,} rows, of which {held:,} cannot be held out for "
-                        f"validation: choose from 1 to {len(rows) - 1:,}, or give a file."
-                    )
-                self.train, self.val = Split(rows[:-held]), Split(rows[-held:])
-        if stage in (None, "test", "predict") and not hasattr(self, "test"):
-            self.test = Split(self._table("test"))
+        return self._table(split)
 
     def _path(self, split: str) -> Path:
         return self.root / Path(self.files[split]).expanduser()

@@ -1,12 +1,10 @@
-"""What all data sets in memory share: their splits, their loaders, and the contract that a new one keeps."""
+"""What all data sets in memory share: splits, loaders that resume, and what a configuration says of them."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from lightning import LightningDataModule
-from torch import Tensor
 
 from zoo.batch import Batch, as_batch
 from zoo.classes import class_path_of
@@ -15,54 +13,70 @@ from zoo.errors import DataError
 from zoo.files import data_root
 from zoo.spec import DataSpec
 
-Split = Batch
-"""The data of a split, with their labels and conditions where they have some; a split has no index of its own."""
-
 
 class TensorData(LightningDataModule):
-    """Data in memory, split into train, validation (the last training data) and test.
+    """Data in memory, of any kind; a data set is one class that derives from this, in one file.
 
-    A new data set is one class in one file. It gives
+    What a data set gives, as attributes of its class, or of an instance where they depend on its arguments:
 
-    - `title` and, where the Hugging Face Hub has it, `hub_id`;
-    - `spec`, or the class attributes `shape`, `levels`, `classes` and `kind` of which it is made;
-    - `read(split)`, the data of "train" (validation data included) or of "test": a tensor (n, *shape), or (data,
-      labels), or a `Batch` with conditions; of graphs a ragged batch with `len`, slices, an index tensor in brackets,
-      and `to(device)`;
-    - `essential`, the names of the arguments that say which data these are, kept as attributes of the same names;
-    - `protocol`, how the values were made, in a phrase for the card, where `levels` does not tell it;
-    - `prepare_data()`, where something is to be downloaded.
+    - `shape`, `levels`, `classes`, `kind`, `condition`: what `DataSpec` takes. `levels` is None, for continuous
+      numbers, unless it says otherwise; `classes` 0, for no labels; `kind` what the shape implies; `condition` None.
+    - `read(split)`: all data of an official split.
+    - `splits`: which these are, "train" and "test" unless it says otherwise. With "validation" among them that is the
+      validation split; without, it is the last `validation` items of "train".
+    - `essential`: the arguments that say which data this is, each kept as an attribute of its name; none otherwise.
+      They are part of a checkpoint, so no folder and no batch size is among them.
+    - `title`: as people write it, by default the name of the class; `hub_id`: its data set on the Hugging Face Hub,
+      None for none.
+    - `protocol`, where it has to say how values were made; `prepare_data`, to fetch files; `on_after_batch_transfer`,
+      to draw something anew in each training batch.
 
-    It gets whole splits as the attributes `train`, `val` and `test`, each a `Batch` (x, label, condition), after
-    `setup`; loaders of `Batch`es whose index is the place of each datum in its split, resumable inside an epoch and
-    dealt out over processes; and `config`, by which a checkpoint names it.
+    What it gets:
+
+    - `train`, `val`, `test`, after `setup`: a `Batch` each, whose index is None; label and condition are None where
+      there are none.
+    - loaders, of a `Batch` with its index: whole training batches in a new random order each epoch, and all validation
+      and test data in their order, each item once on any number of processes; a run resumes with the very batch that
+      was next, and page-locked memory where there is a GPU.
+    - `spec`, `config` (for the checkpoint), and `root`, the folder of all data sets.
+
+    Within `zoo.data` a class needs to be in no list: `--data zoo.data.FILE.CLASS` and config.json find it.
 
     Args:
         root: folder of the data sets; default $ZOO_DATA, else `zoo/data` in the user's cache folder.
-        batch_size: data in a training batch of one device.
-        validation: number of training data, the last ones, held out for validation.
-        eval_batch_size: most data in a validation or test batch; default `batch_size`.
-        seed: of the order in which training data come; each epoch has its own.
+        batch_size: items in a training batch of one device.
+        validation: number of training items, the last ones, held out for validation; default a tenth.
+        eval_batch_size: most items in a validation or test batch; default `batch_size`.
+        seed: of the order in which training items come; each epoch has its own.
         download: whether to fetch from the official source what is absent.
+
+    Example:
+        >>> class Pairs(TensorData):
+        ...     title, kind, shape, levels = "pairs of letters", "tokens", (2,), 26
+        ...
+        ...     def read(self, split):
+        ...         return torch.cartesian_prod(torch.arange(26), torch.arange(26))
     """
 
-    title: ClassVar[str]  # as people write it
-    hub_id: ClassVar[str | None] = None  # its name on the Hugging Face Hub
-    shape: ClassVar[tuple[int, ...]]
-    levels: ClassVar[int | None] = None
-    classes: ClassVar[int] = 0
-    kind: ClassVar[str] = ""
-    essential: ClassVar[tuple[str, ...]] = ()  # the arguments that say which data this is, for the model card
+    title: str | None = None
+    hub_id: str | None = None
+    shape: tuple[int, ...]
+    levels: int | None = None
+    classes: int = 0
+    kind: str = ""
+    condition: DataSpec | None = None
+    splits: tuple[str, ...] = ("train", "test")
+    essential: ClassVar[tuple[str, ...]] = ()
 
-    train: Split
-    val: Split
-    test: Split
+    train: Batch
+    val: Batch
+    test: Batch
 
     def __init__(
         self,
         root: str | None = None,
         batch_size: int = 64,
-        validation: int = 5000,
+        validation: int | None = None,
         eval_batch_size: int | None = None,
         seed: int = 0,
         download: bool = True,
@@ -77,13 +91,19 @@ class TensorData(LightningDataModule):
 
     @property
     def spec(self) -> DataSpec:
-        """Kind, shape, levels and classes of the data as the model sees them."""
-        return DataSpec(self.shape, self.levels, self.classes, self.kind)
+        """What the data are, as the model sees them.
+
+        Raises:
+            DataError: there are no such data.
+        """
+        if not hasattr(self, "shape"):
+            raise DataError(f"{type(self).__name__} does not say what its data are: give it a shape.")
+        return DataSpec(self.shape, self.levels, self.classes, self.kind, self.condition)
 
     @property
     def protocol(self) -> str:
-        """How the values were made, in a phrase for the model card."""
-        return "continuous" if self.spec.levels is None else f"{self.spec.levels} levels"
+        """Which values there are and how they were made, in a phrase for the model card."""
+        return "continuous" if self.levels is None else f"{self.levels} levels"
 
     @property
     def config(self) -> dict[str, Any]:
@@ -91,13 +111,20 @@ class TensorData(LightningDataModule):
         arguments = {name: getattr(self, name) for name in self.essential}
         return {"class_path": class_path_of(type(self)), "init_args": arguments}
 
-    def read(self, split: str) -> Tensor | tuple[Tensor, Tensor] | Split:
-        """Read the split "train" (validation data included) or "test" and check it.
+    # -- splits ---------------------------------------------------------------------------------------------------
+
+    def read(self, split: str) -> Any:
+        """Read an official split, one of `splits`, "train" with what is held out of it, and check its files.
+
+        Returns:
+            The data as `zoo.batch.as_batch` takes them: a tensor (N, *shape), or of graphs a ragged batch, alone; with
+            labels, (data, labels); or a `Batch`, for data with a condition. Slices of a ragged batch, an index tensor
+            in its brackets and `to(device)` make one again.
 
         Raises:
             DataError: a file is absent or damaged.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define read().")
 
     def setup(self, stage: str | None = None) -> None:
         """Read what the stage needs into memory; a second call does nothing.
@@ -106,20 +133,29 @@ class TensorData(LightningDataModule):
             DataError: a file is absent or damaged, or `validation` leaves nothing to train on.
         """
         if stage in (None, "fit", "validate") and not hasattr(self, "train"):
-            self.train, self.val = self._held_out(as_batch(self.read("train")))
+            train = self._read("train")
+            if "validation" in self.splits:
+                self.train, self.val = train, self._read("validation")
+            else:
+                held = self._held_out(train.size)
+                self.train, self.val = train.first(train.size - held), train.last(held)
         if stage in (None, "test", "predict") and not hasattr(self, "test"):
-            self.test = as_batch(self.read("test"))
+            self.test = self._read("test")
 
-    def _held_out(self, split: Split) -> tuple[Split, Split]:
-        n = split.size
-        if not 0 < self.validation < n:
+    def _held_out(self, n: int) -> int:
+        held = max(1, n // 10) if self.validation is None else self.validation
+        if not 0 < held < n:
             raise DataError(
-                f"{self.title} has {n:,} training {self._data}, of which {self.validation:,} cannot be held out "
+                f"{self.title or type(self).__name__} has {n:,} training items, of which {held:,} cannot be held out "
                 f"for validation: choose from 1 to {n - 1:,}."
             )
-        return split.first(n - self.validation), split.last(self.validation)
+        return held
 
-    _data = "data"  # what they are called in that sentence
+    def _read(self, split: str) -> Batch:
+        # Places are counted from where a split begins, by its loader.
+        return as_batch(self.read(split))._replace(index=None)
+
+    # -- loaders --------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> TensorLoader:
         """Whole batches of `train`, in a new random order each epoch."""
@@ -136,11 +172,11 @@ class TensorData(LightningDataModule):
         )
 
     def val_dataloader(self) -> TensorLoader:
-        """All of `val` in its order, each datum once."""
+        """All of `val` in its order, each item once."""
         return TensorLoader(*self.val[:3], batch_size=self.eval_batch_size, pin=self._on_gpu())
 
     def test_dataloader(self) -> TensorLoader:
-        """All of `test` in its order, each datum once."""
+        """All of `test` in its order, each item once."""
         return TensorLoader(*self.test[:3], batch_size=self.eval_batch_size, pin=self._on_gpu())
 
     def predict_dataloader(self) -> TensorLoader:
@@ -162,14 +198,3 @@ class TensorData(LightningDataModule):
 
     def _training(self) -> bool:
         return self.trainer is not None and self.trainer.training
-
-
-def whole(split: Split, other: Split) -> Tensor:
-    """The data of two splits, one behind the other.
-
-    Raises:
-        DataError: they are no tensors, as graphs are none.
-    """
-    if not isinstance(split.x, Tensor):
-        raise DataError(f"Splits of {type(split.x).__name__} cannot be put together: only tensors can.")
-    return torch.cat([split.x, other.x])
