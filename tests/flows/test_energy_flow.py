@@ -13,7 +13,7 @@ from zoo.data.points import Points
 from zoo.errors import DataError, ZooError
 from zoo.flows import EnergyFlow
 from zoo.hub import store
-from zoo.targets import GaussianGrid, Target
+from zoo.targets import Target
 
 RING = {"class_path": "zoo.targets.GaussianRing", "init_args": {"modes": 3, "radius": 1.0, "scale": 0.5}}
 GRID = {"class_path": "zoo.targets.GaussianGrid", "init_args": {"modes": 1, "scale": 0.5, "dims": 5}}
@@ -98,19 +98,7 @@ def test_the_free_energy_bounds_the_normalizer_that_is_not_known():
 
 
 def test_it_learns_a_target_in_more_dimensions(tmp_path):
-    """Batches of a data module without a name count the draws; validation is on its points."""
-
-    class Draws(Points):
-        """Draws of the target."""
-
-        spec = EnergyFlow(GRID, layers=1).spec
-
-        def _drawn(self, split):
-            n = self.sizes[split]
-            return GaussianGrid(1, 2.0, 0.5, 5).sample(n, seed=1), torch.full((n,), -1)
-
-    data = Draws(train=1024, validation=100, test=10, batch_size=64)
-    data.name = "1^5 Gaussians on a grid"
+    data = Points(GRID, train=1024, validation=100, test=10, batch_size=64)
     model = EnergyFlow(GRID, layers=2, annealing=0.2, warmup=5)
     before = model.divergence(2000)[0]
     model, trainer = fit(tmp_path, model=model, data=data, max_steps=150)

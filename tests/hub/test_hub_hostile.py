@@ -681,5 +681,5 @@ def test_a_target_from_elsewhere_is_not_saved(tmp_path):
 
 
 def test_a_nested_class_of_the_data(flow):
-    with pytest.raises(CheckpointError, match="'os.system' is not one of zoo.targets"):
+    with pytest.raises(CheckpointError, match=r"'os\.system' is not one of zoo\.targets"):
         datamodule({"class_path": "zoo.data.Points", "init_args": {"name": {"class_path": "os.system"}}})
