@@ -34,14 +34,14 @@ MOST = 10_000_000  # points in a split: a few bytes of configuration must not fi
 class Points(ImageData):
     """Points of the plane or draws of a target, float32 (N, D), drawn once.
 
-    Batches are tuples: points (N, D), those of the plane within about [-4, 4]^2; labels, int64 (N,), all -1 (none). After
-    `setup`, the splits are the attributes `train`, `val` and `test`, pairs of such tensors. Each has its own stream of
-    NumPy's `RandomState`, which NumPy guarantees never to change: splits are the same everywhere, and the size of one
-    changes nothing in another.
+    Batches are tuples: points (N, D), those of the plane within about [-4, 4]^2; labels, int64 (N,), all -1 (none).
+    After `setup`, the splits are the attributes `train`, `val` and `test`, pairs of such tensors. Each has its own
+    stream of NumPy's `RandomState`, which NumPy guarantees never to change: splits are the same everywhere, and the
+    size of one changes nothing in another.
 
     Args:
-        name: moons, circles, swiss_roll, pinwheel, checkerboard, energy1, energy2, energy3 or energy4; or class_path and
-            init_args of a target with exact draws (`zoo.targets.target_of`), whose name `data.name` then is.
+        name: moons, circles, swiss_roll, pinwheel, checkerboard, energy1, energy2, energy3 or energy4; or class_path
+            and init_args of a target with exact draws (`zoo.targets.target_of`), whose name `data.name` then is.
         train: number of training points.
         validation: number of validation points.
         test: number of test points.

@@ -194,7 +194,8 @@ class ZooCLI(LightningCLI):
         return ([] if saving or not self.model.likelihood else [best]) + ([] if last else [Last()])
 
     def after_instantiate_classes(self) -> None:
-        """Start from published weights, where `--from` names some."""
+        """Hand the model what it rests on; start from published weights, where `--from` names some."""
+        self.model.attach(store.load)
         if self.start:
             try:
                 packing.fill(self.model, self.start.weights, str(self.start.folder))
