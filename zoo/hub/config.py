@@ -26,8 +26,8 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 _MAX_JSON_BYTES = 2**20
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*\.safetensors")
 _CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
-_CHECKPOINT = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_CHECKPOINT = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 # ---------------------------------------------------------------------------------------------- config.json
