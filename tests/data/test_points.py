@@ -297,6 +297,20 @@ def test_config_makes_the_same_data_again():
     assert data.protocol == "energy3, drawn with seed 4"
 
 
+def test_draws_of_a_target_in_any_dimension():
+    given = {"class_path": "zoo.targets.GaussianGrid", "init_args": {"modes": 3, "dims": 5}}
+    data = Points(given, train=2000, validation=20, test=10, data_seed=1)
+    again = datamodule(json.loads(json.dumps(data.config)))
+    for one in (data, again):
+        one.setup()
+        one.spec.check(one.train[0])
+    assert torch.equal(data.train[0], again.train[0])
+    assert (data.spec, data.name) == (DataSpec((5,), None), "3^5 Gaussians on a grid")
+    # Places of -2, 0 and 2, and a deviation of 0.2.
+    spread = data.train[0].double().square()
+    assert spread.mean().item() == pytest.approx(0.04 + 8 / 3, abs=4 * spread.std().item() / math.sqrt(10_000))
+
+
 # -- refusals -----------------------------------------------------------------------------------------------------
 
 
@@ -304,6 +318,11 @@ def test_config_makes_the_same_data_again():
     ("arguments", "sentence"),
     [
         ({"name": "spiral"}, r"no set of points 'spiral'; choose one of moons, circles, .*, energy4\."),
+        ({"name": {"class_path": "zoo.targets.Nowhere"}}, "no target 'zoo.targets.Nowhere'"),
+        (
+            {"name": {"class_path": "zoo.targets.GaussianGrid", "init_args": {"dims": 2000}}, "train": 10_001},
+            "train must be from 1 to 10,000 points, not 10,001",
+        ),
         ({"train": 0}, "train must be from 1 to 10,000,000 points, not 0"),
         ({"validation": -1}, "validation must be from 1 to .*, not -1"),
         ({"test": MOST + 1}, "test must be from 1 to .*, not 10,000,001"),

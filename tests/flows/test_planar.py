@@ -17,11 +17,13 @@ from zoo.errors import DataError, ZooError
 from zoo.evaluation.measure import evaluate
 from zoo.flows import energy as energy_flow
 from zoo.flows.core import Compose, Flow, Inverse, Normal
-from zoo.flows.energy import Affine, EnergyFlow
+from zoo.flows.energy import EnergyFlow
 from zoo.flows.planar import Planar, Radial, positive, solve_planar
+from zoo.flows.vectors import Affine
 from zoo.hub import store
 from zoo.hub.config import read_config
 from zoo.results import METRICS, Result, merge, results_of
+from zoo.targets.base import Target
 from zoo.targets.energies import quadrature
 
 KINDS = [Planar, Radial]
@@ -203,11 +205,11 @@ def gaussian(model: EnergyFlow, mean: Tensor, covariance: Tensor) -> EnergyFlow:
     """A model whose energy is a Gaussian's, and whose planar layers do nothing: all is known in closed form."""
     density = torch.distributions.MultivariateNormal(mean.double(), covariance.double())
 
-    class Quadratic:
-        name = "energy1"
+    class Quadratic(Target):
+        name, shape = "energy1", (2,)
 
-        def log_density(self, z):
-            return density.log_prob(z.double()).to(z.dtype) + 3.0
+        def log_density(self, x):
+            return density.log_prob(x.double()).to(x.dtype) + 3.0
 
         def log_normalizer(self):
             return 3.0
@@ -289,10 +291,10 @@ def test_evaluate_reports_the_divergence_beside_the_cross_entropy(tmp_path):
     cross, kl = evaluate(model, data=data, limit=20)
     assert (cross.metric.name, cross.kind, cross.n, cross.limit) == ("nats", "exact", 20, True)
     value, nodes = model.divergence_by_quadrature()
-    protocol, seen = kl.protocol, {"n": nodes, "split": None, "dataset": "Points", "limit": False}
-    assert kl == Result(METRICS["kl"], "quadrature", value, protocol=protocol, **seen)
+    alone = {"n": nodes, "split": None, "dataset": "Points", "limit": False, "protocol": kl.protocol}
+    assert kl == Result(METRICS["kl"], "quadrature", value, **alone)
     for stated in ("energy2", "[-8, 8]^2 of the base", "refined until", "0.0001 nats"):
-        assert stated in protocol
+        assert stated in kl.protocol
     results = evaluate(model, data=data)
     newer = [replace(result, value=result.value + 1) for result in results]
     assert merge(results, newer) == newer

@@ -15,8 +15,11 @@ from damage import join, read_config, rehash, split, write_config
 from safetensors.torch import load_file, save_file
 
 from zoo.errors import CheckpointError
+from zoo.flows import EnergyFlow
+from zoo.hub import building, store
 from zoo.hub import config as configuration
-from zoo.hub import store
+from zoo.hub.data import datamodule
+from zoo.targets import GaussianRing
 
 WEIGHTS = "model.safetensors"
 RESULT = {"metric": "nats", "kind": "bound", "value": 1.0, "n": 1, "split": "test", "dataset": "MNIST", "protocol": ""}
@@ -561,3 +564,122 @@ def test_the_same_tensor_in_two_shards(shards):
     save_file(tensors, second)
     rehash(shards)
     refused(shards, "disagree")
+
+
+# ---------------------------------------------------------------------------------------------- a target in it
+
+
+@pytest.fixture
+def flow(tmp_path):
+    energy = {"class_path": "zoo.targets.GaussianRing", "init_args": {"modes": 3}}
+    return store.save(EnergyFlow(energy, layers=1), tmp_path / "planar-ring", dtype="float32")
+
+
+def test_a_target_of_the_zoo_is_built(flow):
+    assert store.load(flow).energy.modes == 3
+
+
+@pytest.mark.parametrize(
+    "class_path",
+    [
+        *("os.system", "pathlib.Path", "builtins.eval", "torch.nn.Linear", "trap_module.Target", "", "Energy"),
+        *("zoo.flows.EnergyFlow", "zoo.data.Points", "zoo.hub.os.system", "zoo.targets", "zoo.targetsx.Energy"),
+        *(None, 7, True, [], ["zoo.targets.Energy"], {"class_path": "zoo.targets.Energy"}),
+    ],
+)
+@pytest.mark.parametrize("place", ["energy", "list", "within"])
+def test_a_nested_class_outside_the_targets(flow, class_path, place, monkeypatch):
+    (flow / "trap_module.py").write_text("raise SystemExit('sprung')")
+    monkeypatch.syspath_prepend(flow)
+    monkeypatch.setattr(building, "build", None)
+    bad = {"class_path": class_path}
+    within = {"class_path": "zoo.targets.GaussianRing", "init_args": {"modes": [bad]}}
+    edit_config(flow, "init_args.energy", {"energy": bad, "list": {"a": [[1, {"b": bad}]]}, "within": within}[place])
+    refused(flow, "config.json", "class_path", "zoo.targets, so its code is not run")
+    assert "trap_module" not in sys.modules
+
+
+@pytest.mark.parametrize("argument", ["layers", "flow", "lr"])
+def test_a_nested_class_in_another_argument(flow, argument):
+    edit_config(flow, f"init_args.{argument}", {"class_path": "os.system"})
+    refused(flow, "'os.system' is not one of zoo.targets")
+    edit_config(flow, f"init_args.{argument}", {"class_path": "zoo.targets.GaussianRing"})
+    refused(flow, f"EnergyFlow's {argument} must be")
+
+
+@pytest.mark.parametrize(
+    "class_path",
+    [
+        "zoo.targets.energies",
+        "zoo.targets.energies.np",
+        "zoo.targets.energies.np.load",
+        "zoo.targets.energies.functools.partial",
+        "zoo.targets.energies.quadrature",
+        "zoo.targets.base.importlib.import_module",
+        "zoo.targets.base.Target",
+        "zoo.targets.base.Known",
+        "zoo.targets.base.DataSpec",
+        "zoo.targets.base.DataError",
+        "zoo.targets.target_of",
+        "zoo.targets.Energy.sample",
+        "zoo.targets.NoSuchTarget",
+        "zoo.targets.no_such_file.Target",
+        "zoo.targets._private.Target",
+        "zoo.targets.gaussians._Gaussians",
+        "zoo.targets.__builtins__.eval",
+        "zoo.targets..Energy",
+        "zoo.targets.Energy.",
+        "zoo.targets.a b",
+    ],
+)
+def test_what_is_no_target_of_the_zoo(flow, class_path):
+    edit_config(flow, "init_args.energy", {"class_path": class_path})
+    refused(flow, str(flow), class_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"mode": 3}, ("GaussianRing takes no argument 'mode'", "modes")),
+        ({"modes": "3"}, ("GaussianRing's modes must be", "'3'")),
+        ({"modes": 10**12}, ("absurd",)),
+        ({"modes": 0}, ("modes must be from 1",)),
+        ({"modes": 2**30}, ("modes must be from 1",)),
+        ({"dims": 2**30}, ("far larger than its weights",)),
+        ({"scale": [1]}, ("GaussianRing's scale must be",)),
+        ([], ("class_path and init_args alone",)),
+        ("x", ("class_path and init_args alone",)),
+    ],
+)
+def test_arguments_of_a_target(flow, arguments, words):
+    edit_config(flow, "init_args.energy.init_args", arguments)
+    refused(flow, *words)
+
+
+def test_a_target_with_more_than_class_and_arguments(flow):
+    edit_config(flow, "init_args.energy.dict_kwargs", {"modes": 3})
+    refused(flow, "class_path and init_args alone")
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"init_args": {}}, {"name": "energy1"}, {"Class_path": "os.system"}, 7, None, []]
+)
+def test_what_names_no_target(flow, given):
+    edit_config(flow, "init_args.energy", given)
+    refused(flow, "EnergyFlow")
+
+
+def test_a_target_from_elsewhere_is_not_saved(tmp_path):
+    class Elsewhere(GaussianRing):
+        """Its code is not that of the zoo."""
+
+    globals()["Elsewhere"] = Elsewhere
+    model = EnergyFlow({"class_path": f"{__name__}.Elsewhere"}, layers=1)
+    with pytest.raises(CheckpointError, match=r"Elsewhere' is not one of zoo\.targets"):
+        store.save(model, tmp_path / "planar-elsewhere")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_nested_class_of_the_data(flow):
+    with pytest.raises(CheckpointError, match=r"'os\.system' is not one of zoo\.targets"):
+        datamodule({"class_path": "zoo.data.Points", "init_args": {"name": {"class_path": "os.system"}}})

@@ -3,7 +3,8 @@
 `moons`, `circles`, `swiss_roll`, `pinwheel` and `checkerboard` are drawn by formulas, with the scales and the noise of
 the toy experiments of FFJORD (Grathwohl et al. 2019, arXiv 1810.01367, and its code). `energy1` ... `energy4` are the
 unnormalized densities exp(-U(z)) of Rezende and Mohamed (2015, arXiv 1505.05770, table 1). Their samples are exact, and
-their normalizers known to nine digits: a model can be held against the truth.
+their normalizers known to nine digits: a model can be held against the truth. Any other target that has exact draws,
+in any dimension, is given by its class and arguments.
 
 Departures: every point is drawn by itself, where scikit-learn's generators, which FFJORD scales, spread the points of a
 curve evenly; which moon, circle or arm it belongs to is drawn too. The energies get a wall, for as printed U2, U3 and
@@ -12,6 +13,7 @@ U4 go on for ever along z1 (see `Energy`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +24,7 @@ from torch import Tensor
 from zoo.classes import class_path_of
 from zoo.data.tensors import TensorData
 from zoo.errors import DataError
+from zoo.targets.base import target_of
 from zoo.targets.energies import ENERGIES, Energy
 
 Random = np.random.RandomState
@@ -30,13 +33,15 @@ MOST = 10_000_000  # points in a split: a few bytes of configuration must not fi
 
 
 class Points(TensorData):
-    """Points of the plane, float32 (N, 2), drawn once.
+    """Points of the plane or draws of a target, float32 (N, D), drawn once.
 
-    They lie within about [-4, 4]^2, and have no labels. Each split has its own stream of NumPy's `RandomState`, which
-    NumPy guarantees never to change: splits are the same everywhere, and the size of one changes nothing in another.
+    They have no labels, and those of the plane lie within about [-4, 4]^2. Each split has its own stream of NumPy's
+    `RandomState`, which NumPy guarantees never to change: splits are the same everywhere, and the size of one changes
+    nothing in another.
 
     Args:
-        name: moons, circles, swiss_roll, pinwheel, checkerboard, energy1, energy2, energy3 or energy4.
+        name: moons, circles, swiss_roll, pinwheel, checkerboard, energy1, energy2, energy3 or energy4; or class_path
+            and init_args of a target with exact draws (`zoo.targets.target_of`), whose name `data.name` then is.
         train: number of training points.
         validation: number of validation points.
         test: number of test points.
@@ -52,7 +57,7 @@ class Points(TensorData):
 
     def __init__(
         self,
-        name: str = "moons",
+        name: str | dict[str, Any] = "moons",
         train: int = 50_000,
         validation: int = 5_000,
         test: int = 10_000,
@@ -62,15 +67,24 @@ class Points(TensorData):
         seed: int = 0,
     ) -> None:
         super().__init__(None, batch_size, validation, eval_batch_size, seed, download=False)
-        if name not in SETS:
-            raise DataError(f"There is no set of points {name!r}; choose one of {', '.join(SETS)}.")
+        self.given = name
+        if isinstance(name, str):
+            if name not in SETS:
+                raise DataError(f"There is no set of points {name!r}; choose one of {', '.join(SETS)}.")
+            self.name, self.shape, self._draw = name, (2,), SETS[name]
+        else:
+            target = target_of(name)
+            if not hasattr(target, "draw"):
+                raise DataError(f"{target.name} has no exact draws: choose a target that has, or set name to moons.")
+            self.name, self.shape, self._draw = target.name, target.shape, target.draw
         self.sizes = {"train": train, "validation": validation, "test": test}
         for split, size in self.sizes.items():
-            if not 1 <= size <= MOST:
-                raise DataError(f"{split} must be from 1 to {MOST:,} points, not {size:,}.")
+            most = 2 * MOST // math.prod(self.shape)
+            if not 1 <= size <= most:
+                raise DataError(f"{split} must be from 1 to {most:,} points, not {size:,}.")
         if not 0 <= data_seed < 2**32:
             raise DataError(f"data_seed must be from 0 to 2**32 - 1, not {data_seed}.")
-        self.name, self.data_seed = name, data_seed
+        self.data_seed = data_seed
 
     @property
     def protocol(self) -> str:
@@ -80,14 +94,14 @@ class Points(TensorData):
     @property
     def config(self) -> dict[str, Any]:
         """`class_path` and those `init_args` that say which data this is: no batch sizes."""
-        arguments = {"name": self.name, **self.sizes, "data_seed": self.data_seed}
+        arguments = {"name": self.given, **self.sizes, "data_seed": self.data_seed}
         return {"class_path": class_path_of(type(self)), "init_args": arguments}
 
     def read(self, split: str) -> Tensor:
         """Draw the points of a split."""
         # Of three numbers: the loader shuffles by seeds of two, and no two streams should be one.
         random = Random([self.data_seed, list(self.sizes).index(split), 2])
-        return torch.from_numpy(SETS[self.name](random, self.sizes[split]).astype(np.float32))
+        return torch.from_numpy(self._draw(random, self.sizes[split]).astype(np.float32))
 
 
 # -- sets drawn by a formula -----------------------------------------------------------------------------------

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torchmetrics import MeanMetric
 
-from zoo.batch import as_batch
+from zoo.batch import Batch, as_batch
 from zoo.errors import DataError, ZooError
-from zoo.flows.core import Flow, Inverse, Normal, Transform
+from zoo.flows.core import Flow, Inverse, Normal
 from zoo.flows.planar import Planar, Radial
+from zoo.flows.vectors import Affine
 from zoo.model import GenerativeModel, Measurement
 from zoo.optim import NaturalGradient
-from zoo.results import METRICS, Result
-from zoo.spec import DataSpec
-from zoo.targets.base import Target, target_of
+from zoo.results import METRICS, Metric, Result
+from zoo.targets.base import target_of
 from zoo.targets.energies import EDGE, quadrature
+
+FREE_ENERGY = Metric("free_energy", "nats of free energy", 3)
 
 DEVIATIONS = 8.0
 """How far the quadrature of KL(q || p) goes in the base, in standard deviations; 1e-15 of q comes from beyond."""
@@ -28,45 +31,23 @@ SETTLED = 1e-4
 """Within what, in nats, KL(q || p) must be what it was with half the nodes."""
 CHUNK = 2**18
 """Nodes that are computed at once."""
-
-
-class Affine(Transform):
-    """z = L x + m, with a lower triangle L of positive diagonal; the identity at first.
-
-    Args:
-        dims: D.
-    """
-
-    def __init__(self, dims: int) -> None:
-        super().__init__()
-        self.shift = nn.Parameter(torch.zeros(dims))
-        self.log_scale = nn.Parameter(torch.zeros(dims))
-        self.lower = nn.Parameter(torch.zeros(dims, dims))
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x (N, D) to z and the log-determinant, (N,) nats."""
-        with torch.autocast(x.device.type, enabled=False):
-            return x @ self._factor().T + self.shift, self.log_scale.sum().expand(len(x))
-
-    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """z (N, D) to x and the log-determinant, (N,) nats."""
-        with torch.autocast(z.device.type, enabled=False):
-            x = torch.linalg.solve_triangular(self._factor(), (z - self.shift).T, upper=False).T
-        return x, -self.log_scale.sum().expand(len(z))
-
-    def _factor(self) -> Tensor:
-        return self.lower.tril(-1) + self.log_scale.exp().diag()
+DRAWS = 100_000
+"""Draws of q behind a mean over them."""
 
 
 class EnergyFlow(GenerativeModel):
-    """A planar or radial flow q fitted to a density p(z) = exp(-U(z)) / Z, known up to Z, by minimizing KL(q || p).
+    """A planar or radial flow q fitted to a target p(z) = exp(-U(z)) / Z by minimizing KL(q || p).
 
-    A training batch says no more than how many draws of q a step takes; validation and test batches are draws of p, on
-    which -log q(z) is measured: the cross entropy, KL(p || q) + H(p), which sees a mode that q has left out.
+    Where Z is not known, what is minimized is the variational free energy E_q[log q(z) + U(z)] = KL(q || p) - log Z,
+    an upper bound on -log Z.
+
+    A training batch says no more than how many draws of q a step takes. Where the target has exact draws, validation
+    and test batches are some of them, on which -log q(z) is measured: the cross entropy, KL(p || q) + H(p), which sees
+    a mode that q has left out. Where it has none, they say how many draws of q the free energy is measured on.
 
     Args:
-        energy: the target: energy1, energy2, energy3 or energy4 of `zoo.targets.Energy`, or the class_path and
-            init_args of a `zoo.targets.Target`.
+        energy: the target, of vectors: energy1, energy2, energy3 or energy4 of `zoo.targets.Energy`, or class_path and
+            init_args of another (`zoo.targets.target_of`).
         flow: "planar" or "radial".
         layers: number of layers.
         annealing: part of the run in which the inverse temperature rises from 0.01 to 1.
@@ -104,10 +85,26 @@ class EnergyFlow(GenerativeModel):
             raise DataError(f"The natural gradient knows no weight decay: weight_decay must be 0, not {weight_decay}.")
         self.save_hyperparameters()
         self.energy = target_of(energy)
-        self.spec = DataSpec(self.energy.shape, None)
-        dims = self.spec.dims
+        if len(self.energy.shape) != 1:
+            raise DataError(f"The flow is one of vectors: choose a target of shape [D], not {list(self.energy.shape)}.")
+        self.spec, dims = self.energy.spec, self.energy.spec.dims
         cascade = (Planar if flow == "planar" else Radial)(dims, layers)
         self.flow = Flow(Normal([dims]), [Inverse(cascade), Inverse(Affine(dims))])
+
+    @property
+    def normalized(self) -> bool:
+        """Whether the target's normalizer is known, and so KL(q || p)."""
+        return hasattr(self.energy, "log_normalizer")
+
+    @property
+    def likelihood(self) -> str | None:
+        """ "exact"; None where the target has no exact draws, whose likelihood it could be."""
+        return "exact" if hasattr(self.energy, "sample") else None
+
+    @property
+    def monitor(self) -> Metric:
+        """The cross entropy; without exact draws of the target, the free energy."""
+        return super().monitor or FREE_ENERGY
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log q(x), exact: floats (N, D) to (N,) nats; differentiable once."""
@@ -119,11 +116,26 @@ class EnergyFlow(GenerativeModel):
         return self.flow.sample(n, seed=seed)
 
     @torch.no_grad()
-    def divergence(self, n: int = 100_000, *, seed: int | None = 0) -> tuple[float, float]:
+    def divergence(self, n: int = DRAWS, *, seed: int | None = 0) -> tuple[float, float]:
         """KL(q || p) = E[log q(z) + U(z)] + log Z from `n` draws of q, and its standard error; both in nats.
 
-        Of a target whose normalizer is not known it is the free energy, E[log q(z) + U(z)], an upper bound of -log Z.
+        Raises:
+            ZooError: Z is not known.
         """
+        if not self.normalized:
+            raise ZooError(
+                f"The normalizer of {self.energy.name} is not known, nor is KL(q || p) then: take free_energy(), an "
+                f"upper bound on -log Z."
+            )
+        return self._mean_excess(n, seed)
+
+    @torch.no_grad()
+    def free_energy(self, n: int = DRAWS, *, seed: int | None = 0) -> tuple[float, float]:
+        """E[log q(z) + U(z)] from `n` draws of q, and its standard error, in nats: at least -log Z in expectation."""
+        value, error = self._mean_excess(n, seed)
+        return value - self._log_normalizer(), error
+
+    def _mean_excess(self, n: int, seed: int | None) -> tuple[float, float]:
         if n < 2:
             raise DataError(f"n must be at least 2, not {n}.")
         excess = self._excess(*self.flow.rsample(n, generator=self.generator(seed)))
@@ -139,11 +151,11 @@ class EnergyFlow(GenerativeModel):
         `SETTLED`.
 
         Raises:
-            ZooError: the last of `RESOLUTIONS` is too coarse, or the target is not one of the plane whose normalizer is
-                known.
+            ZooError: the target is not one of the plane whose normalizer is known, or the last of `RESOLUTIONS` is too
+                coarse.
         """
-        if not self._plane:
-            raise ZooError("Quadrature is for targets of the plane with a known normalizer: take divergence().")
+        if self.energy.shape != (2,) or not self.normalized:
+            raise ZooError(f"{self.energy.name} is no normalized target of the plane, and has no quadrature.")
         flow, before = copy.deepcopy(self.flow).double(), math.inf
         for resolution in RESOLUTIONS:
             nodes, weights = (values.to(self.device) for values in quadrature(resolution, DEVIATIONS - EDGE))
@@ -161,29 +173,27 @@ class EnergyFlow(GenerativeModel):
         )
 
     def measurements(self) -> list[Measurement]:
-        """KL(q || p), which the flow minimizes, by quadrature; else by draws, or the free energy where Z is unknown."""
-        return [Divergence(self) if self._plane else DrawnDivergence(self)]
-
-    @property
-    def _plane(self) -> bool:
-        return self.spec.dims == 2 and hasattr(self.energy, "log_normalizer")
+        """KL(q || p), which the flow minimizes, or the free energy."""
+        return [Divergence(self)]
 
     def _excess(self, z: Tensor, log_prob: Tensor, temperature: float = 1.0) -> Tensor:
-        """log q(z) - log p(z), with the energy times an inverse temperature; without log Z where that is unknown."""
-        excess = log_prob - temperature * self.energy.log_density(z)
-        return excess + self.energy.log_normalizer() if hasattr(self.energy, "log_normalizer") else excess
+        """log q(z) - log p(z), with the energy times an inverse temperature; up to log Z, where that is not known."""
+        return log_prob - temperature * self.energy.log_density(z) + self._log_normalizer()
+
+    def _log_normalizer(self) -> float:
+        return self.energy.log_normalizer() if self.normalized else 0.0
 
     # -- training -------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Refuse points of another density than that which is fitted."""
+        """Refuse points of another density than that which is fitted, where its own would be measured."""
         super().setup(stage)
-        name, own = getattr(self.trainer.datamodule, "name", None), getattr(self.energy, "name", None)
-        if own is not None and name not in (None, own):
-            raise DataError(f"The data are those of {name}, the model is to fit {own}: name the same.")
+        name = getattr(self.trainer.datamodule, "name", None)
+        if self.likelihood and name is not None and name != self.energy.name:
+            raise DataError(f"The data are those of {name}, the model is to fit {self.energy.name}: name the same.")
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The annealed free energy, at last KL(q || p), with as many draws as the batch has points."""
+        """The annealed free energy, at last KL(q || p) where Z is known, with as many draws as the batch has points."""
         progress = self.trainer.global_step / self.trainer.estimated_stepping_batches
         annealing = self.hparams.annealing
         temperature = min(1.0, 0.01 + progress / annealing) if annealing else 1.0
@@ -195,11 +205,30 @@ class EnergyFlow(GenerativeModel):
         else:
             z, log_prob = self.flow.rsample(as_batch(batch).size)
         loss = self._excess(z, log_prob, temperature).mean()
-        self.log("train_divergence", loss)
+        self.log("train_divergence" if self.normalized else "train_free_energy", loss)
         return loss
 
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Log the cross entropy over the validation split or, of a target without exact draws, the free energy."""
+        if self.likelihood:
+            super().validation_step(batch, batch_idx)
+        else:
+            self._log_free_energy("val", self.val_mean, as_batch(batch), batch_idx)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Log the same over the test split."""
+        if self.likelihood:
+            super().test_step(batch, batch_idx)
+        else:
+            self._log_free_energy("test", self.test_mean, as_batch(batch), batch_idx)
+
+    def _log_free_energy(self, split: str, mean: MeanMetric, batch: Batch, seed: int) -> None:
+        excess = self._excess(*self.flow.rsample(batch.size, generator=self.generator(seed)))
+        mean.update(excess - self._log_normalizer())
+        self.log(f"{split}_{FREE_ENERGY.name}", mean, prog_bar=True, batch_size=batch.size)
+
     def draws_and_scores(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
-        """`n` draws z (n, 2) of q, log q(z) (n,), and the scores d log q(z) / d theta, (n, P) for P numbers in all.
+        """`n` draws z (n, D) of q, log q(z) (n,), and the scores d log q(z) / d theta, (n, P) for P numbers in all.
 
         The gradient of log q(z) in the parameters is that of the path alone, through z, without the score at fixed z,
         which is zero in expectation (Roeder et al. 2017, *Sticking the Landing*, arXiv 1703.09194): where q = p, every
@@ -231,51 +260,36 @@ class EnergyFlow(GenerativeModel):
 
 
 class Divergence(Measurement):
-    """KL(q || p) of a flow to its energy, by quadrature; no data are needed.
+    """How far a flow is from its target, by quadrature in the plane, elsewhere by draws; no data are needed.
 
     Args:
         model: the flow.
     """
 
-    metrics = (METRICS["kl"],)
-    needs_data = False
+    needs_data: ClassVar[bool] = False
 
     def __init__(self, model: EnergyFlow) -> None:
         self.model = model
+        self.metrics = (METRICS["kl"] if model.normalized else FREE_ENERGY,)
 
     def compute(self) -> list[Result]:
-        """KL(q || p) in nats; n is the number of nodes. Raises as `EnergyFlow.divergence_by_quadrature`."""
-        value, nodes = self.model.divergence_by_quadrature()
+        """KL(q || p) in nats, n the number of nodes or of draws; the free energy where Z is not known.
+
+        Raises as `EnergyFlow.divergence_by_quadrature`.
+        """
+        model, target, draws = self.model, self.model.energy, "mean over draws of q, seed 0"
+        whole = {"n": DRAWS, "split": None, "limit": False}
+        if not model.normalized:
+            value, error = model.free_energy(DRAWS, seed=0)
+            protocol = f"{target.name}; E[log q + U], an upper bound on -log Z; {draws}"
+            return [Result(*self.metrics, "upper", value, error, **whole, protocol=protocol)]
+        if target.shape != (2,):
+            value, error = model.divergence(DRAWS, seed=0)
+            protocol = f"{target.name}, normalized; {draws}"
+            return [Result(*self.metrics, "estimate", value, error, **whole, protocol=protocol)]
+        value, nodes = model.divergence_by_quadrature()
         protocol = (
-            f"{_title(self.model.energy)}, normalized; Gauss-Legendre quadrature in float64 over [-{DEVIATIONS:g}, "
+            f"{target.name}, normalized; Gauss-Legendre quadrature in float64 over [-{DEVIATIONS:g}, "
             f"{DEVIATIONS:g}]^2 of the base, refined until it changes by less than {SETTLED:g} nats"
         )
-        return [Result(METRICS["kl"], "quadrature", value, n=nodes, split=None, limit=False, protocol=protocol)]
-
-
-class DrawnDivergence(Measurement):
-    """KL(q || p) of a flow to its target by draws of q or, where the normalizer is unknown, the free energy.
-
-    Args:
-        model: the flow.
-        n: draws.
-        seed: of them.
-    """
-
-    needs_data = False
-
-    def __init__(self, model: EnergyFlow, n: int = 100_000, seed: int = 0) -> None:
-        self.model, self.n, self.seed = model, n, seed
-        self.known = hasattr(model.energy, "log_normalizer")
-        self.metrics = (METRICS["kl" if self.known else "free_energy"],)
-
-    def compute(self) -> list[Result]:
-        """An estimate in nats with its standard error; the free energy bounds -log Z from above."""
-        value, error = self.model.divergence(self.n, seed=self.seed)
-        protocol = f"{_title(self.model.energy)}; {self.n:,} draws of the flow"
-        kind, own = ("estimate" if self.known else "upper"), {"n": self.n, "split": None, "limit": False}
-        return [Result(*self.metrics, kind, value, standard_error=error, protocol=protocol, **own)]
-
-
-def _title(target: Target) -> str:
-    return getattr(target, "name", type(target).__name__)
+        return [Result(*self.metrics, "quadrature", value, n=nodes, split=None, limit=False, protocol=protocol)]

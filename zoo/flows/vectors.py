@@ -1,9 +1,9 @@
-"""What the flows of vectors share: the checks of sizes, the standardization of data, and the model around a flow."""
+"""What the flows of vectors share: the checks of sizes, standardization and other affine maps, the model of a flow."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.errors import DataError
 from zoo.flows.core import Flow, Mixture, Normal, Transform
@@ -82,6 +82,34 @@ class Standardize(Transform):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """z (N, D) to x and the log-determinant, (N,) nats."""
         return self.mean + self.scale * z, self.scale.log().sum().expand(len(z))
+
+
+class Affine(Transform):
+    """z = L x + m, with a lower triangle L of positive diagonal; the identity at first.
+
+    Args:
+        dims: D.
+    """
+
+    def __init__(self, dims: int) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(dims))
+        self.log_scale = nn.Parameter(torch.zeros(dims))
+        self.lower = nn.Parameter(torch.zeros(dims, dims))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (N, D) to z and the log-determinant, (N,) nats."""
+        with torch.autocast(x.device.type, enabled=False):
+            return x @ self._factor().T + self.shift, self.log_scale.sum().expand(len(x))
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """z (N, D) to x and the log-determinant, (N,) nats."""
+        with torch.autocast(z.device.type, enabled=False):
+            x = torch.linalg.solve_triangular(self._factor(), (z - self.shift).T, upper=False).T
+        return x, -self.log_scale.sum().expand(len(z))
+
+    def _factor(self) -> Tensor:
+        return self.lower.tril(-1) + self.log_scale.exp().diag()
 
 
 class VectorFlow(GenerativeModel):

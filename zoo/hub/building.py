@@ -22,7 +22,6 @@ from zoo.classes import class_path_of
 from zoo.errors import CheckpointError, one_line, show
 from zoo.hub.packing import fill
 from zoo.model import Model
-from zoo.targets import Target
 
 _MAX_INTEGER = 2**31 - 1
 _MAX_DIMS = 2**24  # components of one datum; a colour image of 2048 x 2048 has 12.6 million
@@ -38,14 +37,18 @@ def resolve(class_path: str, cls: type[Model] | None = None) -> type[Model]:
         if class_path not in (class_path_of(cls), f"{cls.__module__}.{cls.__qualname__}"):
             raise CheckpointError(f"The checkpoint is a {class_path}, not the {class_path_of(cls)} passed as cls.")
         return cls
-    module_name, _, name = class_path.rpartition(".")
-    pieces = class_path.split(".")
-    if pieces[0] != "zoo":
+    if class_path.split(".")[0] != "zoo":
         raise CheckpointError(
             f"class_path {show(class_path)} lies outside zoo, so its code is not run; "
             "if you trust it, import the class and pass it as cls."
         )
-    if any(piece.startswith("_") or not piece.isidentifier() for piece in pieces):
+    return _found(class_path, Model, "zoo.", "model of zoo")
+
+
+def _found(class_path: str, base: type, package: str, what: str) -> type:
+    """The public class of that name, derived from `base` and defined within `package`."""
+    module_name, _, name = class_path.rpartition(".")
+    if any(piece.startswith("_") or not piece.isidentifier() for piece in class_path.split(".")):
         raise CheckpointError(f"class_path {show(class_path)} is not the public name of a class.")
     try:
         found = getattr(importlib.import_module(module_name), name)
@@ -53,20 +56,27 @@ def resolve(class_path: str, cls: type[Model] | None = None) -> type[Model]:
         raise CheckpointError(f"class_path {show(class_path)} does not exist in this version of zoo.") from error
     if not (
         isinstance(found, type)
-        and issubclass(found, Model)
-        and found.__module__.startswith("zoo.")
+        and issubclass(found, base)
+        and found.__module__.startswith(package)
+        and found is not base
         and not found.__module__.startswith("zoo.model.")
     ):
-        raise CheckpointError(f"class_path {show(class_path)} names no model of zoo.")
+        raise CheckpointError(f"class_path {show(class_path)} names no {what}.")
     return found
 
 
 def check_arguments(cls: type, arguments: Mapping[str, Any]) -> None:
     """Refuse arguments that the constructor of `cls` does not take, lacks, or annotates otherwise.
 
+    Whatever among them has a class_path of its own, however deep, must be a target of `zoo.targets`, with arguments
+    that are checked in the same way; where it is not, nothing is imported.
+
     Raises:
         CheckpointError: naming the argument.
     """
+    nested = _nested(arguments)
+    for component in nested:
+        _check_target_path(component)
     name = cls.__name__
     parameters = dict(list(inspect.signature(cls.__init__).parameters.items())[1:])
     tunnel = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -86,35 +96,35 @@ def check_arguments(cls: type, arguments: Mapping[str, Any]) -> None:
             hint = inspect.formatannotation(hints[key])
             raise CheckpointError(f"init_args: {name}'s {key} must be {hint}, not {show(value)}.")
         _check_integers(value, f"init_args: {name}'s {key}")
-        _check_nested(value, f"init_args: {name}'s {key}")
+    if nested:
+        from zoo.targets.base import Target
+
+        for component in nested:
+            target = _found(component["class_path"], Target, "zoo.targets.", "target of zoo.targets")
+            check_arguments(target, component.get("init_args", {}))
 
 
-def _check_nested(value: object, what: str) -> None:
-    """Refuse classes that arguments name, but for targets: a target is a formula, and what else is built is the model.
+def _nested(arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every object with a class_path among JSON values, however deep."""
+    found, left = [], list(arguments.values())
+    while left:  # and no recursion, for a stranger says how deep
+        value = left.pop()
+        if isinstance(value, dict) and "class_path" in value:
+            found.append(value)
+        if isinstance(value, (dict, list)):
+            left += value.values() if isinstance(value, dict) else value
+    return found
 
-    Nothing is imported for a name outside `zoo.targets`.
-    """
-    if isinstance(value, list):
-        for item in value:
-            _check_nested(item, what)
-    if not isinstance(value, dict):
-        return
-    path = value.get("class_path")
-    if "class_path" not in value:
-        for item in value.values():
-            _check_nested(item, what)
-        return
-    module, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
-    if module != "zoo.targets" or not name.isidentifier() or name.startswith("_"):
-        raise CheckpointError(f"{what} names {show(path)}, but a checkpoint may name classes of zoo.targets alone.")
-    found = getattr(importlib.import_module(module), name, None)
-    if not isinstance(found, type) or not issubclass(found, Target) or inspect.isabstract(found):
-        raise CheckpointError(f"{what} names {show(path)}, which is no target of zoo.targets.")
-    strange = sorted(set(value) - {"class_path", "init_args"})
-    arguments = value.get("init_args") or {}
-    if strange or not isinstance(arguments, dict):
-        raise CheckpointError(f"{what}: a target has a class_path and init_args, and nothing else.")
-    check_arguments(found, arguments)
+
+def _check_target_path(component: dict[str, Any]) -> None:
+    """Refuse, by its words alone, what does not name a class of `zoo.targets`."""
+    path, arguments = component["class_path"], component.get("init_args", {})
+    if not isinstance(path, str) or not path.startswith("zoo.targets."):
+        raise CheckpointError(f"init_args: class_path {show(path)} is not one of zoo.targets, so its code is not run.")
+    if any(piece.startswith("_") or not piece.isidentifier() for piece in path.split(".")):
+        raise CheckpointError(f"init_args: class_path {show(path)} is not the public name of a class.")
+    if not isinstance(arguments, dict) or not set(component) <= {"class_path", "init_args"}:
+        raise CheckpointError(f"init_args: a target has class_path and init_args alone, not {show(component)}.")
 
 
 def _check_integers(value: object, what: str) -> None:

@@ -220,4 +220,8 @@ def _weights(config: Config) -> str:
     weights = config["weights"]
     lines = [f"Safetensors of {weights['dtype']}, {size(config)}; `zoo.load` checks the SHA-256 of each file."]
     lines += [f"- `{file}`: `{digest}`" for file, digest in sorted(weights["sha256"].items())]
+    rests_on = config.get("rests_on")
+    if rests_on:
+        digests = ", ".join(f"`{digest}`" for _, digest in sorted(rests_on["sha256"].items()))
+        lines.append(f"- used with the weights of `{rests_on['name']}`, of SHA-256 {digests}")
     return lines[0] + "\n\n" + "\n".join(lines[1:])

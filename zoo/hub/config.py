@@ -30,6 +30,7 @@ _MAX_JSON_BYTES = 2**20
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*\.safetensors")
 _CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_CHECKPOINT = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 # ---------------------------------------------------------------------------------------------- config.json
@@ -161,6 +162,13 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
         if not condition:
             raise CheckpointError(f"{path}: {field} must be {wanted}, not {show(value)}.")
 
+    def check_hashes(hashes: object, field: str) -> None:
+        need(isinstance(hashes, dict) and bool(hashes), field, "an object from file to SHA-256", hashes)
+        for name, digest in hashes.items():
+            need(FILE_NAME.fullmatch(name) is not None, f"a name in {field}", "a plain *.safetensors", name)
+            valid = text(digest) and _SHA256.fullmatch(digest) is not None
+            need(valid, f"{field}[{show(name)}]", "64 hexadecimal digits", digest)
+
     def text(value: object) -> bool:
         return isinstance(value, str)
 
@@ -244,11 +252,14 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
     need(integer(parameters) and parameters >= 0, "weights.parameters", "a count", parameters)
     size = weights.get("bytes")  # which early checkpoints lack
     need(size is None or (integer(size) and size >= 0), "weights.bytes", "a count or null", size)
-    need(isinstance(hashes, dict) and bool(hashes), "weights.sha256", "an object from file to SHA-256", hashes)
-    for name, digest in hashes.items():
-        need(FILE_NAME.fullmatch(name) is not None, "a name in weights.sha256", "a plain *.safetensors", name)
-        valid = text(digest) and _SHA256.fullmatch(digest) is not None
-        need(valid, f"weights.sha256[{show(name)}]", "64 hexadecimal digits", digest)
+    check_hashes(hashes, "weights.sha256")
+    rests_on = config.get("rests_on")
+    if rests_on is not None:
+        need(isinstance(rests_on, dict), "rests_on", "an object or null", rests_on)
+        name, digests = rests_on.get("name"), rests_on.get("sha256")
+        # A path would be another one elsewhere.
+        need(text(name) and _CHECKPOINT.fullmatch(name) is not None, "rests_on.name", "a checkpoint's name", name)
+        check_hashes(digests, "rests_on.sha256")
 
     results = config.get("results", [])
     need(isinstance(results, list), "results", "a list", results)

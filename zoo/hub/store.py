@@ -8,11 +8,12 @@ on the Hub. What a folder holds and how it is checked is in `zoo.hub.folder`, ho
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 
 BUNDLED = Path(__file__).resolve().parents[2] / "checkpoints"
+MOST_BELOW = 4  # models, each of which rests on the next
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)+")
 
 
@@ -131,15 +133,21 @@ def load(
         CheckpointError: the checkpoint is missing, damaged, hostile or does not fit its model.
         HubError: the Hub refused, failed or could not be reached.
     """
-    folder = find(name, revision=revision, local_files_only=local_files_only, namespace=namespace, token=token)
-    model = _load_folder(folder, cls)
+    where = {"local_files_only": local_files_only, "namespace": namespace, "token": token}
+    model = _load_folder(find(name, revision=revision, **where), cls, functools.partial(find, **where))
     try:
         return model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise ZooError(f"The device {show(device)} cannot be used here; try cpu.") from error
 
 
-def _load_folder(folder: Path, cls: type[Model] | None) -> Model:
+def _load_folder(
+    folder: Path,
+    cls: type[Model] | None,
+    finder: Callable[[str], Path] = find,
+    above: tuple[Path, ...] = (),
+) -> Model:
+    """The model of a folder, with that on which it rests, which `finder` finds; `above` are those that rest on it."""
     config = read_config(folder)
     from zoo.hub.building import build, check_arguments, resolve
 
@@ -154,6 +162,26 @@ def _load_folder(folder: Path, cls: type[Model] | None) -> Model:
     if count != config["weights"]["parameters"]:
         declared = show(config["weights"]["parameters"])
         raise CheckpointError(f"{folder / CONFIG}: weights.parameters is {declared}; the model has {count}.")
+    rests_on = config.get("rests_on") or {}
+    if model.rests_on != rests_on.get("name"):
+        said, own = show(rests_on.get("name")), show(model.rests_on)
+        raise CheckpointError(f"{folder / CONFIG}: rests_on names {said}, but the model rests on {own}.")
+
+    def below(name: str) -> Model:
+        try:
+            found, chain = finder(name), (*above, folder.resolve())
+        except CheckpointError as error:
+            raise CheckpointError(f"{folder} rests on {name}, which is not there: {error}") from error
+        if found.resolve() in chain or len(chain) > MOST_BELOW:
+            raise CheckpointError(f"{folder} rests on {name}, and so on: at most {MOST_BELOW} may, and none on itself.")
+        if read_config(found)["weights"]["sha256"] != rests_on["sha256"]:
+            raise CheckpointError(
+                f"{folder} was made for other weights of {name} than those in {found}, whose SHA-256 differ: fetch the "
+                f"right ones, or train it anew."
+            )
+        return _load_folder(found, None, finder, chain)
+
+    model.attach(below)
     return model
 
 
@@ -221,6 +249,9 @@ def save(
             "results": [each if isinstance(each, Mapping) else each.config for each in results],
             "notes": list(notes),
         }
+        if model.rests_on is not None:
+            below = read_config(find(model.rests_on))["weights"]["sha256"]
+            config["rests_on"] = {"name": model.rests_on, "sha256": below}
         write_config(temporary, config)
         # What cannot be loaded is not written: a broken export must show here, not on a user's machine.
         _load_folder(temporary, type(model))

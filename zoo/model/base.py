@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from zoo.batch import as_batch
-from zoo.errors import CheckpointError
+from zoo.errors import CheckpointError, ZooError
 from zoo.model.optimization import Optimization
 from zoo.model.randomness import Randomness
 from zoo.model.watching import Watching
@@ -40,6 +40,37 @@ class Model(Optimization, Watching, Randomness):
     def monitor(self) -> Metric | None:
         """The metric by which validation tells the best weights, logged as `val_NAME`; None where none does."""
         return None
+
+    # -- the model that it rests on -------------------------------------------------------------------------------
+
+    rests_on: str | None = None
+    """Name of the checkpoint that this model is used with: a constructor that takes one keeps it here."""
+
+    def attach(self, load: Callable[[str], Model]) -> None:
+        """Be handed the model that this one rests on, by whoever built it; nothing happens where it rests on none.
+
+        Args:
+            load: from a checkpoint's name to its model, as `zoo.load`.
+        """
+        if self.rests_on is not None:
+            # In a tuple, where torch does not look: its weights are not this model's, neither saved nor trained.
+            self._below = (load(self.rests_on).eval().requires_grad_(False),)
+
+    @property
+    def foundation(self) -> Model:
+        """The model that this one rests on, in evaluation mode and on the same device.
+
+        Raises:
+            ZooError: it has not been attached.
+        """
+        if not hasattr(self, "_below"):
+            name = type(self).__name__
+            raise ZooError(f"{name} rests on {self.rests_on}, which it has not been handed: call attach(zoo.load).")
+        (model,) = self._below
+        if model.device != self.device:
+            with torch.inference_mode(False):  # whose weights no gradient could go through
+                model.to(self.device)
+        return model
 
     # -- data -----------------------------------------------------------------------------------------------------
 

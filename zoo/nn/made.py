@@ -47,6 +47,8 @@ class MaskedLinear(nn.Module):
 def draw_degrees(dims: int, hidden: int, layers: int, masks: int, seed: int) -> Tensor:
     """Degrees of the hidden units, int64 (K, layers, hidden) in 1..max(1, D - 1)."""
     degrees = torch.empty(masks, layers, hidden, dtype=torch.int64)
+    if degrees.is_meta:
+        return degrees
     random, last, least = np.random.RandomState([seed, 1]), max(1, dims - 1), 1
     for layer in range(layers):
         even = (_permutations(random, masks, hidden) + random.random_sample((masks, 1))) * last / hidden
@@ -158,13 +160,14 @@ class MADENet(nn.Module):
         ]
 
     def _prepare(self) -> None:
-        """Keep what follows from the orderings and the degrees of a single set."""
-        if len(self.orderings) > 1:
+        """Keep what follows from the orderings and the degrees of a single set; on the meta device there is nothing."""
+        if len(self.orderings) > 1 or self.orderings.is_meta:
             return
         masks = self.masks(torch.zeros(1, dtype=torch.int64, device=self.orderings.device))
         for layer, mask in zip((*self.hidden, self.head, self.direct), masks, strict=True):
             if layer is not None:
-                layer.mask = mask[0].to(layer.weight)  # numbers, which multiply faster than booleans
+                # Numbers, which multiply faster than booleans. The weight itself may be on the meta device yet.
+                layer.mask = mask[0].to(layer.weight.dtype)
         self.drawn, self.units = self.orderings[0].argsort(), self.degrees[0].argsort()
         if not self.degrees.is_meta:  # where there are no values, and nothing is drawn
             self.counts = [degrees.bincount(minlength=self.dims).tolist() for degrees in self.degrees[0]]
@@ -174,7 +177,8 @@ class MADENet(nn.Module):
         if orderings is not None:
             check_orderings(orderings, self.dims, f"each row of the weights' {prefix}orderings", CheckpointError)
         last = max(1, self.dims - 1)
-        if degrees is not None and degrees.numel() and not (1 <= int(degrees.min()) <= int(degrees.max()) <= last):
+        given = degrees is not None and degrees.numel() and not degrees.is_meta
+        if given and not (1 <= int(degrees.min()) <= int(degrees.max()) <= last):
             raise CheckpointError(f"the weights' {prefix}degrees must be from 1 to {last}.")
         super()._load_from_state_dict(state_dict, prefix, *rest)
         self._prepare()

@@ -1,7 +1,7 @@
 """Densities that are known up to a constant."""
 
-from zoo.targets.base import Target
+from zoo.targets.base import Target, target_of
 from zoo.targets.energies import Energy
-from zoo.targets.gaussians import Gaussians
+from zoo.targets.gaussians import GaussianGrid, GaussianRing
 
-__all__ = ["Energy", "Gaussians", "Target"]
+__all__ = ["Energy", "GaussianGrid", "GaussianRing", "Target", "target_of"]

@@ -1,88 +1,122 @@
-"""Densities that are known up to a constant: what a sampler or a variational flow is given in place of data."""
+"""The contract of a density that is known up to a constant, and how one is named in a recipe."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from zoo.classes import class_path_of
-from zoo.errors import DataError, show
-from zoo.spec import DataSpec
+from zoo.errors import DataError, one_line, show
+from zoo.spec import DataSpec, check_count
+
+Random = np.random.RandomState
 
 
-class Target(ABC):
-    """A density p(x) = exp(log_density(x)) / Z over continuous vectors.
+class Target:
+    """A density p(x) = exp(log_density(x)) / Z, of which Z need not be known: what a sampler or a flow is set upon.
 
-    What is known beside it, a target has as well, and nothing that is not known (`hasattr` tells):
+    What is known beyond it is defined, and what is not is not, so that `hasattr` tells:
 
     - `log_normalizer()`: log Z in nats;
-    - `mean`, float64 (D,), and `covariance`, float64 (D, D);
-    - `sample(n, seed=None)`: exact draws, float32 (n, D).
+    - `log_prob(x)`: (N, *shape) to (N,) nats, normalized;
+    - `mean`, `variance`: of each component, float64 (*shape);
+    - `sample(n, *, seed=None)`: exact draws, float32 (n, *shape); a seed gives the same draws each time.
 
-    Its constructor's arguments are plain JSON values, kept in `arguments`, so that a configuration can name it.
+    A constructor takes plain JSON values and keeps each as the attribute of its name.
 
     Attributes:
-        shape: (D,) of one point.
-        arguments: what it was made with.
+        shape: of one datum.
+        name: what people call it, in a phrase.
     """
 
     shape: tuple[int, ...]
-    arguments: dict[str, Any]
+    name: str
 
-    @abstractmethod
     def log_density(self, x: Tensor) -> Tensor:
-        """(N, *shape) to (N,) nats, log p(x) + log Z; differentiable."""
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """(N, *shape) to (N,) nats, log p(x), where log Z is known.
+        """log p(x) + log Z: floats (N, *shape) to (N,) nats, differentiable; in float32 where x has half precision.
 
         Raises:
-            DataError: it is not.
+            DataError: x has another shape or is not floating point.
         """
-        if not hasattr(self, "log_normalizer"):
-            raise DataError(f"The normalizer of {type(self).__name__} is not known: take log_density.")
-        return self.log_density(x) - self.log_normalizer()
+        raise NotImplementedError
+
+    @property
+    def spec(self) -> DataSpec:
+        """The data that are drawn from it: continuous, of its shape."""
+        return DataSpec(self.shape, None)
 
     @property
     def config(self) -> dict[str, Any]:
-        """{"class_path", "init_args"}, of which `target_of` makes it again."""
-        return {"class_path": class_path_of(type(self)), "init_args": dict(self.arguments)}
+        """`class_path` and `init_args`, of which `target_of` makes it again."""
+        arguments = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+        return {"class_path": class_path_of(type(self)), "init_args": arguments}
 
-    def check(self, x: Tensor) -> None:
-        """Refuse what are not points (N, *shape) in floating point."""
-        DataSpec(self.shape, None).check(x, "x", values=False)
+    def checked(self, x: Tensor, what: str = "x") -> Tensor:
+        """A batch of data, at least in float32; refuses another shape and integers."""
+        self.spec.check(x, what, values=False)
+        return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def target_of(given: str | Mapping[str, Any] | Target) -> Target:
-    """The target that is meant: the name of an energy of `zoo.targets.Energy`, or {"class_path", "init_args"}.
+class Known(Target):
+    """A target of which everything is known, to hold a sampler or a flow against."""
 
-    A configuration that came with a checkpoint may name classes of `zoo.targets` alone (`zoo.hub.building`).
+    def log_normalizer(self) -> float:
+        """log Z in nats."""
+        raise NotImplementedError
+
+    @property
+    def mean(self) -> Tensor:
+        """Of each component, float64 (*shape)."""
+        raise NotImplementedError
+
+    @property
+    def variance(self) -> Tensor:
+        """Of each component, float64 (*shape)."""
+        raise NotImplementedError
+
+    def draw(self, random: Random, n: int) -> np.ndarray:
+        """`n` exact draws, (n, *shape) in float64."""
+        raise NotImplementedError
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """(N, *shape) to (N,) nats, normalized."""
+        return self.log_density(x) - self.log_normalizer()
+
+    def sample(self, n: int, *, seed: int | None = None) -> Tensor:
+        """Draw `n` data exactly, float32 (n, *shape); a seed gives the same data each time."""
+        check_count(n)
+        return torch.from_numpy(self.draw(Random(seed), n).astype(np.float32))
+
+
+def target_of(given: str | Mapping[str, Any]) -> Target:
+    """The target that a recipe or a checkpoint names.
+
+    Args:
+        given: energy1 to energy4, or {"class_path": ..., "init_args": ...} of any importable class of target. What a
+            checkpoint names has been restricted to `zoo.targets` before (`zoo.hub.building.check_arguments`).
 
     Raises:
-        DataError: there is no such target, or it does not take these arguments.
+        DataError: there is no such target, or it cannot be made so.
     """
-    if isinstance(given, Target):
-        return given
     if isinstance(given, str):
-        from zoo.targets.energies import Energy
-
-        return Energy(given)
-    path = given.get("class_path") if isinstance(given, Mapping) else None
-    if not isinstance(path, str) or set(given) - {"class_path", "init_args"}:
-        raise DataError(f"A target is the name of an energy, or a class_path with its init_args, not {show(given)}.")
-    module, _, name = path.rpartition(".")
+        given = {"class_path": "zoo.targets.Energy", "init_args": {"name": given}}
+    if not isinstance(given, Mapping) or not {"class_path"} <= set(given) <= {"class_path", "init_args"}:
+        raise DataError(f"A target is a name, such as energy1, or class_path and init_args, not {show(given)}.")
+    path, arguments = given["class_path"], given.get("init_args") or {}
+    module, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
     try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise DataError(f"There is no target {path}: name a class of zoo.targets, or one of your own.") from error
-    if not (isinstance(found, type) and issubclass(found, Target)) or inspect.isabstract(found):
-        raise DataError(f"{path} is no target: it must derive from zoo.targets.Target and have a log_density.")
+        cls = getattr(importlib.import_module(module), name) if module else None
+    except (ImportError, AttributeError):
+        cls = None
+    if not isinstance(cls, type) or not issubclass(cls, Target) or not isinstance(arguments, Mapping):
+        raise DataError(f"There is no target {show(path)}: give class_path and init_args of a class of zoo.targets.")
     try:
-        return found(**(given.get("init_args") or {}))
+        return cls(**arguments)
     except TypeError as error:
-        raise DataError(f"{path} cannot be made with these arguments: {error}.") from error
+        raise DataError(f"{name} cannot be made with {show(dict(arguments))}: {one_line(error)}.") from error

@@ -11,10 +11,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import DataError
-from zoo.spec import DataSpec
-from zoo.targets.base import Target
-
-Random = np.random.RandomState
+from zoo.targets.base import Known, Random
 
 EDGE = 4.0  # the energies live in the square [-EDGE, EDGE]^2, the one that the paper shows
 WALL = 0.2  # and fall off beyond it with this standard deviation
@@ -23,7 +20,7 @@ WALL = 0.2  # and fall off beyond it with this standard deviation
 # -- energies --------------------------------------------------------------------------------------------------
 
 
-class Energy(Target):
+class Energy(Known):
     """An energy of the plane, whose density is p(z) = exp(-U(z)) / Z (Rezende and Mohamed 2015, table 1).
 
     With w1 = sin(2 pi z1 / 4), w2 = 3 exp(-((z1 - 1) / 0.6)^2 / 2), w3 = 3 sigmoid((z1 - 1) / 0.3) and
@@ -49,6 +46,7 @@ class Energy(Target):
     Example:
         >>> energy = Energy("energy1")
         >>> energy(z)                     # (N,) nats, differentiable
+        >>> energy.log_density(z)         # -U(z)
         >>> energy.log_prob(z)            # (N,) nats, normalized
         >>> energy.sample(1000, seed=0)   # (1000, 2), exact
 
@@ -59,35 +57,38 @@ class Energy(Target):
     def __init__(self, name: str) -> None:
         if name not in ENERGIES:
             raise DataError(f"There is no energy {name!r}; choose one of {', '.join(ENERGIES)}.")
-        self.name, self.shape, self.arguments = name, (2,), {"name": name}
+        self.name, self.shape = name, (2,)
 
     def __call__(self, z: Tensor) -> Tensor:
-        """(N, 2) to (N,) nats, at least -log 2; in float32 where z has half precision.
+        """U(z): (N, 2) to (N,) nats, at least -log 2; in float32 where z has half precision.
 
         Raises:
             DataError: z has another shape or is not floating point.
         """
-        DataSpec((2,), None).check(z, "z", values=False)
-        z = z.to(torch.promote_types(z.dtype, torch.float32))
+        z = self.checked(z, "z")
         wall = 0.5 * ((z.abs() - EDGE).clamp(min=0) / WALL).square().sum(1)
         return self._printed(z) + wall
 
     def _printed(self, z: Tensor) -> Tensor:
         return ENERGIES[self.name](z)
 
+    def log_density(self, x: Tensor) -> Tensor:
+        """-U(x): (N, 2) to (N,) nats."""
+        return -self(x)
+
     def log_normalizer(self, resolution: int = 16) -> float:
         """log Z in nats, by `quadrature` of that resolution; with 16 it is right to 1e-9."""
         return _log_normalizer(self.name, resolution)
 
-    def log_density(self, z: Tensor) -> Tensor:
-        """(N, 2) to (N,) nats, -U(z)."""
-        return -self(z)
+    @property
+    def mean(self) -> Tensor:
+        """Of z1 and z2, float64 (2,), by quadrature."""
+        return _moments(self.name)[0].clone()
 
-    def sample(self, n: int, *, seed: int | None = None) -> Tensor:
-        """Draw `n` points exactly, float32 (n, 2); a seed gives the same points each time."""
-        if n < 1:
-            raise DataError(f"n must be at least 1, not {n}.")
-        return torch.from_numpy(self.draw(Random(seed), n).astype(np.float32))
+    @property
+    def variance(self) -> Tensor:
+        """Of z1 and z2, float64 (2,), by quadrature."""
+        return _moments(self.name)[1].clone()
 
     def draw(self, random: Random, n: int) -> np.ndarray:
         """(n, 2) in float64, by rejection.
@@ -163,6 +164,15 @@ def quadrature(resolution: int = 16, beyond: float = 10 * WALL) -> tuple[Tensor,
 def _log_normalizer(name: str, resolution: int) -> float:
     z, weights = quadrature(resolution)
     return torch.logsumexp(weights.log() - Energy(name)(z), 0).item()
+
+
+@functools.lru_cache
+def _moments(name: str) -> tuple[Tensor, Tensor]:
+    """Mean and variance of both components."""
+    z, weights = quadrature()
+    mass = (weights * Energy(name).log_prob(z).exp())[:, None]
+    mean = (mass * z).sum(0)
+    return mean, (mass * (z - mean).square()).sum(0)
 
 
 ENERGIES: dict[str, Callable[[Tensor], Tensor]] = {"energy1": _u1, "energy2": _u2, "energy3": _u3, "energy4": _u4}

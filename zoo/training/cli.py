@@ -190,7 +190,8 @@ class ZooCLI(LightningCLI):
         return best + ([] if last else [SaveLast()])
 
     def after_instantiate_classes(self) -> None:
-        """Start from published weights, where `--from` names some."""
+        """Hand the model what it rests on; start from published weights, where `--from` names some."""
+        self.model.attach(store.load)
         if self.start:
             try:
                 packing.fill(self.model, self.start.weights, str(self.start.folder))
