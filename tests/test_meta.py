@@ -50,7 +50,7 @@ def test_a_family_on_the_meta_device_has_the_shapes_of_a_real_one(cls):
         (MADE, {"shape": [5], "hidden": 12, "ordering": [4, 0, 3, 1, 2]}),
         (MAF, {"shape": [3], "layers": 3, "hidden": 8}),
         (MAF, {"shape": [3], "layers": 2, "hidden": 8, "components": 2, "ordering_seed": 1}),
-        (FlowVAE, {"shape": [1, 8, 8], "latents": 4, "channels": 4, "blocks": 1, "hidden": 8, "flow_hidden": 8}),
+        (FlowVAE, {"shape": [1, 8, 8], "latent_dim": 4, "channels": 4, "blocks": 1, "hidden": 8, "flow_hidden": 8}),
     ],
 )
 def test_weights_that_are_assigned_make_it_a_real_one(cls, arguments):
