@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from zoo.batch import Batch
     from zoo.errors import CheckpointError, DataError, HubError, ZooError
     from zoo.evaluation.measure import evaluate
-    from zoo.hub.store import load, names, pull, push, save
+    from zoo.hub.remote import pull
+    from zoo.hub.store import load, names, push, save
+    from zoo.model import GenerativeModel, Model
+    from zoo.results import Result
+    from zoo.spec import DataSpec
 
 __version__ = "0.1.0"
 

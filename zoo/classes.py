@@ -45,6 +45,9 @@ SPECS: dict[str, dict[str, Any]] = {
 STATE_KEYS = {"Last": "SaveLast", "Record": "RunRecord"}
 """Under what key a run's `.ckpt` holds the state of a callback now."""
 
+NUMBER_KINDS = {"bound": "upper"}
+"""What the kind of a published result is called now: there were bounds of one direction alone."""
+
 
 def class_path_of(cls: type) -> str:
     """The shortest dotted name that imports `cls`: `zoo.autoregressive.PixelCNN`, without its file's name."""
@@ -60,7 +63,7 @@ def up_to_date(value: Any, *, complete: bool = False) -> Any:
     """What a configuration of before says, in the names of today; what is already so is returned equal.
 
     Args:
-        value: plain JSON or YAML, in which every {"class_path", "init_args"} is looked at.
+        value: plain JSON or YAML, in which every {"class_path", "init_args"}, "reference" and "results" is looked at.
         complete: whether arguments that are lacking did not exist when it was written, as in a config.json.
     """
     if isinstance(value, list):
@@ -68,6 +71,10 @@ def up_to_date(value: Any, *, complete: bool = False) -> Any:
     if not isinstance(value, dict):
         return value
     found = {key: up_to_date(item, complete=complete) for key, item in value.items()}
+    if isinstance(found.get("reference"), dict):
+        found["reference"] = _reference(found["reference"])
+    if isinstance(found.get("results"), list):
+        found["results"] = [_result(each) if isinstance(each, dict) else each for each in found["results"]]
     path, arguments = found.get("class_path"), found.get("init_args")
     if not isinstance(path, str):
         return found
@@ -80,6 +87,19 @@ def up_to_date(value: Any, *, complete: bool = False) -> Any:
         if complete:
             found["init_args"] = {**ABSENT.get(path, {}), **found["init_args"]}
     return found
+
+
+def _reference(reference: dict[str, Any]) -> dict[str, Any]:
+    """Whose number it is was said by `target: true` alone."""
+    if not isinstance(reference.get("target"), bool):
+        return reference
+    whose = {"whose": "target"} if reference["target"] else {}
+    return whose | {key: value for key, value in reference.items() if key != "target"}
+
+
+def _result(result: dict[str, Any]) -> dict[str, Any]:
+    kind = result.get("kind")
+    return result | {"kind": NUMBER_KINDS[kind]} if isinstance(kind, str) and kind in NUMBER_KINDS else result
 
 
 def run_up_to_date(state: Mapping[str, Any]) -> dict[str, Any]:

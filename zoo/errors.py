@@ -5,6 +5,8 @@ How values are shown in such sentences is here too.
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterable
 
 
@@ -37,6 +39,17 @@ def show(value: object, limit: int = 80) -> str:
 def one_line(error: BaseException) -> str:
     """The text of an error on one line, without its full stop."""
     return " ".join(str(error).split()).rstrip(".")[:200] or type(error).__name__
+
+
+def warn(sentence: str) -> None:
+    """Warn at the line outside the package that led here: it is there that something can be done about it.
+
+    Where the package names its own line, Python shows the warning once and not once for each caller.
+    """
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("zoo", "torch"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(sentence, stacklevel=level)
 
 
 def listed(names: Iterable[str]) -> str:

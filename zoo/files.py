@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
 import shutil
 import tempfile
-import urllib.request
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from http.client import HTTPException
 from pathlib import Path
 
 from zoo.errors import DataError
@@ -76,6 +72,9 @@ def read(path: Path, size: int, sha256: str, header: bytes = b"") -> bytes:
     Raises:
         DataError: it is absent, cannot be read or differs from the official file.
     """
+    import gzip
+    import zlib
+
     source = path if path.exists() else _gz(path)
     remedy = f"delete it to have it downloaded anew, or put the official {path.name} there"
     try:
@@ -102,6 +101,8 @@ def fetch(urls: Iterable[str], md5: str, folder: Path) -> Path:
     Raises:
         DataError: none of `urls` gave a file with this md5.
     """
+    from http.client import HTTPException
+
     failures = []
     for url in urls:
         path = folder / url.rpartition("/")[2]
@@ -121,6 +122,8 @@ def fetch(urls: Iterable[str], md5: str, folder: Path) -> Path:
 
 def _download(url: str, path: Path) -> str:
     """Write what `url` gives to `path` and return its md5."""
+    import urllib.request
+
     from tqdm import tqdm
 
     md5 = hashlib.md5(usedforsecurity=False)

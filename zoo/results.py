@@ -1,4 +1,4 @@
-"""What a measured number is, what it is held against, how both are written, and which one stands for a checkpoint."""
+"""What a measured number is, and how it is written."""
 
 from __future__ import annotations
 
@@ -32,9 +32,6 @@ KIND_NOUNS = {
     "count": "a count",
 }
 """What each kind is called in a sentence."""
-
-_OLD_KINDS = {"bound": "upper"}  # checkpoints of before had bounds of one direction alone
-WHOSE = ("paper", "reported", "target")
 
 
 @dataclass(frozen=True)
@@ -132,8 +129,7 @@ class Result:
     def from_config(cls, config: Mapping[str, Any]) -> Result:
         """The result that a config.json holds."""
         names = ("value", "standard_error", "n", "split", "dataset", "protocol", "limit", "samples", "spread")
-        kind = _OLD_KINDS.get(config["kind"], config["kind"])
-        return cls(metric_of(config), kind, **{name: config[name] for name in names if name in config})
+        return cls(metric_of(config), config["kind"], **{name: config[name] for name in names if name in config})
 
     @property
     def config(self) -> dict[str, Any]:
@@ -165,6 +161,14 @@ class Result:
         return f"{KINDS[self.kind]}{self.metric.write(self.value)}{error}"
 
     @property
+    def importance_weighted(self) -> bool:
+        """Whether several draws make it a tighter number than one does: of an importance-weighted bound or an estimate.
+
+        A bound of several draws of dequantization noise, which has a spread over them, is the mean of plain ones.
+        """
+        return self.kind == "estimate" or (self.samples > 1 and self.spread is None)
+
+    @property
     def said_of_draws(self) -> str:
         """Of several draws: `standard deviation over draws 0.00012`; empty where there is one alone.
 
@@ -177,149 +181,9 @@ class Result:
         return f"standard deviation over {over} {self.spread:.2g}"
 
 
-def binarization(protocol: str) -> str:
-    """Which binary images a protocol is about: "fixed", Larochelle's files; "dynamic", drawn of grey ones; or "".
-
-    Likelihoods of the two differ by about two nats on MNIST, so that one is not held against the other.
-    """
-    if "fixed binarization" in protocol:
-        return "fixed"
-    return "dynamic" if "binarized" in protocol or "dynamic binarization" in protocol else ""
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The number that a checkpoint is held against.
-
-    Args:
-        metric: of it.
-        value: the number.
-        source: where it stands.
-        whose: "paper", the model's own; "reported", somebody's run of that model; "target", the zoo's own goal.
-        kind: one of `KINDS`, None where the source does not tell.
-        samples: draws for each datum behind it; of an importance-weighted estimate more than one.
-        protocol: how it was taken where that decides whether ours is comparable, as `fixed binarization`.
-        best: a better number that somebody else has reported, None where there is none.
-        best_source: where that stands.
-    """
-
-    metric: Metric
-    value: float
-    source: str
-    whose: str = "paper"
-    kind: str | None = None
-    samples: int = 1
-    protocol: str = ""
-    best: float | None = None
-    best_source: str = ""
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any] | None) -> Reference | None:
-        """The reference of a config.json or of a recipe; None where there is none."""
-        if not config:
-            return None
-        best = config.get("best") or {}
-        return cls(
-            metric_of(config),
-            config["value"],
-            config["source"],
-            # Checkpoints of before had the paper's numbers and targets alone.
-            config.get("whose") or ("target" if config.get("target") else "paper"),
-            config.get("kind"),
-            config.get("samples", 1),
-            config.get("protocol", ""),
-            best.get("value"),
-            best.get("source", ""),
-        )
-
-    @property
-    def noun(self) -> str:
-        """In a sentence: `the paper's number`, `a reported number`, `the target`."""
-        return {"paper": "the paper's number", "reported": "a reported number", "target": "the target"}[self.whose]
-
-    @property
-    def written(self) -> str:
-        """In a table: `≤ 85.1`, `22.29 (reported)`, `target 0.02`."""
-        value = f"{KINDS.get(self.kind or '', '')}{self.value:g}"
-        return {"paper": value, "reported": f"{value} (reported)", "target": f"target {value}"}[self.whose]
-
-    def is_like(self, result: Result) -> bool:
-        """Whether a result is of this number's metric, kind and binarization: a plain bound beside a plain bound."""
-        if result.metric.name != self.metric.name:
-            return False
-        return self.is_of_kind(result) and self.is_of_data(result)
-
-    def is_of_data(self, result: Result) -> bool:
-        """Whether both are about the same binary images, where this number says about which."""
-        return not self.protocol or binarization(self.protocol) == binarization(result.protocol)
-
-    def is_of_kind(self, result: Result) -> bool:
-        """Whether both are exact, or bounds, or estimates, where this number says which it is.
-
-        What papers call an estimate by importance sampling is, in expectation, a bound of several draws.
-        """
-        if self.kind in (None, "samples"):
-            return True
-        several = self.samples > 1 or self.kind == "estimate"
-        if self.kind in ("upper", "lower", "estimate") and result.kind in ("upper", "lower", "estimate"):
-            return several == (result.samples > 1 or result.kind == "estimate")
-        return result.kind == self.kind
-
-    def verdict(self, result: Result) -> str:
-        """`missed by 0.02`, `reached exactly` or `better by 0.11`, from the unrounded values."""
-        gap = result.value - self.value
-        if gap == 0:
-            return "reached exactly"
-        missed = (gap < 0) if self.metric.higher_is_better else (gap > 0)
-        # Two significant digits: a miss by less than the printed decimals must not read "missed by 0.000".
-        return f"{'missed' if missed else 'better'} by {float(f'{abs(gap):.2g}'):g}"
-
-    def judged(self, result: Result) -> str:
-        """The verdict where the result is like this number, else in what it is not."""
-        if not self.is_of_data(result):
-            return f"not compared, for it is of {self.protocol}"
-        if not self.is_of_kind(result):
-            theirs, ours = _kind_and_draws(self.kind, self.samples), _kind_and_draws(result.kind, result.samples)
-            return f"not compared, for it is {theirs}, and this is {ours}"
-        return self.verdict(result)
-
-
-def _kind_and_draws(kind: str, samples: int) -> str:
-    """`an upper bound of 500 draws`; exact numbers have none."""
-    if kind not in ("upper", "lower", "estimate"):
-        return KIND_NOUNS[kind]
-    return f"{KIND_NOUNS[kind]} of {f'{samples:,} draws' if samples > 1 else 'one draw'}"
-
-
 def results_of(config: Config) -> list[Result]:
     """The results of a config.json."""
     return [Result.from_config(result) for result in config.get("results") or ()]
-
-
-def headline(config: Config) -> Result | None:
-    """The result that stands for a checkpoint: of a whole split, in the reference's metric and of its kind.
-
-    Among several it is the exact one, then the pessimistic bound, then the estimate; of bounds that of most samples,
-    for the lowest of several noisy ones would be the luckiest. Where there is no reference, metrics come in the order
-    of `METRICS`.
-    """
-    reference = Reference.from_config(config.get("reference"))
-    whole = [result for result in results_of(config) if not result.limit]
-
-    def order(result: Result) -> tuple[Any, ...]:
-        metric = result.metric
-        pessimistic = "lower" if metric.higher_is_better else "upper"
-        kinds = ["exact", pessimistic, "estimate", "quadrature", "samples", "count", "upper", "lower"]
-        return (
-            reference is None or metric.name != reference.metric.name,
-            reference is None or not reference.is_of_kind(result),
-            [*METRICS, metric.name].index(metric.name),
-            kinds.index(result.kind),
-            -result.samples,
-            -result.value if metric.higher_is_better else result.value,
-        )
-
-    return min(whole, key=order, default=None)
 
 
 def merge(old: Iterable[Result], new: Iterable[Result]) -> list[Result]:

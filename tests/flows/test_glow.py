@@ -14,8 +14,8 @@ from torch import Tensor
 
 from zoo.callbacks.ema import EMA
 from zoo.errors import CheckpointError, DataError, ZooError
+from zoo.flows.couplings import AffineCoupling, FactorOut
 from zoo.flows.glow import ActNorm, Glow, InvertibleConv
-from zoo.flows.images import AffineCoupling, FactorOut
 from zoo.hub import store
 
 

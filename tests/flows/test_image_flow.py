@@ -17,19 +17,19 @@ from zoo.data import Digits
 from zoo.errors import DataError
 from zoo.evaluation.measure import evaluate
 from zoo.flows.core import Compose, Flow, Normal
-from zoo.flows.glow import Glow, InvertibleConv
-from zoo.flows.images import (
+from zoo.flows.couplings import (
     AdditiveCoupling,
     AffineCoupling,
     Centre,
     FactorOut,
     Flatten,
-    ImageFlow,
     Logit,
     ResidualNet,
     Squeeze,
     squeezed,
 )
+from zoo.flows.glow import Glow, InvertibleConv
+from zoo.flows.images import ImageFlow
 from zoo.flows.nice import NICE, Scaling
 from zoo.flows.realnvp import RealNVP
 from zoo.flows.reconstruction import FAR

@@ -9,7 +9,7 @@ import torch
 from diffeomorphisms import check_diffeomorphism, randomize
 
 from zoo.errors import DataError
-from zoo.flows.images import AdditiveCoupling
+from zoo.flows.couplings import AdditiveCoupling
 from zoo.flows.nice import NICE, Scaling
 
 

@@ -7,7 +7,7 @@ import torch
 from diffeomorphisms import randomize
 
 from zoo.errors import DataError
-from zoo.flows.images import AffineCoupling, FactorOut, Logit
+from zoo.flows.couplings import AffineCoupling, FactorOut, Logit
 from zoo.flows.realnvp import RealNVP
 
 

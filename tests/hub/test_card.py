@@ -13,7 +13,8 @@ from zoo.classes import dataset_title
 from zoo.errors import ZooError
 from zoo.hub import card, store, tables
 from zoo.hub.config import read_config
-from zoo.results import Result, headline
+from zoo.references import headline
+from zoo.results import Result
 
 TOP = Path(__file__).resolve().parents[2]
 RESULT = {
@@ -167,12 +168,12 @@ def test_a_part_of_the_split_is_no_result():
 
 
 def test_a_bound_is_shown_as_one():
-    text = card.render(changed(results=[{**RESULT, "kind": "bound"}]))
+    text = card.render(changed(results=[{**RESULT, "kind": "upper"}]))
     assert "| bits/dim | ≤ 3.061 ± 0.006 | upper |" in text
 
 
 def test_draws_and_their_spread_are_stated():
-    drawn = {**RESULT, "kind": "bound", "protocol": "256 levels; 8 draws", "samples": 8, "spread": 0.000123}
+    drawn = {**RESULT, "kind": "upper", "protocol": "256 levels; 8 draws", "samples": 8, "spread": 0.000123}
     text = card.render(changed(results=[drawn]))
     assert "| 256 levels; 8 draws; standard deviation over draws 0.00012 |" in text
     (read,) = ModelCard(text).data.eval_results
@@ -193,7 +194,7 @@ def test_a_count_is_stated_with_what_it_is_out_of():
 
 KL = {**RESULT, "metric": "kl", "kind": "quadrature", "value": 0.0123, "standard_error": None, "split": None, "n": 64}
 POINTS = {"class_path": "zoo.data.Points", "init_args": {"name": "energy1"}}
-TARGET = {"metric": "kl", "value": 0.02, "source": "the paper has figures alone", "target": True}
+TARGET = {"metric": "kl", "value": 0.02, "source": "the paper has figures alone", "whose": "target"}
 
 
 def test_a_number_of_the_model_alone_has_no_split():
@@ -216,16 +217,16 @@ def test_a_number_of_the_model_alone_has_no_split():
             "The target is 0.02 nats of KL(q || p) (the paper has figures alone). Better by 0.0077",
         ),
         ({**TARGET, "value": 0.01}, "target 0.01", "The target is 0.01 nats of KL(q || p)"),
-        ({**TARGET, "target": False}, "0.02", "The paper's number is 0.02 nats of KL(q || p)"),
-        (None, "-", "The paper gives no number for this data set."),
+        ({**TARGET, "whose": "paper"}, "0.02", "The paper's number is 0.02 nats of KL(q || p)"),
+        (None, "-", "No number is known to hold these against."),
     ],
 )
 def test_a_target_is_no_number_of_a_paper(reference, cell, sentence):
     config = changed(results=[KL], data=POINTS, reference=reference)
     assert sentence in card.render(config)
     header, row = tables.table({"planar-energy1": config})
-    assert row[header.index("reference")] == cell
     missed = " (missed by 0.0023)" if cell == "target 0.01" else ""
+    assert row[header.index("reference")] == cell + missed
     assert f"| 0.0123 | {cell}{missed} |" in tables.results_table({"planar-energy1": config})
     header, row = tables.likelihoods({"planar-energy1": config}, "points")
     assert row[header.index("reference")] == cell
@@ -239,7 +240,7 @@ def test_a_reference_in_another_metric_is_not_set_beside_a_result():
 
 
 def test_no_number_in_the_paper():
-    assert "The paper gives no number for this data set." in card.render(changed(reference=None))
+    assert "No number is known to hold these against." in card.render(changed(reference=None))
 
 
 def of(*results, **changes):
@@ -248,7 +249,7 @@ def of(*results, **changes):
 
 
 def test_headline_prefers_the_papers_metric_and_exact_over_bound():
-    bound, fid = {**RESULT, "kind": "bound"}, {**RESULT, "metric": "fid", "kind": "estimate"}
+    bound, fid = {**RESULT, "kind": "upper"}, {**RESULT, "metric": "fid", "kind": "estimate"}
     assert of(fid, bound, RESULT) == Result.from_config(RESULT)
     assert of(fid, bound) == Result.from_config(bound)
     tighter = {**bound, "value": bound["value"] - 0.1, "samples": 100}
@@ -321,7 +322,7 @@ def test_likelihoods_of_one_data_set_are_ranked_by_their_references():
     reference = CONFIG["reference"]
     configs = {
         "a-cifar10": changed(reference={**reference, "value": 2.92}),
-        "b-cifar10": changed(reference={**reference, "value": 8.0}, results=[{**RESULT, "kind": "bound"}]),
+        "b-cifar10": changed(reference={**reference, "value": 8.0}, results=[{**RESULT, "kind": "upper"}]),
         "c-cifar10": changed(reference=None),
         "d-cifar10": changed(results=[]),
         "e-mnist": changed(data={"class_path": "zoo.data.MNIST", "init_args": {}}),
@@ -362,7 +363,7 @@ def test_numbers_of_two_binarizations_are_not_ranked_among_each_other():
     ]
     text = card.render(configs["a-mnist"])
     assert "The paper's number is 79 nats, an exact number, fixed binarization (s)." in text
-    assert "Not compared, for it is of fixed binarization: 80.00 ± 0.01 nats (exact) here." in text
+    assert "Not compared, for ours is of dynamic binarization: 80.00 ± 0.01 nats (exact) here." in text
     assert "79 (not compared)" in tables.results_table(configs)
     assert "Better by 1: 80.00" in card.render(configs["b-mnist"])
 
@@ -372,6 +373,7 @@ def test_a_card_says_whose_number_it_is_and_the_best():
     for whose, noun, cell in (
         ("paper", "The paper's number is 3.14 bits/dim", "3.14"),
         ("reported", "A reported number is 3.14 bits/dim", "3.14 (reported)"),
+        ("other", "Another model's number is 3.14 bits/dim", "3.14 (another model) (not compared)"),
         ("target", "The target is 3.14 bits/dim", "target 3.14"),
     ):
         config = changed(reference={**CONFIG["reference"], "whose": whose, "best": best})
@@ -389,14 +391,27 @@ def test_bounds_stand_beside_bounds_and_estimates_beside_estimates():
     assert headline(config).value == 84.2
     text = card.render(config)
     assert "Better by 0.9: ≤ 84.200" in text
-    assert (
-        "Not compared, for it is an upper bound of one draw, and this is an upper bound of 500 draws: ≤ 81.200" in text
-    )
+    assert "Not compared, for ours is an upper bound of 500 draws: ≤ 81.200" in text
     estimate = changed(results=[weighted, bound], reference={**plain, "kind": "estimate", "samples": 128})
     assert headline(estimate).value == 81.2
-    assert "for it is an estimate of 128 draws, and this is an upper bound of one draw: ≤ 84.200" in card.render(
-        estimate
-    )
+    assert "Not compared, for ours is an upper bound: ≤ 84.200" in card.render(estimate)
+    dequantized = {**bound, "value": 84.1, "samples": 8, "spread": 0.01, "protocol": "256 levels, 8 draws"}
+    text = card.render(changed(results=[dequantized], reference=plain))
+    assert "Better by 1: ≤ 84.100" in text, "a mean of plain bounds"
+
+
+def test_a_source_with_several_numbers_is_held_against_each():
+    bound = {**RESULT, "kind": "upper", "value": 84.2}
+    weighted = {**bound, "value": 81.2, "samples": 500, "protocol": "256 levels; 500 samples an image"}
+    also = [{"value": 83.7, "decimals": 2, "kind": "upper"}]
+    reference = {**CONFIG["reference"], "value": 81.0, "decimals": 2, "kind": "estimate", "samples": 128, "also": also}
+    config = changed(results=[weighted, bound], reference=reference)
+    text = card.render(config)
+    assert "The paper's number is 81.00 bits/dim, an estimate of 128 draws (Somebody 2016, Table 3)." in text
+    assert "The same source has 83.70 bits/dim, an upper bound." in text
+    assert "Against 81.00 missed by 0.2: ≤ 81.200" in text
+    assert "Against 83.70 missed by 0.5: ≤ 84.200" in text
+    assert headline(config).value == 81.2
 
 
 def test_more_may_be_better():
@@ -406,6 +421,10 @@ def test_more_may_be_better():
     assert headline(config).value == 0.8, "the pessimistic bound"
     assert "Missed by 0.05: ≥ 0.80 ± 0.01 AUC" in card.render(config)
     assert "(missed by 0.05)" in tables.results_table({"a-cifar10": config})
+    bare = {"metric": "auc", "value": 0.7, "source": "s"}  # as a recipe has it
+    config = changed(results=results, reference=bare)
+    assert "The paper's number is 0.7 AUC (s). Better by 0.1: ≥ 0.80" in card.render(config)
+    assert tables.table({"a-cifar10": config})[1][5] == "0.7"
     references = {name: {**metric, "value": value, "source": "s"} for name, value in (("a", 0.9), ("b", 0.6))}
     configs = {name: changed(results=results, reference=each) for name, each in references.items()}
     assert [row[0] for row in tables.likelihoods(configs, "cifar10")[1:]] == ["b", "a"], "the worst first"

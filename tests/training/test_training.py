@@ -35,7 +35,7 @@ from zoo.evaluation import measure
 from zoo.flows import EnergyFlow
 from zoo.hub import store
 from zoo.hub.config import read_config, write_config
-from zoo.results import WHOSE
+from zoo.references import WHOSE
 from zoo.training import cli as training
 from zoo.training.export import export_run
 
@@ -107,7 +107,7 @@ def test_a_recipe_builds_a_model_for_its_data(run, monkeypatch, recipe):
     assert result.cli.trainer.default_root_dir == str(Path("runs", recipe.stem))
     reference = yaml.safe_load(recipe.read_text()).get("reference")
     if reference is not None:
-        maybe = {"whose", "kind", "samples", "protocol", "best"}
+        maybe = {"whose", "kind", "samples", "protocol", "decimals", "also", "best"}
         assert set(reference) - maybe == {"metric", "value", "source"}
         assert reference["whose"] in WHOSE, "nobody has to guess"
         # An energy's flow is judged by the divergence that it minimizes, what has no likelihood by its samples.

@@ -91,8 +91,7 @@ class RunRecord(Callback):
 
     Args:
         recipe: name of the recipe, None where there is none.
-        reference: {"metric", "value", "source"}: the number that others report; with "target": true, one to reach
-            where they report none.
+        reference: the number that it is held against, as `zoo.references.Reference.from_config` takes it.
         start: {"name", "sha256", "training"} of the published weights that the run started from, None where it started
             from none.
     """

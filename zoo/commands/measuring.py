@@ -95,7 +95,8 @@ def distance(
 def _report(name: str, result: Result, config: dict[str, Any]) -> str:
     """What was measured, beside what the card says and the reference."""
     from zoo.hub.config import title_of
-    from zoo.results import Reference, results_of
+    from zoo.references import reference_of
+    from zoo.results import results_of
 
     metric, n = result.metric, f"{result.n:,}"
     seen = f"n = {n}"
@@ -109,11 +110,12 @@ def _report(name: str, result: Result, config: dict[str, Any]) -> str:
     for old in results_of(config):
         if old.of == result.of:
             lines.append(f"  card   {old.written}, n = {old.n:,}" + _agreement(result, old))
-    reference = Reference.from_config(config.get("reference"))
+    reference = reference_of(config)
     if reference and reference.metric.name == metric.name:
-        verdict = "" if result.limit else f": {reference.judged(result)}"
-        what = {"paper": "paper ", "reported": "others", "target": "target"}[reference.whose]
-        lines.append(f"  {what} {reference.value:g}{verdict} ({reference.source})")
+        nearest = reference.nearest(result)
+        verdict = "" if result.limit else f": {nearest.judged(result)}"
+        what = {"paper": "paper ", "target": "target"}.get(nearest.whose, "others")
+        lines.append(f"  {what} {nearest.printed}{verdict} ({nearest.source})")
     return "\n".join(lines)
 
 

@@ -11,7 +11,8 @@ from zoo.errors import ZooError, listed
 from zoo.evaluation.fidelity import Fidelity, PointFidelity
 from zoo.evaluation.likelihood import Likelihood, own_samples
 from zoo.model import GenerativeModel, Measurement, Model
-from zoo.results import Reference, results_of
+from zoo.references import reference_of
+from zoo.results import results_of
 
 ALL = "all"
 
@@ -54,7 +55,7 @@ def choose(
             f"{', '.join(sorted(possible)) or 'nothing'}, or {ALL}."
         )
     known = {each.metric.name for each in results_of(config or {})} | names
-    reference = Reference.from_config((config or {}).get("reference"))
+    reference = reference_of(config or {})
     if reference:
         known.add(reference.metric.name)
     wanted = [each for each in others if ALL in names or known & {metric.name for metric in each.metrics}]

@@ -8,7 +8,6 @@ distances and Sinkhorn divergence.
 from __future__ import annotations
 
 import math
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from zoo import metrics
 from zoo.data.splits import split_of
-from zoo.errors import ZooError
+from zoo.errors import ZooError, warn
 from zoo.evaluation import fidelity
 from zoo.evaluation.fidelity import distance
 from zoo.hub import store
@@ -139,7 +138,7 @@ def _exact(metric: str, x: Tensor, y: Tensor, protocol: str) -> list[Result]:
     try:
         return [distance(metric, metrics.wasserstein(x, y), protocol)]
     except ZooError as error:
-        warnings.warn(f"{metric} is left out. {error}", stacklevel=2)
+        warn(f"{metric} is left out. {error}")
         return []
 
 

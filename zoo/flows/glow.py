@@ -9,8 +9,8 @@ convolution by its LU decomposition (section 3.2); coupling networks that start 
 authors' code: of what leaves, an affine coupling given what stays, and of the last scale a mean and a deviation for
 each channel, so that the base is standard normal; a temperature for drawing. Departures:
 
-- coupling networks are residual networks of several blocks (`zoo.flows.images.ResidualNet`), where the paper has three
-  layers of 512 channels: fewer steps do, and their networks are deeper;
+- coupling networks are residual networks of several blocks (`ResidualNet` in `zoo.flows.couplings`), where the paper
+  has three layers of 512 channels: fewer steps do, and their networks are deeper;
 - so are those of the priors, which the authors have of one layer;
 - the log-scale of a coupling goes through a tanh, where the authors have log sigmoid(raw + 2), and all couplings
   together neither stretch nor shrink a value by more than exp(`stretch`);
@@ -30,16 +30,16 @@ from torch import Tensor, nn
 from zoo.batch import as_batch
 from zoo.errors import CheckpointError, DataError, ZooError
 from zoo.flows.core import Compose, Normal, Transform
-from zoo.flows.images import (
+from zoo.flows.couplings import (
     AffineCoupling,
     Centre,
     FactorOut,
     Flatten,
-    ImageFlow,
     ResidualNet,
     Squeeze,
     squeezed,
 )
+from zoo.flows.images import ImageFlow
 
 
 class ActNorm(Transform):
@@ -251,6 +251,7 @@ class Glow(ImageFlow):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Before the first batch of a fresh model: actnorm from that batch, alike in all processes."""
+        super().on_train_batch_start(batch, batch_idx)
         if not self._ready:
             self.initialize(as_batch(batch).x, lambda tensor: self.trainer.strategy.reduce(tensor, reduce_op="mean"))
 

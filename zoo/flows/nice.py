@@ -10,7 +10,7 @@ From the paper: additive couplings, the parts alternating; the diagonal scaling 
 
 - the function m of a coupling, which the paper leaves arbitrary, is a residual convolutional network; the paper's, of
   four hidden layers of 2,000 units on flat vectors, have 73 million weights for CIFAR-10;
-- the parts are halves of squeezed images (checkerboards, then alternate rows; see `zoo.flows.images`) at several
+- the parts are halves of squeezed images (checkerboards, then alternate rows; see `zoo.flows.couplings`) at several
   scales, where the paper takes the odd and the even components;
 - there are as many couplings as asked, where the paper has four; images are scaled to [-1/2, 1/2) and not whitened;
 - AdamW or Muon with a cosine schedule, averaged weights.
@@ -22,7 +22,15 @@ import torch
 from torch import Tensor, nn
 
 from zoo.flows.core import Logistic, Transform
-from zoo.flows.images import AdditiveCoupling, Centre, Flatten, ImageFlow, ResidualNet, Squeeze, squeezed
+from zoo.flows.couplings import (
+    AdditiveCoupling,
+    Centre,
+    Flatten,
+    ResidualNet,
+    Squeeze,
+    squeezed,
+)
+from zoo.flows.images import ImageFlow
 
 
 class Scaling(Transform):

@@ -9,7 +9,7 @@ From the paper: the masks and their order, three couplings of each kind at a sca
 the multi-scale architecture; the logit of dequantized values (section 4.1); residual coupling networks whose log-scale
 goes through a tanh. Departures:
 
-- a checkerboard is a mask of channels of the squeezed image (`zoo.flows.images`), and the networks see that: at half
+- a checkerboard is a mask of channels of the squeezed image (`zoo.flows.couplings`), and the networks see that: at half
   the resolution, none of whose inputs is masked. The later masks are alternate rows, which are channels there as well;
 - no batch normalization, which makes a density depend on a batch: networks have a root-mean-square normalization over
   the channels of a pixel, and the flow has none;
@@ -24,17 +24,17 @@ from collections.abc import Sequence
 
 from zoo.errors import DataError
 from zoo.flows.core import Compose, Normal, Transform
-from zoo.flows.images import (
+from zoo.flows.couplings import (
     AffineCoupling,
     Coupling,
     FactorOut,
     Flatten,
-    ImageFlow,
     Logit,
     ResidualNet,
     Squeeze,
     squeezed,
 )
+from zoo.flows.images import ImageFlow
 
 
 class RealNVP(ImageFlow):

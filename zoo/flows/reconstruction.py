@@ -10,18 +10,14 @@ What is asked here is always the same question: is `decode(encode(x))` x?
 
 from __future__ import annotations
 
-import warnings
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from torch import Tensor
 
 from zoo.batch import Batch
-from zoo.errors import DataError
+from zoo.errors import DataError, warn
 from zoo.model import Measurement
 from zoo.results import METRICS, Result
-
-if TYPE_CHECKING:
-    from zoo.flows.images import ImageFlow
 
 # Latents of data have a magnitude near 1. An image that is more likely than one whose latents all are FAR has, over a
 # normal base, none beyond FAR sqrt(D), 900 of a CIFAR-10 image, which float32 rounds by 5e-5. It is not looked at any
@@ -29,12 +25,22 @@ if TYPE_CHECKING:
 FAR = 16.0
 
 
-def lost(model: ImageFlow, x: Tensor, z: Tensor) -> Tensor:
+class Invertible(Protocol):
+    """What is asked: a model of images with latents, as `zoo.flows.images.ImageFlow` is."""
+
+    def encode(self, x: Tensor, *, verify: bool = True) -> Tensor:
+        """Images uint8 (N, C, H, W) to latents (N, D)."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents (N, D) to images uint8 (N, C, H, W)."""
+
+
+def lost(model: Invertible, x: Tensor, z: Tensor) -> Tensor:
     """Which images x, uint8 (N, C, H, W), do not come back in every value from their latents z: boolean (N,)."""
     return (model.decode(z) != x).flatten(1).any(1) | ~z.isfinite().all(1)
 
 
-def refuse_lost(model: ImageFlow, x: Tensor, z: Tensor) -> None:
+def refuse_lost(model: Invertible, x: Tensor, z: Tensor) -> None:
     """Refuse images that do not come back from their latents z: a `DataError` that says which of the batch."""
     where = lost(model, x, z).nonzero().flatten().tolist()
     if where:
@@ -46,7 +52,7 @@ def refuse_lost(model: ImageFlow, x: Tensor, z: Tensor) -> None:
         )
 
 
-def warn_of_lost(model: ImageFlow, x: Tensor, draws: Tensor) -> None:
+def warn_of_lost(model: Invertible, x: Tensor, draws: Tensor, far: float) -> None:
     """Warn where images of these log-densities do not come back from their latents.
 
     It costs nothing for images that are anywhere near the data; only those that are not (see `FAR`) go through the flow
@@ -56,19 +62,18 @@ def warn_of_lost(model: ImageFlow, x: Tensor, draws: Tensor) -> None:
         model: the flow.
         x: images, uint8 (N, C, H, W).
         draws: their log-densities, (draws, N) nats.
+        far: the log-density of latents that all are `FAR`, in nats.
     """
-    far = model.net.base.log_prob(draws.new_full((1, model.spec.dims), FAR))
     suspects = (draws.detach() < far).any(0)
     if not bool(suspects.any()):
         return
     x = x[suspects]
     count = int(lost(model, x, model.encode(x, verify=False)).sum())
     if count:
-        warnings.warn(
+        warn(
             f"{count} of {len(suspects)} images do not come back from their latents, for they lie so far from the data "
             f"of this {type(model).__name__} that it stretches them beyond what float32 inverts; their "
-            f"log-densities are those of images that it cannot draw.",
-            stacklevel=4,
+            f"log-densities are those of images that it cannot draw."
         )
 
 
@@ -81,7 +86,7 @@ class Reconstruction(Measurement):
 
     metrics = (METRICS["not_reconstructed"],)
 
-    def __init__(self, model: ImageFlow) -> None:
+    def __init__(self, model: Invertible) -> None:
         self.model, self.count = model, 0
 
     def update(self, batch: Batch) -> None:

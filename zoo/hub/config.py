@@ -9,17 +9,14 @@ import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zoo.classes import HUB_DATASETS, SPECS, dataset_title, up_to_date
 from zoo.errors import CheckpointError, DataError, one_line, show
 from zoo.files import write_atomically
-from zoo.results import KINDS, WHOSE
+from zoo.references import WHOSE
+from zoo.results import KINDS
 from zoo.spec import DataSpec
-
-if TYPE_CHECKING:
-    pass
-
 
 FORMAT = 1
 CONFIG = "config.json"
@@ -45,9 +42,9 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder; a checkpoint is a folder with {CONFIG} and {WEIGHTS}.")
-    config = read_json(folder / CONFIG)
+    config = up_to_date(read_json(folder / CONFIG), complete=True)
     _check_config(config, folder / CONFIG)
-    return up_to_date(config, complete=True)
+    return config
 
 
 def spec_of(config: Mapping[str, Any]) -> DataSpec | None:
@@ -86,6 +83,7 @@ def write_config(folder: str | os.PathLike[str], config: Mapping[str, Any]) -> N
 
     Raises:
         CheckpointError: `config` would not be accepted by `read_config`.
+        DataError: the file cannot be written.
     """
     path = Path(folder) / CONFIG
     text = dump_json(config, str(path))
@@ -205,6 +203,14 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
         need(whole, f"{field}.decimals", "a number of digits from 0 to 9, or null", decimals)
         need(higher is None or isinstance(higher, bool), f"{field}.higher_is_better", "true, false or null", higher)
 
+    def published(value: dict[str, Any], field: str) -> None:
+        """How a number that a checkpoint is held against was taken."""
+        kind, samples, protocol = (value.get(key) for key in ("kind", "samples", "protocol"))
+        need(kind is None or (text(kind) and kind in KINDS), f"{field}.kind", f"one of {', '.join(KINDS)}", kind)
+        need(samples is None or (integer(samples) and samples > 0), f"{field}.samples", "a positive count", samples)
+        need(protocol is None or text(protocol), f"{field}.protocol", "a string or null", protocol)
+        metric(value, field)
+
     component(config, "")
     data = config.get("data")
     if data is not None:
@@ -230,20 +236,22 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
             ("source", text, "a string"),
         ):
             need(fits(reference.get(key)), f"reference.{key}", wanted, reference.get(key))
-        target = reference.get("target", False)
-        need(isinstance(target, bool), "reference.target", "true or false", target)
-        whose, kind, samples = (reference.get(key) for key in ("whose", "kind", "samples"))
-        need(whose is None or whose in WHOSE, "reference.whose", f"one of {', '.join(WHOSE)}", whose)
-        need(kind is None or kind in KINDS, "reference.kind", f"one of {', '.join(KINDS)}", kind)
-        need(samples is None or (integer(samples) and samples > 0), "reference.samples", "a positive count", samples)
-        protocol = reference.get("protocol")
-        need(protocol is None or text(protocol), "reference.protocol", "a string or null", protocol)
+        need("target" not in reference, "reference.target", "true or false", reference.get("target"))  # as once written
+        whose, also = reference.get("whose"), reference.get("also")
+        known = whose is None or (text(whose) and whose in WHOSE)
+        need(known, "reference.whose", f"one of {', '.join(WHOSE)}", whose)
+        published(reference, "reference")
+        need(also is None or isinstance(also, list), "reference.also", "a list or null", also)
+        for i, each in enumerate(also or ()):
+            field = f"reference.also[{i}]"
+            need(isinstance(each, dict), field, "an object", each)
+            need(number(each.get("value")), f"{field}.value", "a number", each.get("value"))
+            published(each, field)
         best = reference.get("best")
         if best is not None:
             need(isinstance(best, dict), "reference.best", "an object or null", best)
             need(number(best.get("value")), "reference.best.value", "a number", best.get("value"))
             need(text(best.get("source")), "reference.best.source", "a string", best.get("source"))
-        metric(reference, "reference")
 
     weights = config["weights"]
     need(isinstance(weights, dict), "weights", "an object", weights)
@@ -268,8 +276,7 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
         need(isinstance(result, dict), field, "an object", result)
         for key in ("metric", "kind", "dataset", "protocol"):
             need(text(result.get(key)), f"{field}.{key}", "a string", result.get(key))
-        kinds = (*KINDS, "bound")
-        need(result["kind"] in kinds, f"{field}.kind", f"one of {', '.join(kinds)}", result["kind"])
+        need(result["kind"] in KINDS, f"{field}.kind", f"one of {', '.join(KINDS)}", result["kind"])
         metric(result, field)
         need("split" in result, field, "a result with a split, which may be null", result)
         need(result["split"] is None or text(result["split"]), f"{field}.split", "a string or null", result["split"])

@@ -207,8 +207,8 @@ def save(
         data: class_path and init_args of the data module, without paths; its title and hub_id where it has them.
         recipe: name of the recipe that trained it.
         training: hardware, minutes, steps and the like, for the card.
-        reference: the number it is held against, as `zoo.results.Reference.from_config` takes it: metric, value and
-            source, and maybe whose, kind, samples, protocol and best.
+        reference: the number it is held against, as `zoo.references.Reference.from_config` takes it: metric, value
+            and source, and maybe whose, kind, samples, protocol, decimals, also and best.
         results: measured numbers, for the card.
         notes: free sentences, for the card.
 
@@ -249,6 +249,8 @@ def save(
             "results": [each if isinstance(each, Mapping) else each.config for each in results],
             "notes": list(notes),
         }
+        if not hasattr(model, "sample"):
+            config["draws"] = False  # a translator or an embedding, for whose card nothing need be imported
         if model.rests_on is not None:
             below = read_config(find(model.rests_on))["weights"]["sha256"]
             config["rests_on"] = {"name": model.rests_on, "sha256": below}

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import ZooError
+from zoo.files import write_atomically
 from zoo.hub.config import title_of
-from zoo.results import Config, Reference, binarization, headline
+from zoo.references import binarization, headline, reference_of
+from zoo.results import Config
 
 # Where the README's tables stand: of all checkpoints, and of the likelihoods on a data set.
 TABLES = ("checkpoints", "cifar10", "mnist")
@@ -33,12 +35,19 @@ def size(config: Config) -> str:
 def table(configs: Mapping[str, Config]) -> list[tuple[str, ...]]:
     """Rows (name, family, data, metric, ours, reference, size) of some checkpoints, a header row first.
 
-    A reference that is not the number of the model's own paper says so: `37.7 (reported)`, `target 60`.
+    A reference that is not the number of the model's own paper says so: `37.7 (reported)`, `target 60`; and each says
+    whether it was missed, or is of another kind or on other data.
     """
     rows: list[tuple[str, ...]] = [("name", "family", "data", "metric", "ours", "reference", "size")]
     for name, config in configs.items():
-        result, reference = headline(config), Reference.from_config(config.get("reference"))
+        result, reference = headline(config), reference_of(config)
         metric = result.metric if result else reference.metric if reference else None
+        held_against = "-"
+        if reference and reference.metric.name == metric.name:
+            held_against = reference.written
+            verdict = reference.judged(result) if result else ""
+            if verdict.startswith(("missed", "not compared")):
+                held_against += f" ({verdict.partition(',')[0]})"
         rows.append(
             (
                 name,
@@ -46,7 +55,7 @@ def table(configs: Mapping[str, Config]) -> list[tuple[str, ...]]:
                 title_of(config) if config.get("data") else "-",
                 ", ".join(filter(None, [metric and metric.unit, result and result.kind])) or "-",
                 result.written if result else "-",
-                reference.written if reference and reference.metric == metric else "-",
+                held_against,
                 size(config),
             )
         )
@@ -73,8 +82,8 @@ def likelihoods(configs: Mapping[str, Config], dataset: str) -> list[tuple[str, 
         # What is measured on samples, as FID, is no likelihood.
         if not result or result.kind == "samples" or not config.get("data"):
             continue
-        reference, sign = Reference.from_config(config.get("reference")), 1 if result.metric.higher_is_better else -1
-        if reference and reference.metric != result.metric:
+        reference, sign = reference_of(config), 1 if result.metric.higher_is_better else -1
+        if reference and reference.metric.name != result.metric.name:
             reference = None
         binary = (binarization(reference.protocol) if reference else "", binarization(result.protocol))
         place = (binary[1], binary[0], reference is None, sign * reference.value if reference else 0.0, name)
@@ -99,12 +108,6 @@ def results_table(configs: Mapping[str, Config]) -> str:
     lines = []
     for row, config in zip(rows, configs.values(), strict=True):
         name, *cells = row
-        result, reference = headline(config), Reference.from_config(config.get("reference"))
-        if result and reference and reference.metric == result.metric:
-            if not reference.is_like(result):
-                cells[header.index("reference") - 1] += " (not compared)"
-            elif (verdict := reference.verdict(result)).startswith("missed"):
-                cells[header.index("reference") - 1] += f" ({verdict})"
         lines.append([_link(name), *cells, effort(config) or "-"])
     return markdown([*header, "training"], lines)
 
@@ -140,7 +143,7 @@ def write_readme(path: str | Path) -> Path:
             raise ZooError(f"{path} has no place for the table: put the lines {begin} and {end} where it belongs.")
         table = results_table(configs) if name == TABLES[0] else likelihoods_table(configs, name)
         text = f"{before}{begin}\n{table}\n{end}{after}"
-    path.write_text(text, encoding="utf-8")
+    write_atomically(path, text)
     return path
 
 

@@ -6,7 +6,8 @@ distances in one dimension (Rabin et al. 2011; Bonneel et al. 2015); or regulari
 entropy of the coupling (Cuturi 2013, arXiv 1306.0895) and then debiased (Genevay et al. 2017, arXiv 1706.00292; Feydy
 et al. 2018, arXiv 1810.08278), which is as quick on 10,000 points as the exact distance on 1,000.
 
-All are differentiable in the points.
+All are differentiable in the points. Sinkhorn's iteration is our own, where POT and geomloss have one each, because
+theirs took 2 to 70 times as long to the same accuracy (tests/benchmarks/transport.py).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.errors import DataError, ZooError
+from zoo.errors import DataError, ZooError, warn
 from zoo.metrics.points import blocks, check_points, check_positive, check_power, pairwise
 from zoo.nn.devices import full_precision
 
@@ -254,10 +255,9 @@ def _settled(
             products.diagonal().add_(1e-10 * products.trace() + 1e-300)
             weights = torch.linalg.solve(products, changes @ left[-1])
             f = (reached[-1] - weights @ torch.stack(tuple(reached)).diff(dim=0)).to(new)
-    warnings.warn(
+    warn(
         f"Sinkhorn's iteration stands at {error:.1e}, above the tolerance of {tolerance:g}, after {iterations} "
-        "iterations: take more of them, or a larger epsilon.",
-        stacklevel=3,
+        "iterations: take more of them, or a larger epsilon."
     )
     return f
 

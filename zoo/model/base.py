@@ -81,13 +81,15 @@ class Model(Optimization, Watching, Randomness):
         if spec is not None:
             self.spec.fits(spec, type(data).__name__, labels=stage == "fit")
 
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Refuse NaN in a training batch, while it is on the CPU, where looking at it waits for nothing."""
-        if self.training and self.spec.levels is None:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Refuse NaN in a training batch, without making a GPU wait."""
+        if self.spec.levels is None:
             x = as_batch(batch).x
-            on_cpu = isinstance(x, torch.Tensor) and x.device.type == "cpu"
-            self.spec.check(x, "a training batch", values=on_cpu)
-        return batch
+            on_gpu = isinstance(x, torch.Tensor) and x.device.type != "cpu"
+            self.spec.check(x, "a training batch", values=not on_gpu)
+            if on_gpu:
+                step = self.trainer.global_step + 1
+                self.watch(torch.isfinite(x).all(), f"The batch of optimizer step {step} holds NaN: mend the data.")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a run's checkpoint whose weights are not this model's."""

@@ -237,21 +237,21 @@ class Game(Model):
         """Without a look at the loss, which a recorded pass cannot take; the step looks at it."""
         loss.backward(*args, **kwargs)
 
-    def gradient_penalty(
-        self, real: Tensor, fake: Tensor, label: Tensor | None, of_real: Tensor, of_fake: Tensor
-    ) -> Tensor:
+    def gradient_penalty(self, real: Any, fake: Any, label: Tensor | None, of_real: Tensor, of_fake: Tensor) -> Tensor:
         """The mean of (|grad f| - 1)^2 on straight lines between data and samples, of the critic's witness f.
 
-        In float32: it is a gradient of a gradient.
+        In float32: it is a gradient of a gradient. Of several views the gradient is that in all of them.
         """
-        share = torch.rand(len(real), *[1] * (real.ndim - 1), device=real.device)
-        between = real.float().lerp(fake.float(), share).requires_grad_()
+        pairs = [(real, fake)] if isinstance(real, Tensor) else list(zip(real, fake, strict=True))
+        share = torch.rand(len(of_real), device=of_real.device)
+        between = [x.float().lerp(y.float(), share.view(-1, *[1] * (x.ndim - 1))).requires_grad_() for x, y in pairs]
         with torch.autocast(self.device.type, enabled=False):
-            at = self.critic(between, label).float()
+            at = self.critic(between[0] if isinstance(real, Tensor) else between, label).float()
             with full_precision(self.device):
                 witness = self.distance.witness(at, of_real, of_fake)
-            (slope,) = torch.autograd.grad(witness.sum(), between, create_graph=True)
-            return (slope.flatten(1).norm(dim=1) - 1).square().mean()
+            slopes = torch.autograd.grad(witness.sum(), between, create_graph=True)
+            slope = torch.cat([each.flatten(1) for each in slopes], 1)
+            return (slope.norm(dim=1) - 1).square().mean()
 
     def _both(self, batch: Batch) -> tuple[Any, Batch]:
         """The data as the critic sees them, and the batch as samples are given it."""

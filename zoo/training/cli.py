@@ -30,6 +30,7 @@ import zoo.latent
 import zoo.mixtures  # noqa: F401  their classes may then be named without a path
 from zoo.callbacks.ema import EMA
 from zoo.callbacks.run import ProgressBar, RunRecord, SaveLast
+from zoo.classes import ABSENT, up_to_date
 from zoo.errors import CheckpointError, ZooError
 from zoo.hub import packing, store
 from zoo.hub.config import read_config
@@ -67,7 +68,8 @@ class ZooCLI(LightningCLI):
             "--reference",
             type=dict | None,
             default=None,
-            help="The number others report: metric, value, source; with target: true, one to reach.",
+            help="What it is held against: metric, value, source; and maybe whose (paper, reported, other, target), "
+            "kind, samples, protocol, decimals, also, best.",
         )
         # Only where no other data is named: the arguments of a default class would pass to the class that replaces it.
         if not self.names_data:
@@ -133,6 +135,15 @@ class ZooCLI(LightningCLI):
         last = Path(config.trainer.default_root_dir, "checkpoints", "last.ckpt")
         if config.ckpt_path == "last" and last.exists():
             config.ckpt_path = str(last)
+            self._keep_function(config.model, last)
+
+    @staticmethod
+    def _keep_function(model: Any, last: Path) -> None:
+        """A run that began before its class had an argument goes on with what it had in the argument's place."""
+        arguments = read_run(last)["hyper_parameters"]
+        for name in ABSENT.get(model.class_path, {}):
+            if name in arguments:
+                model.init_args[name] = arguments[name]
 
     def instantiate_classes(self) -> None:
         """Instantiate; what a constructor refuses is its own sentence, without the parser's words around it."""
@@ -158,7 +169,8 @@ class ZooCLI(LightningCLI):
             "sha256": dict(self.start.config["weights"]["sha256"]),
             "training": self.start.config.get("training"),
         }
-        callbacks = [RunRecord(self.recipe, dict(reference) if reference else None, start), *callbacks]
+        reference = up_to_date({"reference": dict(reference)})["reference"] if reference else None
+        callbacks = [RunRecord(self.recipe, reference, start), *callbacks]
         if config["enable_progress_bar"] is not False and not any(isinstance(each, AnyBar) for each in callbacks):
             callbacks.append(ProgressBar())
         logger = config["logger"]
