@@ -72,3 +72,32 @@ def test_values_may_be_left_unchecked_but_shape_and_dtype_not():
 def test_sizes_are_positive(shape):
     with pytest.raises(DataError, match="shape must be of positive sizes"):
         DataSpec(shape)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"shape": 3}, "shape must be a list of sizes, not 3"),
+        ({"shape": (2.5,)}, r"shape must be of positive sizes, not \[2.5\]"),
+        ({"shape": (2,), "levels": 0}, "levels must be a positive number"),
+        ({"shape": (2,), "levels": -1}, "levels must be a positive number"),
+        ({"shape": (2,), "levels": 2.0}, "levels must be a positive number"),
+        ({"shape": (2,), "classes": -3}, "classes must be a number of labels"),
+    ],
+)
+def test_what_specifies_no_data_is_refused(arguments, complaint):
+    with pytest.raises(DataError, match=complaint):
+        DataSpec(**arguments)
+
+
+def test_a_remedy_is_one_that_the_model_has():
+    other = DataSpec((3, 4, 4), levels=17)
+    with pytest.raises(DataError, match=r"takes .*: set model\.init_args\.shape to the data's\."):
+        IMAGES.fits(other, arguments=("shape", "levels"))
+    with pytest.raises(DataError, match=": choose other data"):
+        IMAGES.fits(other)
+    with pytest.raises(DataError, match=": choose other data"):
+        POINTS.fits(other, arguments=("shape", "levels"))
+    given = DataSpec((3, 4, 5), 17, condition=IMAGES)
+    with pytest.raises(DataError, match="As a condition, the data module has 4 classes, but the model is conditioned"):
+        given.fits(DataSpec((3, 4, 5), 17, condition=DataSpec((3, 4, 5), 17, classes=4)), labels=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,10 +50,16 @@ class DataSpec:
     condition: DataSpec | None = None
 
     def __post_init__(self) -> None:
-        # JSON and YAML bring lists; a tuple compares and hashes.
-        object.__setattr__(self, "shape", tuple(self.shape))
-        if not self.shape or min(self.shape) < 1:
-            raise DataError(f"shape must be of positive sizes, not {list(self.shape)}.")
+        try:  # JSON and YAML bring lists; a tuple compares and hashes
+            object.__setattr__(self, "shape", tuple(self.shape))
+        except TypeError:
+            raise DataError(f"shape must be a list of sizes, not {show(self.shape)}.") from None
+        if not self.shape or not all(_whole(size) and size >= 1 for size in self.shape):
+            raise DataError(f"shape must be of positive sizes, not {show(list(self.shape))}.")
+        if self.levels is not None and not (_whole(self.levels) and self.levels >= 1):
+            raise DataError(f"levels must be a positive number of values, or None, not {show(self.levels)}.")
+        if not (_whole(self.classes) and self.classes >= 0):
+            raise DataError(f"classes must be a number of labels, 0 for none, not {show(self.classes)}.")
         if not self.kind:
             if len(self.shape) not in (1, 3):
                 raise DataError(
@@ -122,21 +128,30 @@ class DataSpec:
             condition=None if condition is None else cls.from_config(condition),
         )
 
-    def fits(self, other: DataSpec, whose: str = "The data module", *, labels: bool = False) -> None:
+    def fits(
+        self,
+        other: DataSpec,
+        whose: str = "The data module",
+        *,
+        labels: bool = False,
+        arguments: Collection[str] = (),
+    ) -> None:
         """Refuse data that are not those a model with this specification takes.
 
         Args:
             other: the specification of the data.
             whose: whose data they are, in the sentence.
             labels: whether the number of labels counts as well, where the model takes some.
+            arguments: those of the model's constructor, of a model that may still be made otherwise.
 
         Raises:
             DataError: in one sentence, what differs.
         """
         differing = [name for name in ("kind", "shape", "levels") if getattr(self, name) != getattr(other, name)]
         if differing:
-            names = " and ".join(f"model.init_args.{name}" for name in differing if name != "kind")
-            remedy = f"set {names} to the data's" if names else "choose other data"
+            remedy = "choose other data"
+            if set(differing) <= set(arguments):  # no shape makes it take another kind
+                remedy = f"set {' and '.join(f'model.init_args.{name}' for name in differing)} to the data's"
             raise DataError(f"{whose} gives {other.described}, but the model takes {self.described}: {remedy}.")
         if self.condition is not None:
             if other.condition is None:
@@ -144,7 +159,7 @@ class DataSpec:
                     f"{whose} gives data without a condition, but the model is given {self.condition.described}: "
                     f"choose data that have it."
                 )
-            self.condition.fits(other.condition, f"The condition of {whose}")
+            self.condition.fits(other.condition, f"As a condition, {whose[:1].lower()}{whose[1:]}", labels=labels)
         if labels and self.classes and other.classes != self.classes:
             raise DataError(
                 f"{whose} has {other.classes} classes, but the model is conditioned on {self.classes}: set "
@@ -176,7 +191,7 @@ class DataSpec:
         if self.levels is None:
             if not x.is_floating_point():
                 raise DataError(f"{what} has dtype {x.dtype}; continuous data is floating point.")
-            if values and not bool(torch.isfinite(x).all()):
+            if values and not bool(self.holds(x)):
                 raise DataError(f"{what} holds NaN or infinite values.")
             return
         # Tokens may have more than 256 values; images never do.
@@ -184,11 +199,17 @@ class DataSpec:
         if x.dtype not in dtypes:
             wanted = " or ".join(str(d) for d in dtypes)
             raise DataError(f"{what} has dtype {x.dtype}; this model takes {wanted} with values 0..{self.levels - 1}.")
-        if x.dtype == torch.uint8 and self.levels > 255:
-            return  # there is no value beyond
-        if values and x.numel() and (int(x.max()) >= self.levels or int(x.min()) < 0):
+        if values and not bool(self.holds(x)):
             span = f"{int(x.min())}..{int(x.max())}"
             raise DataError(f"{what} has values {span}; this model takes 0..{self.levels - 1}.")
+
+    def holds(self, x: Tensor) -> Tensor:
+        """Whether all values of a batch of tensors are such data's, a boolean scalar on its device."""
+        if self.levels is None:
+            return x.isfinite().all()
+        if x.dtype.itemsize == 1 and self.levels > 255:  # there is no value beyond
+            return x.new_ones((), dtype=bool)
+        return ((x >= 0) & (x < self.levels)).all()
 
     def mask(self, x: Tensor, known: Any) -> Tensor:
         """`known`, boolean, in the shape of the data `x`; refuses what does not fit, `x` too."""
@@ -229,11 +250,15 @@ class DataSpec:
         if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
             raise DataError(f"label must be of integers 0..{classes - 1}, not of {given.dtype}.")
         if given.shape not in ((), (n,)):
-            raise DataError(f"label has shape {tuple(given.shape)}; give one integer, or {n} for {n} images.")
+            raise DataError(f"label has shape {tuple(given.shape)}; give one integer, or {n} for {n} data.")
         if values and given.numel() and (int(given.min()) < 0 or int(given.max()) >= classes):
             span = f"{int(given.min())}..{int(given.max())}" if given.ndim else f"{int(given)}"
             raise DataError(f"label is {span}; this model takes 0..{classes - 1}.")
         return given.to(device, torch.int64).expand(n)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def check_image_shape(shape: Sequence[int]) -> None:

@@ -16,7 +16,7 @@ from zoo.data.points import MOST, SETS
 from zoo.errors import DataError
 from zoo.hub.data import datamodule
 from zoo.spec import DataSpec
-from zoo.targets import Energy
+from zoo.targets import Energy, Target
 from zoo.targets.energies import ENERGIES, quadrature
 
 N = 20_000
@@ -347,3 +347,19 @@ def test_bad_energies():
         energy.sample(0)
     with pytest.raises(DataError, match="resolution must be at least 1 node a unit of length, not 0"):
         energy.log_normalizer(0)
+
+
+def test_a_target_need_not_draw_by_numpy(monkeypatch):
+    class Constant(Target):
+        """All draws are 3."""
+
+        name, shape = "three", (4,)
+
+        def sample(self, n, *, seed=None):
+            assert seed is not None
+            return torch.full((n, 4), 3.0)
+
+    monkeypatch.setattr("zoo.data.points.target_of", lambda given: Constant())
+    data = Points({"class_path": "x"}, train=5, validation=5, test=5)
+    data.setup("test")
+    assert data.test[0].equal(torch.full((5, 4), 3.0))

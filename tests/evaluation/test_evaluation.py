@@ -7,16 +7,19 @@ import numpy as np
 import pytest
 import torch
 from lightning import LightningDataModule
+from torch.utils.data import DataLoader, TensorDataset
 
 import zoo.data
 from zoo.autoregressive import DARN, PixelCNN
 from zoo.data import Digits
 from zoo.errors import CheckpointError, DataError, ZooError
 from zoo.evaluation.measure import evaluate
-from zoo.hub import store
+from zoo.flows import EnergyFlow
+from zoo.hub import card, store
+from zoo.hub.config import read_config
 from zoo.mixtures import GaussianMixture
 from zoo.model import GenerativeModel, Measurement
-from zoo.results import METRICS, Metric, Result, merge
+from zoo.results import METRICS, Metric, Result, merge, results_of
 from zoo.spec import DataSpec
 
 DIGITS = {"class_path": "zoo.data.Digits", "init_args": {}}
@@ -335,8 +338,8 @@ def test_a_model_with_nothing_to_measure_is_refused():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"limit": 0}, "at least 1 image"),
-        ({"limit": -5}, "at least 1 image"),
+        ({"limit": 0}, "at least 1 datum"),
+        ({"limit": -5}, "at least 1 datum"),
         ({"batch_size": 0}, "at least 1"),
         ({"split": "train"}, "no split 'train'"),
         ({"device": "cuda:99"}, "no device 'cuda:99'"),
@@ -364,6 +367,55 @@ def test_a_model_or_a_checkpoint_without_data_needs_some(tmp_path):
         evaluate(Coin(), data=Images(0))
     with pytest.raises(CheckpointError):
         evaluate(tmp_path / "absent")
+
+
+class Alone(Measurement):
+    """A number of the model alone: without data, without a count."""
+
+    metrics = (Metric("lipschitz", "slope", 2),)
+    needs_data = False
+
+    def compute(self):
+        return [Result(self.metrics[0], "upper", 1.5)]
+
+
+def test_a_number_that_needs_no_data_is_of_no_split(tmp_path):
+    model = Coin()
+    model.measurements = lambda: [Alone()]
+    likelihood, alone = evaluate(model, data=Images(), limit=4)
+    assert (likelihood.n, likelihood.split, likelihood.limit) == (4, "test", True)
+    assert (alone.n, alone.split, alone.limit, alone.protocol) == (None, None, False, "")
+    (alone,) = evaluate(model)
+    assert (alone.n, alone.split, alone.dataset) == (None, None, "")
+    folder = zoo.save(PixelCNN(shape=[1, 4, 4], levels=2, channels=2, blocks=1), tmp_path / "a", results=[alone])
+    assert results_of(read_config(folder)) == [alone]
+    assert "| slope | ≤ 1.50 | upper | - | - | - | - |" in card.render(read_config(folder))
+
+
+def test_a_strangers_data_module_and_loader_will_do(folder):
+    own = Digits()
+    own.setup("test")
+    (expected,) = evaluate(folder, device="cpu")
+
+    class Plain(LightningDataModule):
+        """Says nothing of its data."""
+
+        def test_dataloader(self):
+            return DataLoader(TensorDataset(own.test[0]), 32)
+
+    (found,) = evaluate(folder, data=Plain(), device="cpu")
+    assert (found.n, found.dataset) == (expected.n, "Plain")
+    assert found.value == pytest.approx(expected.value, rel=1e-5)
+    (found,) = evaluate(folder, data=DataLoader(own.test[0], 32), device="cpu")
+    assert (found.n, found.dataset) == (expected.n, "Tensor")
+    assert found.value == pytest.approx(expected.value, rel=1e-5)
+    with pytest.raises(DataError, match="a DataLoader has one alone: give a data module"):
+        evaluate(folder, data=DataLoader(own.test[0], 32), metrics="fid", device="cpu")
+
+
+def test_a_flow_is_not_measured_on_points_of_another_target():
+    with pytest.raises(DataError, match="The data are those of energy1, the model is to fit energy2"):
+        evaluate(EnergyFlow("energy2", layers=1), data=zoo.data.Points("energy1", train=9, validation=9, test=9))
 
 
 def test_validation_split(folder):

@@ -319,6 +319,7 @@ def test_a_bound_warns_once_and_counts_what_would_not_come_back(cls, samples):
         with pytest.warns(UserWarning, match="2 of 6 images do not come back from their latents") as caught:
             found = bound(x, samples=samples, seed=0)
         assert len(caught) == 1
+        assert caught[0].filename == __file__, "the line that asked"
         assert found.shape == (6,)
         assert found.isfinite().all()
 

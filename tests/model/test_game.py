@@ -328,6 +328,27 @@ def test_turns_that_cannot_be_taken_are_refused(arguments, said):
         Game(distance("hinge"), **arguments)
 
 
+class Views(nn.Module):
+    """A critic of two views, linear in both: its slope is the norm of all weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 1, bias=False), nn.Linear(3, 1, bias=False)
+
+    def forward(self, x: list[Tensor], label: Tensor | None = None) -> Tensor:
+        """(N, 1, 4, 4) and (N, 3) to (N, 1)."""
+        return self.first(x[0].flatten(1)) + self.second(x[1])
+
+
+def test_the_slope_of_a_critic_of_several_views_is_that_in_all_of_them():
+    game = Game(distance("wasserstein"), penalty=1.0)
+    game.critic = Views()
+    real, fake = ([torch.randn(5, 1, 4, 4), torch.randn(5, 3)] for _ in range(2))
+    outputs = game.critic(real), game.critic(fake)
+    slope = torch.cat([weight.flatten() for weight in game.critic.parameters()]).norm()
+    torch.testing.assert_close(game.gradient_penalty(real, fake, None, *outputs), (slope - 1).square())
+
+
 def test_a_game_without_samples_says_so():
     with pytest.raises(NotImplementedError, match=r"Game does not define fake\(\)"):
         Game(distance("hinge")).fake(None, Batch(torch.zeros(2, 1)))

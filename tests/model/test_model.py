@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningDataModule
 from tiny_runs import BATCH, VALIDATION, Patches, fit, last, patch_model, sealed
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from zoo.callbacks.run import SaveLast
 from zoo.data import Digits, Table
-from zoo.errors import DataError, TrainingError
+from zoo.errors import DataError, TrainingError, ZooError
 from zoo.model import GenerativeModel
 from zoo.spec import DataSpec
 
@@ -68,10 +69,11 @@ def test_a_model_says_what_it_can_do():
     assert [m.likelihood for m in (exact, bound, neither)] == ["exact", "bound", None]
     assert [hasattr(m, "log_prob") for m in (exact, bound, neither)] == [True, False, False]
     x = torch.zeros(3, 1, 4, 4, dtype=torch.uint8)
-    for ask in (neither.bits_per_dim, neither.negative_log_likelihood, neither.loss):
-        with pytest.raises(TypeError, match=r"Sampler has no likelihood\."):
-            ask(x)
-    with pytest.raises(TypeError, match=r"Sampler does not define sample\(\)\."):
+    for name in ("bits_per_dim", "negative_log_likelihood"):
+        assert [hasattr(m, name) for m in (exact, bound, neither)] == [True, True, False]
+    with pytest.raises(ZooError, match="Sampler has no likelihood"):
+        neither.loss(x)
+    with pytest.raises(ZooError, match="Sampler cannot be sampled"):
         neither.sample(3)
 
 
@@ -207,6 +209,24 @@ def test_nan_in_a_batch_is_refused(tmp_path):
     with pytest.raises(DataError, match="a training batch holds NaN or infinite values"):
         fit(tmp_path, data=data, model=model, max_epochs=1, max_steps=-1)
     assert torch.isfinite(model.scale)
+
+
+class Stranger(LightningDataModule):
+    """Images of a stranger's loader, which says nothing of them."""
+
+    def __init__(self, largest: int) -> None:
+        super().__init__()
+        self.images = torch.full((16, 1, 4, 4), largest, dtype=torch.uint8)
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches of eight."""
+        return DataLoader(self.images, 8)
+
+
+def test_levels_that_a_model_has_not_are_refused_in_a_strangers_batch(tmp_path):
+    with pytest.raises(DataError, match=r"a training batch has values 7\.\.7; this model takes 0\.\.1"):
+        fit(tmp_path, data=Stranger(7), max_steps=1)
+    fit(tmp_path, data=Stranger(1), max_steps=1)
 
 
 # -- optimizer -----------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_runs import FewDigits, Stop, differences, fit, last, patch_model, read, sealed
 
@@ -757,3 +758,53 @@ def test_published_digits_start_clothes_below_an_untrained_model(real_data):
     with torch.inference_mode():
         untrained = PixelCNN(**published.hparams).eval().loss(x)
         assert published.loss(x).mean() < untrained.mean() - 3 * untrained.std()
+
+
+# -- what came after a run began, and what a model does not have ---------------------------------------------
+
+GLOW = """
+model:
+  class_path: zoo.flows.Glow
+  init_args: {shape: [1, 8, 8], levels: 17, scales: 1, steps: 1, channels: 4, blocks: 1, warmup: 2%s}
+"""
+
+
+def test_a_run_goes_on_with_what_it_had_before_its_class_had_an_argument(run, tmp_path):
+    old, today = tmp_path / "old.yaml", tmp_path / "today.yaml"
+    old.write_text(GLOW % ", stretch: null")
+    today.write_text(GLOW % "")
+    assert run("fit", "--config", old, "--trainer.max_steps=2").status == 0
+    folder = tmp_path / "runs/old/checkpoints"
+    state = torch.load(folder / "last.ckpt", weights_only=True)
+    del state["hyper_parameters"]["stretch"]
+    torch.save(state, folder / "last.ckpt")
+    own = ["--config", today, "--trainer.default_root_dir=runs/old", "--trainer.max_steps=3"]
+    for path in (folder / "last.ckpt", "last"):
+        result = run("fit", *own, "--ckpt_path", path)
+        assert result.status == 0, result.err
+        assert result.cli.model.hparams.stretch is None
+        torch.save(state, folder / "last.ckpt")
+    assert run("fit", "--config", today, "--trainer.fast_dev_run=true").cli.model.hparams.stretch == 4.0
+
+
+def test_what_a_model_does_not_have_is_not_measured(run, monkeypatch):
+    monkeypatch.setattr(training.ZooCLI, "_run_subcommand", lambda *_: None)
+    assert "GAN has no likelihood, which `predict` computes" in sentence(run("predict", "--from", "gan-mnist"))
+    monkeypatch.setattr(PixelCNN, "test_step", LightningModule.test_step)
+    said = sentence(run("test", "--from", "pixelcnn-digits"))
+    assert "PixelCNN defines no test_step: export the run, and measure it with `zoo evaluate`." in said
+
+
+def test_a_run_that_no_checkpoint_can_hold_says_so_before_it_starts(run, monkeypatch, tmp_path):
+    (tmp_path / "mytarget.py").write_text(
+        "from zoo.targets import GaussianRing\n\n\nclass Well(GaussianRing):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    recipe = tmp_path / "well.yaml"
+    recipe.write_text(
+        "model: {class_path: zoo.flows.EnergyFlow, init_args: {energy: {class_path: mytarget.Well}, layers: 1}}\n"
+        "data: {class_path: zoo.data.Points, init_args: {name: {class_path: mytarget.Well}}}\n"
+    )
+    with pytest.warns(UserWarning, match=r"`zoo export` will refuse it\. .*mytarget\.Well' is not one of zoo\.targets"):
+        result = run("fit", "--config", recipe, "--trainer.fast_dev_run=true")
+    assert result.status == 0, result.err

@@ -24,7 +24,7 @@ from torch import Tensor
 from zoo.classes import class_path_of
 from zoo.data.tensors import TensorData
 from zoo.errors import DataError
-from zoo.targets.base import target_of
+from zoo.targets.base import Known, Target, target_of
 from zoo.targets.energies import ENERGIES, Energy
 
 Random = np.random.RandomState
@@ -74,9 +74,11 @@ class Points(TensorData):
             self.name, self.shape, self._draw = name, (2,), SETS[name]
         else:
             target = target_of(name)
-            if not hasattr(target, "draw"):
+            if not hasattr(target, "sample"):
                 raise DataError(f"{target.name} has no exact draws: choose a target that has, or set name to moons.")
-            self.name, self.shape, self._draw = target.name, target.shape, target.draw
+            self.name, self.shape = target.name, target.shape
+            # Those of the zoo draw by NumPy's RandomState, others by a seed.
+            self._draw = target.draw if isinstance(target, Known) else _seeded(target)
         self.sizes = {"train": train, "validation": validation, "test": test}
         for split, size in self.sizes.items():
             most = 2 * MOST // math.prod(self.shape)
@@ -102,6 +104,11 @@ class Points(TensorData):
         # Of three numbers: the loader shuffles by seeds of two, and no two streams should be one.
         random = Random([self.data_seed, list(self.sizes).index(split), 2])
         return torch.from_numpy(self._draw(random, self.sizes[split]).astype(np.float32))
+
+
+def _seeded(target: Target) -> Callable[[Random, int], np.ndarray]:
+    """The draws of a target that has no more than `sample`, by a seed that NumPy draws."""
+    return lambda random, n: target.sample(n, seed=int(random.randint(2**31 - 1))).cpu().numpy()
 
 
 # -- sets drawn by a formula -----------------------------------------------------------------------------------

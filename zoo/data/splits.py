@@ -50,6 +50,10 @@ def split_of(data: LightningDataModule, split: str, what: str) -> Any:
     Raises:
         DataError: the split is not in memory, is no set of such data, or is ragged and in two parts.
     """
+    if not isinstance(data, LightningDataModule):
+        raise DataError(
+            f"The {split} split is asked for, and a {type(data).__name__} has one alone: give a data module."
+        )
     data.setup("fit" if split == "train" else "test")
     parts = [in_memory(data, name).x for name in (("train", "val") if split == "train" else ("test",))]
     for part in parts:

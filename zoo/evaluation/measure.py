@@ -35,7 +35,7 @@ from zoo.results import Result
 def evaluate(
     name: str | Path | Model,
     *,
-    data: LightningDataModule | Mapping[str, Any] | None = None,
+    data: LightningDataModule | Iterable[Any] | Mapping[str, Any] | None = None,
     metrics: Iterable[str] = (),
     limit: int | None = None,
     batch_size: int = 100,
@@ -49,9 +49,11 @@ def evaluate(
 
     Args:
         name: what `zoo.load` takes (a name, a folder, "namespace/name"), or a model.
-        data: a data module, or {"class_path": ..., "init_args": ...} as in config.json; by default the
-            checkpoint's own. A model that is passed itself needs it, unless its numbers need no data.
-        metrics: names of what is to be measured beside what `zoo.evaluation.choice` chooses, or "all".
+        data: a data module, a loader of batches as `zoo.batch.as_batch` takes them, which is then the split, or
+            {"class_path": ..., "init_args": ...} as in config.json; by default the checkpoint's own. A model that is
+            passed itself needs it, unless its numbers need no data.
+        metrics: what is to be measured beside what `zoo.evaluation.choice` chooses: names, in a list or in a text with
+            commas, or "all".
         limit: only the first so many data of the split.
         batch_size: data computed at once; it does not change an exact number.
         device: "cpu", "cuda", ...; by default the GPU where there is one, for a model where it is.
@@ -71,7 +73,7 @@ def evaluate(
             measurement fails.
     """
     if limit is not None and limit < 1:
-        raise ZooError(f"limit must be at least 1 image, not {limit}.")
+        raise ZooError(f"limit must be at least 1 datum, not {limit}.")
     if batch_size < 1:
         raise ZooError(f"batch_size must be at least 1, not {batch_size}.")
     if split not in SPLITS:
@@ -82,8 +84,9 @@ def evaluate(
     data = (config or {}).get("data") if data is None else data
     if isinstance(data, Mapping):
         data = datamodule(data, root=root, batch_size=batch_size)
-    if data is not None:
-        model.spec.fits(data.spec, type(data).__name__)
+    if isinstance(metrics, str):
+        metrics = [name.strip() for name in metrics.split(",")]
+    model.check_data(data)
     measurements = choose(model, data, config, names=metrics, samples=samples, seed=seed)
     if not measurements and data is None:
         raise ZooError("The checkpoint names no data set; say which one with data={'class_path': 'zoo.data...'}.")
@@ -92,19 +95,18 @@ def evaluate(
 
     with model.sampling_mode(cached=False), torch.no_grad(), full_precision(model.device):
         n, limited = _pass(model, measurements, data, split, limit)
-        found = [result for measurement in measurements for result in measurement.compute()]
-    return [_complete(result, data, n, split, limited) for result in found]
+        # A number that needs no data is of no split, whatever other numbers have seen.
+        seen = {True: (data, n, split, limited), False: (data, None, None, False)}
+        return [_complete(each, *seen[some.needs_data]) for some in measurements for each in some.compute()]
 
 
-def _pass(
-    model: Model, measurements: list[Measurement], data: LightningDataModule | None, split: str, limit: int | None
-) -> tuple[int, bool]:
+def _pass(model: Model, measurements: list[Measurement], data: Any, split: str, limit: int | None) -> tuple[int, bool]:
     """Show the split to what needs data; how many they were, and whether the limit has left out some."""
     seeing = [measurement for measurement in measurements if measurement.needs_data]
     n, limited = 0, False
     if not seeing:
         return n, limited
-    loader = held_out(data, split)
+    loader = held_out(data, split) if isinstance(data, LightningDataModule) else data
     for measurement in seeing:
         measurement.begin(data, limit)
     for given in tqdm(loader, desc="evaluate", unit="batch", disable=None, leave=False):
@@ -123,17 +125,26 @@ def _pass(
     return n, limited
 
 
-def _complete(result: Result, data: LightningDataModule | None, n: int, split: str, limited: bool) -> Result:
+def _complete(result: Result, data: Any, n: int | None, split: str | None, limited: bool) -> Result:
     """A result with what it leaves out: the data that were seen, and how they were made."""
     result = replace(
         result,
         n=n if result.n is None else result.n,
         split=split if result.split == "" else result.split,
-        dataset=result.dataset or (type(data).__name__ if data is not None else ""),
+        dataset=result.dataset or _name_of(data),
         limit=limited if result.limit is None else result.limit,
     )
+    if result.split is None:
+        result = replace(result, limit=False)
     used = getattr(data, "protocol", "") if result.split else ""
     return replace(result, protocol="; ".join(filter(None, (used, result.protocol))))
+
+
+def _name_of(data: Any) -> str:
+    """The class of a data module, or of the data set behind a loader; "" of none."""
+    if data is None:
+        return ""
+    return type(data if isinstance(data, LightningDataModule) else getattr(data, "dataset", data)).__name__
 
 
 def _model(name: str | Path | Model, device: str | torch.device | None) -> tuple[Model, dict[str, Any] | None]:

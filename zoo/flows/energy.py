@@ -185,10 +185,10 @@ class EnergyFlow(GenerativeModel):
 
     # -- training -------------------------------------------------------------------------------------------------
 
-    def setup(self, stage: str) -> None:
+    def check_data(self, data: Any, **how: Any) -> None:
         """Refuse points of another density than that which is fitted, where its own would be measured."""
-        super().setup(stage)
-        name = getattr(self.trainer.datamodule, "name", None)
+        super().check_data(data, **how)
+        name = getattr(data, "name", None)
         if self.likelihood and name is not None and name != self.energy.name:
             raise DataError(f"The data are those of {name}, the model is to fit {self.energy.name}: name the same.")
 

@@ -155,7 +155,7 @@ def _numbers(config: Config) -> str:
             result.kind,
             title_of(config, result.dataset) or "-",
             (result.split or "-") + (" (part)" if result.limit else ""),
-            f"{result.n:,}",
+            "-" if result.n is None else f"{result.n:,}",
             "; ".join(filter(None, (result.protocol, result.said_of_draws))) or "-",
         ]
         for result in results_of(config)

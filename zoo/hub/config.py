@@ -285,7 +285,7 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
             error = result.get(key)
             need(error is None or number(error), f"{field}.{key}", "a number or null", error)
         n = result.get("n")
-        need(integer(n) and n > 0, f"{field}.n", "a positive count", n)
+        need(n is None or (integer(n) and n > 0), f"{field}.n", "a positive count or null", n)
         samples = result.get("samples", 1)
         need(integer(samples) and samples > 0, f"{field}.samples", "a positive count", samples)
     notes = config.get("notes", [])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -76,20 +76,36 @@ class Model(Optimization, Watching, Randomness):
 
     def setup(self, stage: str) -> None:
         """Refuse data that the model was not made for, before any compute: of another kind, shape, levels or labels."""
-        data = getattr(self._trainer, "datamodule", None)
+        self.check_data(getattr(self._trainer, "datamodule", None), labels=stage == "fit", arguments=self.hparams)
+
+    def check_data(self, data: Any, *, labels: bool = False, arguments: Collection[str] = ()) -> None:
+        """Refuse a data module whose data are not the model's.
+
+        Args:
+            data: a data module; one that does not say what its data are, as a stranger's, is refused nothing.
+            labels: whether the number of labels counts as well, where the model takes some.
+            arguments: of the constructor, which the sentence may name as a remedy.
+
+        Raises:
+            DataError: in one sentence, what differs.
+        """
         spec = getattr(data, "spec", None)
         if spec is not None:
-            self.spec.fits(spec, type(data).__name__, labels=stage == "fit")
+            self.spec.fits(spec, type(data).__name__, labels=labels, arguments=arguments)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Refuse NaN in a training batch, without making a GPU wait."""
-        if self.spec.levels is None:
-            x = as_batch(batch).x
-            on_gpu = isinstance(x, torch.Tensor) and x.device.type != "cpu"
-            self.spec.check(x, "a training batch", values=not on_gpu)
-            if on_gpu:
-                step = self.trainer.global_step + 1
-                self.watch(torch.isfinite(x).all(), f"The batch of optimizer step {step} holds NaN: mend the data.")
+        """Refuse values that are none of the model's data, without making a GPU wait: NaN, levels that it has not.
+
+        The integers of the zoo's own data modules have been looked at where they entered.
+        """
+        if self.spec.levels is not None and hasattr(self.trainer.datamodule, "spec"):
+            return
+        x = as_batch(batch).x
+        on_gpu = isinstance(x, torch.Tensor) and x.device.type != "cpu"
+        self.spec.check(x, "a training batch", values=not on_gpu)
+        if on_gpu:
+            what = "NaN or infinite values" if self.spec.levels is None else f"values beyond 0..{self.spec.levels - 1}"
+            self.watch(self.spec.holds(x), f"The batch of optimizer step {self.trainer.global_step + 1} holds {what}.")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a run's checkpoint whose weights are not this model's."""

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 from torch import Tensor
 from torchmetrics import MeanMetric
 
 from zoo.batch import Batch, as_batch
-from zoo.errors import DataError
+from zoo.errors import DataError, ZooError
 from zoo.model.base import Model
 from zoo.results import METRICS, Metric
+
+
+def _where_likely(method: Callable[..., Tensor]) -> property:
+    """A method of models with a likelihood; others do not have it, and `hasattr` tells."""
+
+    def bound(self: GenerativeModel) -> Callable[..., Tensor]:
+        if self.likelihood is None:
+            raise AttributeError(f"{type(self).__name__} has no likelihood.")
+        return MethodType(method, self)
+
+    return property(bound, doc=method.__doc__)
 
 
 class GenerativeModel(Model):
@@ -22,6 +35,9 @@ class GenerativeModel(Model):
 
     - `log_prob(x)`: (N,) nats, only where it is exact;
     - `elbo(x, *, samples=1, seed=None)`: (N,) nats, a lower bound on log p(x).
+
+    A sampler, as a Markov chain, has `sample` and, of the states on the way, `trace(n, *, seed=None)`, and none of the
+    two; a bare kernel, a step from one state to the next, is a pair of functions and no module.
 
     What data are given, `label` or `condition`, is a keyword of the same name in all three. A family whose loss is its
     likelihood or its bound inherits the training and validation steps here; its constructor keeps `lr`, `warmup` and
@@ -39,7 +55,7 @@ class GenerativeModel(Model):
 
         A seed gives the same samples each time and leaves the global random state as it was.
         """
-        raise TypeError(f"{type(self).__name__} does not define sample().")
+        raise ZooError(f"{type(self).__name__} cannot be sampled: it does not define sample().")
 
     # -- likelihood -----------------------------------------------------------------------------------------------
 
@@ -78,6 +94,7 @@ class GenerativeModel(Model):
                 raise DataError(f"{type(self).__name__} is given the {name} of each datum, which this batch lacks.")
         return {name: getattr(batch, name) for name in self.given}
 
+    @_where_likely
     def bits_per_dim(self, x: Tensor, **conditions: Any) -> Tensor:
         """(N,) bits/dim, -log2 p(x) / D: exact or an upper bound, as `likelihood` says.
 
@@ -85,16 +102,17 @@ class GenerativeModel(Model):
         """
         return self.negative_log_likelihood(x, **conditions) / (self.spec.dims * math.log(2))
 
+    @_where_likely
     def negative_log_likelihood(self, x: Tensor, **conditions: Any) -> Tensor:
         """(N,) nats, -log p(x): exact or an upper bound, as `likelihood` says."""
-        if self.likelihood is None:
-            raise TypeError(f"{type(self).__name__} has no likelihood.")
         return -(self.log_prob if self.likelihood == "exact" else self.elbo)(x, **conditions)
 
     # -- training -------------------------------------------------------------------------------------------------
 
     def loss(self, x: Tensor, **conditions: Any) -> Tensor:
         """(N,) the number to minimize and to report, in the unit that `metric` names."""
+        if self.likelihood is None:
+            raise ZooError(f"{type(self).__name__} has no likelihood, which is the loss where no other is defined.")
         return (self.negative_log_likelihood if self.metric == "nats" else self.bits_per_dim)(x, **conditions)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:

@@ -31,6 +31,6 @@ class Measurement:
         """The results.
 
         Where they leave out n, split, dataset or limit, those of the data that were seen are meant. A number of the
-        model alone has the split None.
+        model alone has the split None, and so has every one that needs no data.
         """
         raise NotImplementedError

@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import ProgressBar as AnyBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 import zoo.adversarial
 import zoo.autoregressive
@@ -30,9 +31,9 @@ import zoo.latent
 import zoo.mixtures  # noqa: F401  their classes may then be named without a path
 from zoo.callbacks.ema import EMA
 from zoo.callbacks.run import ProgressBar, RunRecord, SaveLast
-from zoo.classes import ABSENT, up_to_date
-from zoo.errors import CheckpointError, ZooError
-from zoo.hub import packing, store
+from zoo.classes import ABSENT, class_path_of, up_to_date
+from zoo.errors import CheckpointError, ZooError, warn
+from zoo.hub import building, packing, store
 from zoo.hub.config import read_config
 from zoo.hub.folder import load_weights
 from zoo.model import Model
@@ -204,6 +205,8 @@ class ZooCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Hand the model what it rests on; start from published weights, where `--from` names some."""
         self.model.attach(store.load)
+        self._check_verb()
+        self._check_export()
         if self.start:
             try:
                 packing.fill(self.model, self.start.weights, str(self.start.folder))
@@ -212,6 +215,23 @@ class ZooCLI(LightningCLI):
                     f"{str(error).rstrip('.')}: leave the model out of the recipe, or give it the "
                     f"checkpoint's arguments."
                 ) from error
+
+    def _check_export(self) -> None:
+        """Say before the training, and not after it, that no checkpoint can be made of what it trains."""
+        if class_path_of(type(self.model)).startswith("zoo."):
+            try:
+                building.check_arguments(type(self.model), dict(self.model.hparams))
+            except CheckpointError as error:
+                warn(f"This run can be trained and resumed, but `zoo export` will refuse it. {error}")
+
+    def _check_verb(self) -> None:
+        """Refuse to measure, or to compute a loss of each datum, by what the model does not have."""
+        command, name = self.config.subcommand, type(self.model).__name__
+        step = {"validate": "validation_step", "test": "test_step"}.get(command)
+        if step and not is_overridden(step, self.model):
+            raise ZooError(f"{name} defines no {step}: export the run, and measure it with `zoo evaluate`.")
+        if command == "predict" and not getattr(self.model, "likelihood", None):
+            raise ZooError(f"{name} has no likelihood, which `predict` computes of each datum: use its own methods.")
 
 
 def main(argv: list[str] | None = None) -> None:
