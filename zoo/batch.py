@@ -16,6 +16,9 @@ class Batch(NamedTuple):
 
     `x` is a tensor (N, *shape) or, of graphs, a ragged batch: an object with `len`, slices and `to(device)`.
 
+    An item of a torch `Dataset` is no batch: let it be the datum, (datum, label) or a dictionary of the names below,
+    without those that are absent, of which a `DataLoader` makes batches that `as_batch` takes.
+
     Attributes:
         x: the data, as the `DataSpec` of their data module says.
         label: int64 (N,).

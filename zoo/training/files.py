@@ -30,7 +30,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
+        partial = path.with_name(f"{path.name}.partial")  # always the same: kills leave one of them, and not many
         torch.save(checkpoint, partial)
         os.replace(partial, path)
 
