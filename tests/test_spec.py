@@ -82,7 +82,7 @@ def test_sizes_are_positive(shape):
         ({"shape": (2,), "levels": 0}, "levels must be a positive number"),
         ({"shape": (2,), "levels": -1}, "levels must be a positive number"),
         ({"shape": (2,), "levels": 2.0}, "levels must be a positive number"),
-        ({"shape": (2,), "classes": -3}, "classes must be a number of labels"),
+        ({"shape": (2,), "classes": -3}, "classes must be 0 or the number of labels, not -3"),
     ],
 )
 def test_what_specifies_no_data_is_refused(arguments, complaint):

@@ -7,6 +7,7 @@ Nothing heavy is imported before a subcommand runs that needs it: `zoo list` and
 from __future__ import annotations
 
 import argparse
+import difflib
 import inspect
 import os
 import sys
@@ -78,19 +79,31 @@ def _parsed(argv: list[str]) -> dict[str, Any]:
             about, rest = _arguments(function, argparse.ArgumentParser(f"zoo {name}", add_help=False)).parse_known_args(
                 [word for word in argv[1:] if word not in ("-h", "--help")]
             )
+            # Where an option of the model comes before the name, its value has been taken for one.
+            words = [word for word in (about.name, *rest) if word and not word.startswith("-")]
+            from zoo.hub import store
+
+            about.name = next(filter(store.may_be_name, words), about.name)
             if about.name is not None and (rest or {"-h", "--help"} & set(argv)):
                 options = function.options(about.name, about.revision)
                 _add_options(commands[name], options)
                 for word in rest:
-                    option = word.partition("=")[0].removeprefix("--no-").removeprefix("--").replace("-", "_")
-                    if word.startswith("--") and option not in options:
-                        raise ZooError(_not_taken(about.name, option))
+                    if word.startswith("--"):
+                        _check_option(about.name, word.partition("=")[0], commands[name], options)
     return vars(parser.parse_args(argv))
 
 
-def _not_taken(name: str, option: str) -> str:
-    what = "is not conditioned on classes" if option == "label" else f"is not drawn with a {option.replace('_', ' ')}"
-    return f"{name} {what}: leave out --{option.replace('_', '-')}."
+def _check_option(name: str, option: str, parser: argparse.ArgumentParser, own: Mapping[str, Any]) -> None:
+    """Refuse what is neither an option of a command nor of its model, nor the beginning of one."""
+    known = [each for action in parser._actions for each in action.option_strings if each.startswith("--")]
+    if any(each.startswith(option) for each in known):
+        return
+    if option == "--label":
+        raise ZooError(f"{name} is not conditioned on classes: leave out --label.")
+    close = difflib.get_close_matches(option, known, 1, 0.75)
+    theirs = ", ".join(f"--{each.replace('_', '-')}" for each in own)
+    hint = f"did you mean {close[0]}?" if close else f"it may be drawn with {theirs}." if own else "leave it out."
+    raise ZooError(f"{name} is not drawn with {option}: {hint}")
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
@@ -121,15 +134,17 @@ def _arguments(function: Callable[..., None], parser: argparse.ArgumentParser) -
             optional = default is not parameter.empty or not parser.add_help
             parser.add_argument(parameter.name, type=kind, nargs="?" if optional else None, help=text)
             continue
-        option = f"-{parameter.name}" if len(parameter.name) == 1 else f"--{parameter.name.replace('_', '-')}"
+        option = [f"--{parameter.name.replace('_', '-')}"]
+        if len(parameter.name) == 1:
+            option.insert(0, f"-{parameter.name}")
         if kind is bool:
-            parser.add_argument(option, action="store_true", help=text)
+            parser.add_argument(*option, action="store_true", help=text)
             continue
         settings = {"required": True} if default is parameter.empty else {"default": default}
         if default not in (None, parameter.empty):
             text += f" (default: {default})"
         metavar = parameter.name.upper() if kind is not int else "N"
-        parser.add_argument(option, type=kind, metavar=metavar, help=text, **settings)
+        parser.add_argument(*option, type=kind, metavar=metavar, help=text, **settings)
     return parser
 
 
@@ -138,7 +153,9 @@ def _add_options(parser: argparse.ArgumentParser, options: Mapping[str, tuple[ty
     group = parser.add_argument_group("options of this model")
     for name, (kind, default, text) in options.items():
         settings: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
-        if default is not None:
+        if default is inspect.Parameter.empty:
+            settings["required"] = True
+        elif default is not None:
             settings["help"] += f" (default: {default})"
         if kind is bool:
             settings["action"] = argparse.BooleanOptionalAction

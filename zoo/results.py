@@ -156,7 +156,7 @@ class Result:
     def written(self) -> str:
         """The value with its standard error, a bound as the bound it is: `≤ 3.02 ± 0.01`, `0 of 10,000`."""
         if self.kind == "count":
-            return f"{self.value:,} of {self.n:,}"
+            return f"{self.value:,.0f} of {self.n:,}"
         error = "" if self.standard_error is None else f" ± {self.metric.write(self.standard_error)}"
         return f"{KINDS[self.kind]}{self.metric.write(self.value)}{error}"
 

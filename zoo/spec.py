@@ -59,7 +59,7 @@ class DataSpec:
         if self.levels is not None and not (_whole(self.levels) and self.levels >= 1):
             raise DataError(f"levels must be a positive number of values, or None, not {show(self.levels)}.")
         if not (_whole(self.classes) and self.classes >= 0):
-            raise DataError(f"classes must be a number of labels, 0 for none, not {show(self.classes)}.")
+            raise DataError(f"classes must be 0 or the number of labels, not {show(self.classes)}.")
         if not self.kind:
             if len(self.shape) not in (1, 3):
                 raise DataError(

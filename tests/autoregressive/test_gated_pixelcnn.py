@@ -308,7 +308,7 @@ def test_drawing_neither_trains_nor_drops(training):
         (3, "label is 3; this model takes 0..2"),
         (-1, "label is -1; this model takes 0..2"),
         ([0, 5], "label is 0..5; this model takes 0..2"),
-        ([0, 1, 2], r"label has shape \(3,\); give one integer, or 2 for 2 images"),
+        ([0, 1, 2], r"label has shape \(3,\); give one integer, or 2 for 2 data"),
         (torch.zeros(2, 1, dtype=torch.int64), r"label has shape \(2, 1\)"),
         (torch.zeros(2), "label must be of integers 0..2, not of torch.float32"),
         (1.5, "label must be of integers"),

@@ -205,8 +205,8 @@ def test_sample_draws_as_the_family_can(run, tmp_path, option, other):
         (["--device", "cuda:99"], "no device 'cuda:99'"),
         (["--device", "abacus"], "no device 'abacus'"),
         (["--label", "3"], "is not conditioned on classes: leave out --label"),
-        (["--temperature", "0.7"], "is not drawn with a temperature: leave out --temperature"),
-        (["--truncation", "0.5"], "is not drawn with a truncation: leave out --truncation"),
+        (["--temperature", "0.7"], "is not drawn with --temperature: it may be drawn with --cached."),
+        (["--sede", "3"], "is not drawn with --sede: did you mean --seed?"),
     ],
 )
 def test_sample_refuses(run, checkpoint, monkeypatch, tmp_path, argv, sentence):
@@ -300,7 +300,7 @@ def test_evaluate_write_puts_the_number_on_the_card(run, own):
     config = read_config(own)
     assert config["results"] == [result.config]
     text = (own / "README.md").read_text(encoding="utf-8")
-    assert text == card.render(config, "pixelcnn-digits")
+    assert text == card.render(config, "pixelcnn-digits", picture=False)
     (read,) = ModelCard(text).data.eval_results
     assert (read.metric_type, read.metric_value) == ("bits_per_dim", result.value)
     assert (own / "model.safetensors").is_file()
@@ -358,7 +358,7 @@ def test_evaluate_write_refuses_a_part_and_what_is_not_yours(run, own, monkeypat
 def test_card_prints_or_writes(run, own, monkeypatch, tmp_path):
     config = read_config(own)
     status, out, _ = run("card", own)
-    assert (status, out) == (0, card.render(config, "pixelcnn-digits"))
+    assert (status, out) == (0, card.render(config, "pixelcnn-digits", picture=False))
     assert not (own / "README.md").exists()
     assert run("card", own, "--write")[0] == 0
     assert (own / "README.md").read_text(encoding="utf-8") == out
@@ -436,8 +436,12 @@ def test_points_are_drawn_as_a_figure(run, training, tmp_path):
     arguments = ["-n", "500", "--seed", "3", "--temperature", "0.5", "--out", out]
     assert run("sample", folder, *arguments)[:2] == (0, f"{out}\n")
     assert out.read_bytes() == cold != expected
+    before = ["sample", "--temp", "0.5", "--n", "500", "--seed", "3", folder, "--out", out]
+    out.unlink()
+    assert run(*before)[:2] == (0, f"{out}\n"), "whatever their order, and however they are spelled"
+    assert out.read_bytes() == cold
     status, _, err = run("sample", folder, "--truncation", "0.5")
-    assert (status, err) == (1, f"zoo: {folder} is not drawn with a truncation: leave out --truncation.\n")
+    assert (status, err) == (1, f"zoo: {folder} is not drawn with --truncation: it may be drawn with --temperature.\n")
     status, _, err = run("sample", folder, "--label=1")
     assert (status, err) == (1, f"zoo: {folder} is not conditioned on classes: leave out --label.\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import numpy as np
@@ -196,3 +197,22 @@ def test_what_is_no_set_is_named(tmp_path, network, digits, moons):
         comparison.compare(images, points)
     with pytest.raises(ZooError, match="at least 5 images of each, not 8 and 4"):
         comparison.compare(images, images[:4])
+
+
+def test_other_kinds_of_data_are_refused(moons, monkeypatch):
+    class Words:
+        spec = DataSpec((2,), 9, kind="tokens")
+
+        def sample(self, n, seed):
+            pytest.fail("nothing is drawn of what cannot be compared")
+
+    class Translator:
+        spec = DataSpec((1, 8, 8), 17)
+
+    for model, sentence in (
+        (Words(), "gives tokens data of shape [2] with 9 levels: images and points are compared"),
+        (Translator(), "cannot be sampled"),
+    ):
+        monkeypatch.setattr(comparison.store, "load", lambda name, device, model=model: model)
+        with pytest.raises(ZooError, match=re.escape(sentence)):
+            comparison.gather(moons)

@@ -15,7 +15,7 @@ time.sleep = lambda seconds: _sleep(min(seconds, 0.01))
 
 from zoo.hub import remote, store  # noqa: E402
 
-calls = {"find": store.find, "load": store.load, "push": store.push, "pull": remote.pull}
+calls = {"config_of": store.config_of, "find": store.find, "load": store.load, "push": store.push, "pull": remote.pull}
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # whatever else is printed goes to standard error
 

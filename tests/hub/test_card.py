@@ -12,7 +12,7 @@ import zoo.data
 from zoo.classes import dataset_title
 from zoo.errors import ZooError
 from zoo.hub import card, store, tables
-from zoo.hub.config import read_config
+from zoo.hub.config import read_config, write_config
 from zoo.references import headline
 from zoo.results import Result
 
@@ -476,3 +476,29 @@ def test_the_card_of_each_bundled_checkpoint_is_the_rendered_one(name):
     # A table of 30 columns has no picture; all else that is bundled has one.
     assert (folder / "samples.png").is_file() == ("](samples.png)" in text)
     assert ("](samples.png)" in text) == (name != "maf-breast-cancer")
+
+
+def test_a_card_promises_what_there_is():
+    spec = {"kind": "image", "shape": [3, 32, 32], "levels": 256, "classes": 0, "condition": None}
+    text = card.render(changed(spec=spec))
+    assert "samples = model.sample(16, seed=0)" in text
+    assert "![samples](samples.png)" in text
+    assert ModelCard(text).data.pipeline_tag == "unconditional-image-generation"
+    assert "![samples]" not in card.render(changed(spec=spec), picture=False)
+    translator = changed(spec={**spec, "condition": {**spec, "condition": None}}, draws=False)
+    text = card.render(translator)
+    assert "model.sample" not in text
+    assert "![samples]" not in text
+    assert "help(model)  # what it can do" in text
+    assert ModelCard(text).data.pipeline_tag == "image-to-image"
+    assert ModelCard(card.render(changed(spec=spec, draws=False))).data.pipeline_tag is None
+    words = {"kind": "tokens", "shape": [2], "levels": 9, "classes": 0, "condition": None}
+    training = {"images": 1000, "images_per_second": 10.0}
+    assert "- data seen: 1,000\n- speed: 10 data/s" in card.render(changed(spec=words, training=training))
+
+
+def test_a_card_is_written_without_a_picture_that_is_not_there(tmp_path):
+    write_config(tmp_path, CONFIG)
+    assert "![samples]" not in card.write(tmp_path).read_text(encoding="utf-8")
+    (tmp_path / "samples.png").write_bytes(b"")
+    assert "![samples]" in card.write(tmp_path).read_text(encoding="utf-8")

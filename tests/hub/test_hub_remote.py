@@ -11,6 +11,7 @@ from hub_client import Client, client_environment, fails, one_sentence
 from hub_server import File, Repo
 
 from zoo.hub import store
+from zoo.hub.config import read_config
 
 TOKEN = "hf_alice"
 
@@ -70,6 +71,19 @@ def test_sharded_checkpoints_travel(client, checkpoint, repo_id, model, monkeypa
     # Pushed as one file later, it leaves no shards behind.
     client("push", checkpoint, repo_id, token=TOKEN)
     assert contents(client("pull", repo_id)) == contents(checkpoint)
+
+
+def test_a_configuration_comes_without_the_weights(server, checkpoint, published, tmp_path):
+    other = Client(server.endpoint, tmp_path / "cache", ZOO_HUB_NAMESPACE="alice")
+    try:
+        for name in (published, published.split("/")[1]):
+            server.requests.clear()
+            assert other("config_of", name) == str(read_config(checkpoint))
+            assert server.requests
+            assert not any("safetensors" in request for request in server.requests)
+        one_sentence(fails(other, "config_of", "alice/nothing-there"), "alice/nothing-there")
+    finally:
+        other.close()
 
 
 def test_load_takes_namespace_and_name(client, published):

@@ -127,7 +127,7 @@ class RunRecord(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count images."""
+        """Count data, under the name that they had when all were images."""
         self.images += as_batch(batch).size * trainer.world_size
 
     def _elapsed(self) -> float:
@@ -146,7 +146,8 @@ class RunRecord(Callback):
                 for name, value in trainer.callback_metrics.items()
                 if name.startswith(("train_", "val_"))
             )
-            line = f"{self._elapsed() / 60:6.1f} min  step {trainer.global_step}  {metrics}  {speed:,.0f} images/s"
+            what = "images" if pl_module.spec.kind == "image" else "data"
+            line = f"{self._elapsed() / 60:6.1f} min  step {trainer.global_step}  {metrics}  {speed:,.0f} {what}/s"
             print(line, file=sys.stderr, flush=True)
 
     def state_dict(self) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
+import types
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
 from zoo.errors import ZooError
 
@@ -54,19 +55,21 @@ def sample_options(name: str, revision: str | None = None) -> dict[str, tuple[ty
         Type, default and help of each option, by name.
     """
     from zoo.hub import building, store
-    from zoo.hub.config import read_config
+    from zoo.hub.config import spec_of
 
-    config = read_config(store.find(name, revision=revision))
+    config = store.config_of(name, revision=revision)
     method = getattr(building.resolve(config["class_path"]), "sample", None)
     if method is None:
         raise ZooError(f"{name} cannot be sampled.")
-    helps = documented(method)
-    found = {}
+    helps, spec, found = documented(method), spec_of(config), {}
+    own = inspect.signature(sample).parameters  # an option of the command's own name is the command's
     for parameter in inspect.signature(method, eval_str=True).parameters.values():
-        kinds = get_args(parameter.annotation) or (parameter.annotation,)
+        union = get_origin(parameter.annotation) in (types.UnionType, Union)
+        kinds = get_args(parameter.annotation) if union else (parameter.annotation,)
         kind = next((kind for kind in (bool, int, float, str) if kind in kinds), None)
-        own = parameter.kind is not parameter.KEYWORD_ONLY or parameter.name == "seed"
-        if own or kind is None or (parameter.name == "label" and not config["init_args"].get("classes")):
+        if parameter.kind is not parameter.KEYWORD_ONLY or parameter.name in own or kind is None:
+            continue
+        if parameter.name == "label" and not (spec and spec.classes):
             continue
         found[parameter.name] = kind, parameter.default, helps.get(parameter.name, "")
     return found

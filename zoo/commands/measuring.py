@@ -27,12 +27,12 @@ def evaluate(
 
     Args:
         name: a name from `zoo list`, a folder, or a Hub repository NAMESPACE/NAME.
-        limit: a quick check on the first so many images.
-        batch_size: images computed at once.
+        limit: a quick check on the first so many data.
+        batch_size: data computed at once.
         device: cpu, cuda or cuda:1; by default the GPU where there is one.
         root: folder of the data sets; by default ZOO_DATA or the user cache.
         revision: branch, tag or commit of the Hub repository.
-        samples: of a bound, draws for each image; more make it tighter, or of dequantization noise less noisy. By
+        samples: of a bound, draws for each datum; more make it tighter, or of dequantization noise less noisy. By
             default those behind the card's numbers.
         metrics: names of metrics to measure as well, separated by commas, or all.
         write: put the numbers into the folder's config.json and on its card.
@@ -48,9 +48,8 @@ def evaluate(
     if write:
         store.check_own(name, folder)
     config = read_config(folder)
-    names = metrics.split(",") if metrics else ()
     how = {"limit": limit, "batch_size": batch_size, "device": device, "root": root, "samples": samples}
-    results = measure.evaluate(folder, metrics=names, **how)
+    results = measure.evaluate(folder, metrics=metrics or (), **how)
     for result in results:
         print(_report(name, result, config))
     if write:
@@ -98,18 +97,19 @@ def _report(name: str, result: Result, config: dict[str, Any]) -> str:
     from zoo.references import reference_of
     from zoo.results import results_of
 
-    metric, n = result.metric, f"{result.n:,}"
-    seen = f"n = {n}"
+    metric, n = result.metric, f"{result.n or 0:,}"
+    said = "; ".join(filter(None, (result.protocol, result.said_of_draws)))
     if result.split:
         seen = f"first {n} of the {result.split} split" if result.limit else f"{n}, whole {result.split} split"
-    said = "; ".join(filter(None, (result.protocol, result.said_of_draws)))
-    lines = [
-        f"{name}: {result.written} {metric.unit}, {result.kind}",
-        f"  data   {title_of(config, result.dataset)}, {seen}; {said}",
-    ]
+        about = f"  data   {title_of(config, result.dataset)}, {seen}"
+    else:
+        about = f"  data   {title_of(config, result.dataset)}" if result.dataset else "  of     the model alone"
+        about += f", n = {n}" if result.n else ""
+    lines = [f"{name}: {result.written} {metric.unit}, {result.kind}", "; ".join(filter(None, (about, said)))]
     for old in results_of(config):
         if old.of == result.of:
-            lines.append(f"  card   {old.written}, n = {old.n:,}" + _agreement(result, old))
+            count = f", n = {old.n:,}" if old.n else ""
+            lines.append(f"  card   {old.written}{count}" + _agreement(result, old))
     reference = reference_of(config)
     if reference and reference.metric.name == metric.name:
         nearest = reference.nearest(result)

@@ -102,7 +102,7 @@ def show_card(name: str | None = None, *, write: bool = False, readme: bool = Fa
             print(card.write(folder))
         else:
             shown = folder.resolve().name if store.is_own(name, folder) else name
-            print(card.render(read_config(folder), shown), end="")
+            print(card.render(read_config(folder), shown, (folder / card.PICTURE).is_file()), end="")
     if readme:
         print(tables.write_readme(Path("README.md")))
 

@@ -25,6 +25,7 @@ from zoo.hub.data import datamodule
 from zoo.nn.devices import checked_device
 from zoo.pictures import images as pictures
 from zoo.results import Result
+from zoo.spec import DataSpec
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 SPLITS = ("train", "test")
@@ -61,6 +62,9 @@ def gather(
     name, _, split = str(name).partition(":")
     if not split:
         model = store.load(name, device=checked_device(device))
+        if not hasattr(model, "sample"):
+            raise ZooError(f"{name} cannot be sampled, so that there is nothing to compare.")
+        _check_kind(model.spec, name)
         return _bytes(model.sample(n or 10_000, seed=seed).cpu(), model.spec.levels)
     if split not in SPLITS:
         raise ZooError(f"After a checkpoint's name comes :train or :test, not :{split}.")
@@ -68,9 +72,17 @@ def gather(
     if not config.get("data"):
         raise ZooError(f"{name} names no data set.")
     data = datamodule(config["data"], root=root)
+    _check_kind(data.spec, name)
     data.prepare_data()
     what = f"{name}:{split}"
     return _bytes(_first(split_of(data, split, what), n, what), data.spec.levels)
+
+
+def _check_kind(spec: DataSpec, name: str) -> None:
+    """Refuse data that are neither images nor points."""
+    images = spec.kind == "image" and spec.levels is not None
+    if not images and not (spec.kind == "vector" and spec.levels is None):
+        raise ZooError(f"{name} gives {spec.described}: images and points are compared, of which these are neither.")
 
 
 def compare(

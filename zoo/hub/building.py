@@ -40,7 +40,7 @@ def resolve(class_path: str, cls: type[Model] | None = None) -> type[Model]:
     if class_path.split(".")[0] != "zoo":
         raise CheckpointError(
             f"class_path {show(class_path)} lies outside zoo, so its code is not run; "
-            "if you trust it, import the class and pass it as cls."
+            "if you trust it, import the class in Python and pass it as cls, to zoo.load or export_run."
         )
     return _found(class_path, Model, "zoo.", "model of zoo")
 

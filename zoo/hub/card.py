@@ -18,23 +18,28 @@ from zoo.hub.tables import dictionary, effort, family, last_name, markdown, one_
 from zoo.references import Reference, reference_of
 from zoo.results import Config, Result, results_of
 
+PICTURE = "samples.png"  # which export draws beside a card
 
-def render(config: Config, name: str | None = None) -> str:
+
+def render(config: Config, name: str | None = None, picture: bool | None = None) -> str:
     """Make the model card, Markdown with YAML front matter, of a checkpoint's config.json.
 
     Args:
         config: as `zoo.hub.config.read_config` returns it.
         name: of the checkpoint, or its Hub repository ("namespace/name"); by default that of its recipe, or
             else of its model and data.
+        picture: whether samples.png lies beside it; by default whether one can be drawn.
     """
     load_name, spec = name or default_name(config), spec_of(config)
+    if picture is None:
+        picture = bool(spec and spec.picture and spec.condition is None and config.get("draws", True))
     fields = {
         "name": load_name.rsplit("/", 1)[-1],
         "load_name": load_name,
         "recipe": config.get("recipe") or "",
         "example": _example(config),
         "summary": _summary(config),
-        "picture": "![samples](samples.png)" if spec and spec.picture else "",
+        "picture": "![samples](samples.png)" if picture else "",
         "numbers": _numbers(config),
         "comparison": _comparison(config),
         "training": _training(config),
@@ -71,7 +76,8 @@ def write(folder: str | Path, name: str | None = None) -> Path:
 
     folder = Path(folder)
     card = folder / "README.md"
-    write_atomically(card, render(read_config(folder), name or folder.resolve().name))
+    text = render(read_config(folder), name or folder.resolve().name, (folder / PICTURE).is_file())
+    write_atomically(card, text)
     return card
 
 
@@ -97,9 +103,7 @@ def _front_matter(config: Config, name: str) -> str:
     """YAML that the Hub reads, without its `---` lines."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    spec = spec_of(config)
-    images = spec is not None and spec.kind == "image"
-    task = "unconditional-image-generation" if images else "other"
+    task = _task(config)
     results = [
         EvalResult(
             task_type=task,
@@ -124,11 +128,21 @@ def _front_matter(config: Config, name: str) -> str:
         library_name="generative-zoo",
         tags=["generative-model", "pytorch-lightning", family(config), last_name(config["class_path"]).lower()],
         datasets=[hub_id] if hub_id else None,
-        pipeline_tag=task if images else None,
+        pipeline_tag=None if task == "other" else task,
         model_name=name if results else None,
         eval_results=results or None,
     )
     return card.to_yaml()
+
+
+def _task(config: Config) -> str:
+    """What the Hub calls what the model does."""
+    spec = spec_of(config)
+    if spec is None or spec.kind != "image":
+        return "other"
+    if spec.condition is not None:
+        return "image-to-image" if spec.condition.kind == "image" else "other"
+    return "unconditional-image-generation" if config.get("draws", True) else "other"
 
 
 def _summary(config: Config) -> str:
@@ -202,12 +216,14 @@ def _written(result: Result) -> str:
 def _training(config: Config) -> str:
     """List of what training took and the command that repeats it."""
     training = config.get("training") or {}
+    spec = spec_of(config)
+    what = "images" if spec and spec.kind == "image" else "data"
     labels = {
         "hardware": ("hardware", "{}"),
         "minutes": ("time", "{:,.1f} minutes"),
         "steps": ("optimizer steps", "{:,}"),
-        "images": ("images seen", "{:,}"),
-        "images_per_second": ("speed", "{:,.0f} images/s"),
+        "images": (f"{what} seen", "{:,}"),
+        "images_per_second": ("speed", f"{{:,.0f}} {what}/s"),
         "precision": ("precision", "{}"),
         "torch": ("torch", "{}"),
         "lightning": ("lightning", "{}"),

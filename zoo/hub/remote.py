@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from zoo.errors import CheckpointError, HubError, ZooError, one_line, show
 from zoo.hub.config import CONFIG, read_config
@@ -81,6 +82,28 @@ def pull(
             raise
         logger.warning("%s Using the cached copy of %s.", error, repo_id)
         return folder
+
+
+def pull_config(repo_id: str, *, revision: str | None = None, token: str | None = None) -> dict[str, Any]:
+    """config.json of a checkpoint on the Hub, without its weights; the cached one while the Hub cannot be reached.
+
+    Raises:
+        HubError: the Hub refused, failed or could not be reached, and it is not cached.
+        CheckpointError: it is none.
+    """
+    _check_request(repo_id, revision, token)
+    from huggingface_hub import HfApi, hf_hub_download
+
+    try:
+        with _explained(repo_id, revision, token):
+            # At a commit, so that the cache does not learn of a branch whose weights it has not.
+            commit = HfApi(token=token).model_info(repo_id, revision=revision, timeout=_TIMEOUT).sha
+            return read_config(Path(hf_hub_download(repo_id, CONFIG, revision=commit, token=token)).parent)
+    except _UnreachableError:
+        folder = _cached(repo_id, revision)
+        if folder is None:
+            raise
+        return read_config(folder)
 
 
 def _sound(folder: Path) -> bool:

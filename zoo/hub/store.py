@@ -21,7 +21,7 @@ from zoo.errors import CheckpointError, ZooError, show
 from zoo.files import replace_folder
 from zoo.hub.config import CONFIG, DTYPES, FORMAT, read_config, write_config
 from zoo.hub.folder import load_weights, write_weights
-from zoo.hub.remote import REPO_ID, pull, push_folder
+from zoo.hub.remote import REPO_ID, pull, pull_config, push_folder
 
 if TYPE_CHECKING:
     from zoo.model import Model
@@ -61,6 +61,34 @@ def find(
         CheckpointError: there is no such checkpoint.
         HubError: the Hub refused, failed or could not be reached.
     """
+    place = _place(name, revision, namespace)
+    if isinstance(place, Path):
+        return place
+    return pull(place, revision=revision, local_files_only=local_files_only, token=token)
+
+
+def config_of(name: str | os.PathLike[str], *, revision: str | None = None) -> dict[str, Any]:
+    """config.json of a checkpoint, of which nothing else is fetched.
+
+    Args:
+        name: as for `find`.
+        revision: as for `find`.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it is damaged.
+        HubError: the Hub refused, failed or could not be reached.
+    """
+    place = _place(name, revision, None)
+    return read_config(place) if isinstance(place, Path) else pull_config(place, revision=revision)
+
+
+def may_be_name(text: str) -> bool:
+    """Whether `find` might find something of this name, by its words alone."""
+    return os.sep in text or text.startswith("~") or bool(NAME.fullmatch(text))
+
+
+def _place(name: str | os.PathLike[str], revision: str | None, namespace: str | None) -> Path | str:
+    """Where a checkpoint is: a folder, or its repository on the Hub."""
     folder = _local_folder(name)
     if folder is not None:
         if revision is not None:
@@ -68,7 +96,7 @@ def find(
         return folder
     text = os.fspath(name)
     if REPO_ID.fullmatch(text) and ".." not in text:
-        return pull(text, revision=revision, local_files_only=local_files_only, token=token)
+        return text
     if not NAME.fullmatch(text):
         raise CheckpointError(
             f"{show(text)} is no checkpoint's name; names look like pixelcnn-cifar10, "
@@ -78,7 +106,7 @@ def find(
         return BUNDLED / text
     namespace = namespace or os.environ.get("ZOO_HUB_NAMESPACE")
     if namespace:
-        return find(f"{namespace}/{text}", revision=revision, local_files_only=local_files_only, token=token)
+        return _place(f"{namespace}/{text}", revision, None)
     raise CheckpointError(_unknown(text, revision))
 
 
@@ -218,7 +246,7 @@ def save(
     Raises:
         CheckpointError: the model cannot be stored so that `load` gives it back.
     """
-    from zoo.classes import class_path_of
+    from zoo.classes import class_path_of, up_to_date
     from zoo.hub.packing import init_args_of, stored
 
     if dtype not in DTYPES:
@@ -254,7 +282,7 @@ def save(
         if model.rests_on is not None:
             below = read_config(find(model.rests_on))["weights"]["sha256"]
             config["rests_on"] = {"name": model.rests_on, "sha256": below}
-        write_config(temporary, config)
+        write_config(temporary, up_to_date(config))
         # What cannot be loaded is not written: a broken export must show here, not on a user's machine.
         _load_folder(temporary, type(model))
         replace_folder(temporary, folder)
