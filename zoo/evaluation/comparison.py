@@ -22,6 +22,7 @@ from zoo.evaluation.fidelity import distance
 from zoo.hub import store
 from zoo.hub.config import read_config
 from zoo.hub.data import datamodule
+from zoo.model.asking import check_draws
 from zoo.nn.devices import checked_device
 from zoo.pictures import images as pictures
 from zoo.results import Result
@@ -61,6 +62,7 @@ def gather(
     name, _, split = str(name).partition(":")
     if not split:
         model = store.load(name, device=checked_device(device))
+        check_draws(model)
         return _bytes(model.sample(n or 10_000, seed=seed).cpu(), model.spec.levels)
     if split not in SPLITS:
         raise ZooError(f"After a checkpoint's name comes :train or :test, not :{split}.")

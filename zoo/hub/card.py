@@ -34,7 +34,7 @@ def render(config: Config, name: str | None = None) -> str:
         "recipe": config.get("recipe") or "",
         "example": _example(config),
         "summary": _summary(config),
-        "picture": "![samples](samples.png)" if spec and spec.picture else "",
+        "picture": "![samples](samples.png)" if spec and spec.picture and _draws(config) else "",
         "numbers": _numbers(config),
         "comparison": _comparison(config),
         "training": _training(config),
@@ -98,7 +98,7 @@ def _front_matter(config: Config, name: str) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     spec = spec_of(config)
-    images = spec is not None and spec.kind == "image"
+    images = spec is not None and spec.kind == "image" and _draws(config)
     task = "unconditional-image-generation" if images else "other"
     results = [
         EvalResult(
@@ -143,7 +143,12 @@ def _summary(config: Config) -> str:
 
 def _example(config: Config) -> str:
     """A line of Python that uses the model."""
-    return "samples = model.sample(16, seed=0)" if config.get("draws", True) else "help(model)  # what it can do"
+    return "samples = model.sample(16, seed=0)" if _draws(config) else "help(model)  # what it can do"
+
+
+def _draws(config: Config) -> bool:
+    """Whether the model can be sampled without being given anything."""
+    return config.get("draws", True)
 
 
 def _numbers(config: Config) -> str:
