@@ -165,6 +165,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, name):
     assert list(differences(last(tmp_path / "whole"), last(tmp_path / "parts"))) == []
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(tmp_path):
     """Both end with the same weights; of the toys, whose noise is that of the data, with those of one process.
 
