@@ -66,6 +66,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], Any]] = {
     "adversarial.LAPGAN": ({**GREY, "scales": 2, "latent_dim": 2, "channels": 2}, Digits),
 }
 ENDS = {"mixtures.Uniform", "mixtures.GaussianMixture"}  # trained by epochs, not by steps
+SLOW = {"adversarial.LAPGAN"}  # of many networks, each of which is traced for its compilation
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +112,9 @@ def test_every_exported_family_is_here():
     assert set(FAMILIES) == set(families())
 
 
-@pytest.mark.parametrize("name", [*TOYS, *FAMILIES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in (*TOYS, *FAMILIES)]
+)
 def test_from_training_to_the_card(tmp_path, monkeypatch, name):
     torch._dynamo.reset()  # which gives up a function after so many models
     # What is traced runs as it is, for the compiler takes its time.
