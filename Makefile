@@ -1,18 +1,21 @@
 # make sample   draw 16 images from the bundled CIFAR-10 model into samples.png
-# make test     run the tests; those on real data need ZOO_DATA (see README.md)
+# make test     run the tests; those on real data need ZOO_DATA (see README.md);  make quick   without the slow ones
 # make lint     check style;  make bench   time loading and sampling;  make clean   remove what these made
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: sample test lint bench clean
+.PHONY: sample test quick lint bench clean
 
 sample: $(VENV)/installed
 	$(BIN)/zoo sample pixelcnn-cifar10 -n 16 --seed 0 --out samples.png
 
 test: $(VENV)/installed-dev
-	$(BIN)/pytest -rfEs
+	$(BIN)/pytest -rfEs -n auto --maxprocesses 4
+
+quick: $(VENV)/installed-dev
+	$(BIN)/pytest -rfEs -n auto --maxprocesses 4 -m "not slow"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check

@@ -33,6 +33,7 @@ from zoo.hub import store
 from zoo.mixtures import Uniform
 from zoo.model import GenerativeModel
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -153,9 +153,7 @@ def _add_options(parser: argparse.ArgumentParser, options: Mapping[str, tuple[ty
     group = parser.add_argument_group("options of this model")
     for name, (kind, default, text) in options.items():
         settings: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
-        if default is inspect.Parameter.empty:
-            settings["required"] = True
-        elif default is not None:
+        if default is not None:
             settings["help"] += f" (default: {default})"
         if kind is bool:
             settings["action"] = argparse.BooleanOptionalAction

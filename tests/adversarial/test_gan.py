@@ -188,6 +188,7 @@ def test_in_16_bits_each_weight_learns_as_in_32(tmp_path, name):
             assert torch.cosine_similarity(exact.flatten(), moved["bf16-mixed"][key].flatten(), dim=0) > 0.5, key
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_same_weights(tmp_path):
     path = os.pathsep.join([str(HERE.parents[1]), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     loopback = {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
@@ -259,6 +260,7 @@ def test_a_spectral_critic_has_slopes_of_at_most_one():
     assert slope.norm(dim=1).max() <= 1 + 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [({}, ("net", "critic")), ({"penalty": 1.0}, ("net",)), ({"critic_norm": "spectral"}, ("net", "critic"))],

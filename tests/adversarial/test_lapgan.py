@@ -195,6 +195,7 @@ def test_batch_normalization_settles_on_what_is_drawn():
 # -- training ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_comes_closer_to_its_data(tmp_path):
     model, data = lapgan(channels=16, lr=2e-3), digits()
     data.setup("fit")

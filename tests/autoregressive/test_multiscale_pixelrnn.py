@@ -167,6 +167,7 @@ def test_every_parameter_is_trained(layer, precision):
         torch.testing.assert_close(rounded, model.log_prob(x), rtol=0.02, atol=0)
 
 
+@pytest.mark.slow
 @LAYERS
 def test_the_network_compiles_as_one_graph(layer):
     model = tiny(RGB, 6, layer=layer, layers=1)

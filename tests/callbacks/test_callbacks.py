@@ -34,6 +34,7 @@ from zoo.model import GenerativeModel
 from zoo.nn.replay import WARMUP, Replayed
 from zoo.pictures import images as pictures
 from zoo.pictures.samples import draw
+from zoo.spec import DataSpec
 
 
 @pytest.fixture(autouse=True)
@@ -294,6 +295,48 @@ def test_a_compiler_gets_the_options_of_the_mode_and_others(tmp_path, monkeypatc
         {"dynamic": False, "mode": "reduce-overhead"},
         {"dynamic": False, "options": {"triton.cudagraphs": True, "max_autotune": True}},
     ]
+
+
+class Cube(GenerativeModel):
+    """A model with weights of 2d and 3d convolutions and of neither, and buffers like them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.save_hyperparameters({"lr": 1e-3, "warmup": 2, "weight_decay": 0.0})
+        self.spec = DataSpec((1, 4, 4), 2)
+        self.net = torch.nn.Sequential(
+            torch.nn.Conv3d(1, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(1, 2), torch.nn.Conv2d(16, 4, 3)
+        )
+        self.head = torch.nn.Linear(16, 1)
+        self.register_buffer("mask", torch.ones(2, 3, 4, 5))
+        self.register_buffer("cube", torch.ones(2, 3, 4, 5, 6))
+
+    def elbo(self, x: Tensor, *, samples: int = 1, seed: int | None = None) -> Tensor:
+        cube = x.float()[:, :, None].expand(-1, -1, 4, -1, -1)
+        return -self.head(self.net(cube).flatten(1)).square()[:, 0]
+
+
+def test_convolutions_of_films_have_their_own_layout(tmp_path, traced):
+    model = Cube()
+    values = copy(model)
+    Compile().setup(None, model, "fit")
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    seen = {key: tensor for key, tensor in model.state_dict().items() if tensor.dim() > 3}
+    assert set(seen) == {"net.0.weight", "net.3.weight", "mask", "cube"}
+    for key, tensor in seen.items():
+        assert tensor.is_contiguous(memory_format=formats[tensor.dim()]), key
+        assert torch.equal(tensor, values[key])
+    fit(tmp_path, Compile(), EMA(0.9), model=model, max_steps=3)
+    assert traced.runs == 3
+
+
+def test_what_has_no_such_convolution_is_laid_out_as_by_to():
+    one, other = undropped(), undropped()
+    Compile().setup(None, one, "fit")
+    other.to(memory_format=torch.channels_last)
+    for first, second in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
+        assert first.stride() == second.stride()
+        assert torch.equal(first, second)
 
 
 # -- CUDAGraphs ----------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 import zoo
-from zoo import cli
+from zoo import cli, mixtures
 from zoo.adversarial import GAN
 from zoo.autoregressive import GatedPixelCNN, PixelCNN
 from zoo.data import Digits
@@ -23,6 +23,7 @@ from zoo.errors import ZooError
 from zoo.flows import MAF, NICE, EnergyFlow, Glow
 from zoo.hub import card, remote, store, tables
 from zoo.hub.config import read_config, write_config
+from zoo.model import GenerativeModel, Model
 from zoo.pictures import images as pictures
 from zoo.pictures.samples import draw
 from zoo.spec import DataSpec
@@ -217,6 +218,104 @@ def test_sample_refuses(run, checkpoint, monkeypatch, tmp_path, argv, sentence):
     assert sentence in err
     assert err.count("\n") == 1
     assert not list(tmp_path.rglob("*.*"))
+
+
+class Framed(GenerativeModel):
+    """An image given another."""
+
+    def __init__(self, size: int = 4) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.spec = DataSpec((1, size, size), 4, condition=DataSpec((1, size, size), 4))
+
+    def sample(self, n: int, *, condition: torch.Tensor, seed: int | None = None) -> torch.Tensor:
+        return condition
+
+
+class Labelled(GenerativeModel):
+    """A black or a white image, as its label says."""
+
+    def __init__(self, size: int = 4) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.spec = DataSpec((1, size, size), 2, classes=2)
+
+    def sample(self, n: int, *, label: int | torch.Tensor, seed: int | None = None) -> torch.Tensor:
+        labels = self.spec.labels(label, n)
+        return labels.to(torch.uint8).view(n, 1, 1, 1).expand(n, *self.spec.shape).contiguous()
+
+
+class Silent(Model):
+    """A translator of images."""
+
+    def __init__(self, size: int = 4) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.spec = DataSpec((1, size, size), 4)
+
+
+class Mute(Silent, GenerativeModel):
+    """A distribution that cannot be sampled."""
+
+
+@pytest.fixture
+def odd(monkeypatch, tmp_path):
+    """Checkpoints of classes that are in the zoo for a test, by name."""
+    found = {}
+    for cls in (Framed, Labelled, Silent, Mute):
+        monkeypatch.setattr(cls, "__module__", "zoo.mixtures")
+        monkeypatch.setattr(mixtures, cls.__name__, cls, raising=False)
+        data = {"class_path": "zoo.data.Digits", "init_args": {}}
+        found[cls.__name__] = zoo.save(cls(), tmp_path / f"{cls.__name__.lower()}-digits", data=data)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "argv", "sentence"),
+    [
+        ("Framed", [], "Framed is drawn given a condition, which is lacking here: use it from Python, "),
+        ("Labelled", [], "is drawn given a label: add --label."),
+        ("Silent", [], "Silent cannot be sampled."),
+        ("Mute", [], "Mute cannot be sampled."),
+        ("Mute", ["--label", 1], "cannot be sampled."),
+    ],
+)
+def test_what_cannot_be_drawn_so_says_why(run, odd, tmp_path, name, argv, sentence):
+    status, out, err = run("sample", odd[name], "--out", tmp_path / "none.png", *argv)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert sentence in err
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_a_label_that_is_needed_is_an_option(run, odd, tmp_path):
+    out = tmp_path / "white.png"
+    assert run("sample", odd["Labelled"], "-n", 4, "--label", 1, "--out", out) == (0, f"{out}\n", "")
+    status, text, _ = run("sample", odd["Labelled"], "--help")
+    assert (status, "--label N" in text, "default: <" in text) == (0, True, False)
+
+
+@pytest.mark.parametrize("name", ["Framed", "Labelled", "Silent", "Mute"])
+def test_what_cannot_be_drawn_is_exported_and_measured_without(run, training, odd, name):
+    training.export_run = lambda run, name, **options: odd[name]
+    assert run("export", "runs/mine", name) == (0, f"{odd[name]}\n", "")
+    text = (odd[name] / "README.md").read_text(encoding="utf-8")
+    assert "help(model)" in text
+    assert "samples.png" not in text
+    status, out, err = run("evaluate", odd[name], "--metrics", "all", "--limit", 8, "--device", "cpu")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    if name != "Silent":
+        status, out, err = run("distance", odd[name], f"{odd[name]}:test", "-n", 8)
+        assert (status, out, err.count("\n")) == (1, "", 1)
+        assert "drawn given a" in err or "cannot be sampled" in err
+
+
+def test_a_picture_that_fails_leaves_a_whole_checkpoint(run, training, own, monkeypatch):
+    training.export_run = lambda run, name, **options: own
+    (own / "README.md").unlink(missing_ok=True)
+    monkeypatch.setattr(PixelCNN, "sample", lambda self, n, *, seed=None: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run("export", "runs/mine", "pixelcnn-digits")
+    assert (own / "README.md").read_text(encoding="utf-8") == card.render(read_config(own), own.name, picture=False)
 
 
 def test_an_unknown_name_is_one_sentence(run, tmp_path):

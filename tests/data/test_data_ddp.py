@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from batch_recorder import TRAINING, VALIDATION, fit
 
+pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 
 

@@ -203,7 +203,7 @@ def test_other_kinds_of_data_are_refused(moons, monkeypatch):
     class Words:
         spec = DataSpec((2,), 9, kind="tokens")
 
-        def sample(self, n, seed):
+        def sample(self, n, seed=None):
             pytest.fail("nothing is drawn of what cannot be compared")
 
     class Translator:

@@ -250,6 +250,7 @@ def watched():
     active = False
 
 
+@pytest.mark.slow
 def test_mutated_checkpoints(model, tmp_path, monkeypatch, watched):
     torch.set_num_threads(1)
     single = store.save(model, tmp_path / "pixelcnn-single")

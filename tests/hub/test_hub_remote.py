@@ -26,6 +26,7 @@ def published(client, checkpoint, repo_id):
     return repo_id
 
 
+@pytest.mark.slow
 def test_push_then_pull_is_byte_identical(client, server, checkpoint, repo_id, model):
     (checkpoint / "notes.txt").write_text("mine")
     (checkpoint / "last.ckpt").write_bytes(b"mine too")

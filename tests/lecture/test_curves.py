@@ -46,6 +46,7 @@ def test_a_slope_is_an_exponent():
         curves.slope([3, 10], [1.0, 0.0])
 
 
+@pytest.mark.slow
 def test_panels_show_these_curves_and_slopes_are_theirs(monkeypatch):
     monkeypatch.setattr(curves, "SIZES", (8, 16, 32))
     drawn, slopes = curves.panels(repeats=2, seed=3)

@@ -155,6 +155,7 @@ def test_the_slope_of_the_witness_of_mini_batches_is_where_transport_pushes():
     torch.testing.assert_close(len(x) * push, 2 * slope, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_without_self_pairs_sinkhorns_divergence_of_one_law_is_zero_on_average():
     plain, apart = Sinkhorn(1.0, 1.0, 200), Sinkhorn(1.0, 1.0, 200, self_pairs=False)
     values = torch.tensor(

@@ -89,6 +89,7 @@ def test_density_integrates_to_one():
     assert total.item() == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_elbo_is_below_the_probability_of_the_level_and_above_nothing():
     """One dimension, by quadrature: log of the mean of p(x + u) over u, and the mean of log p(x + u)."""
     model = GaussianMixture([1, 1, 1], 4, 2)

@@ -112,6 +112,7 @@ for size in {sizes}:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(scan.triton is None, reason="needs Triton")
 def test_the_kernels_are_the_steps_in_pytorch():
     """The CUDA kernels, run by Triton's interpreter, which must be chosen before they are defined."""

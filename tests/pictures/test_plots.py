@@ -194,6 +194,7 @@ def test_absent_matplotlib_is_named_with_the_remedy_before_anything_is_computed(
 # -- the command ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_draws_and_prints_slopes(tmp_path, capsys):
     path = tmp_path / "distances.png"
     assert cli.main(["figure", "--out", str(path), "--repeats", "1"]) == 0

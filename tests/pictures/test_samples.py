@@ -52,11 +52,52 @@ def test_the_kind_says_which_picture(spec, picture, tmp_path):
         assert samples.draw(model, tmp_path / "some.png", n=3) == tmp_path / "some.png"
 
 
-def test_what_is_no_distribution_has_no_picture():
+def test_what_cannot_be_sampled_has_no_picture(tmp_path):
     class Translator(Model):
         spec = DataSpec((1, 4, 4))
 
-    assert not samples.has_picture(Translator())
+    class Density(GenerativeModel):
+        spec = DataSpec((2,), None)
+
+        def log_prob(self, x: Tensor) -> Tensor:
+            return -x.square().sum(1)
+
+    for model in (Translator(), Density()):
+        assert not samples.has_picture(model)
+        with pytest.raises(ZooError, match=f"^{type(model).__name__} cannot be sampled"):
+            samples.draw(model, tmp_path / "none.png")
+    assert not list(tmp_path.iterdir())
+
+
+class Moved(GenerativeModel):
+    """Points around where the condition says."""
+
+    spec = DataSpec((2,), None, condition=DataSpec((2,), None))
+
+    def sample(self, n: int, *, condition: Tensor, seed: int | None = None) -> Tensor:
+        return condition + torch.randn(n, 2, generator=self.generator(seed))
+
+    def log_prob(self, x: Tensor, *, condition: Tensor) -> Tensor:
+        return -(x - condition).square().sum(1) / 2
+
+
+def test_what_is_drawn_given_a_condition_has_a_picture_only_with_it(tmp_path, monkeypatch):
+    model, condition = Moved(), torch.ones(10, 2)
+    assert not samples.has_picture(model)
+    assert samples.has_picture(model, ["condition"])
+    with pytest.raises(ZooError, match=r"^Moved is drawn given a condition, .*model\.sample\(n, condition=\.\.\.\)"):
+        samples.draw(model, tmp_path / "none.png")
+    monkeypatch.setattr(samples, "density", lambda *_: pytest.fail("there is no one density"))
+    assert samples.draw(model, tmp_path / "some.png", n=10, condition=condition).is_file()
+
+
+def test_the_density_of_what_needs_more_is_left_out(tmp_path, monkeypatch):
+    class Free(Moved):
+        def sample(self, n: int, *, seed: int | None = None) -> Tensor:
+            return torch.randn(n, 2, generator=self.generator(seed))
+
+    monkeypatch.setattr(samples, "density", lambda *_: pytest.fail("nobody gives the condition"))
+    assert samples.draw(Free(), tmp_path / "some.png", n=10).is_file()
 
 
 def test_images_are_a_grid_and_the_models_options_are_handed_on(tmp_path):

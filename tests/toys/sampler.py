@@ -13,7 +13,7 @@ from zoo.data.tensors import TensorData
 from zoo.model import GenerativeModel, Measurement
 from zoo.results import Metric, Result
 from zoo.spec import DataSpec, check_count
-from zoo.targets import Energy
+from zoo.targets import target_of
 
 ACCEPTED = Metric("acceptance", "acceptance rate", 3, higher_is_better=True)
 
@@ -40,12 +40,17 @@ class Langevin(GenerativeModel):
     """Metropolis-adjusted Langevin steps, whose length is learned by the rate at which they are accepted."""
 
     def __init__(
-        self, energy: str = "energy1", chain: int = 20, lr: float = 0.05, warmup: int = 2, weight_decay: float = 0.0
+        self,
+        target: str | dict[str, Any] = "energy1",
+        chain: int = 20,
+        lr: float = 0.05,
+        warmup: int = 2,
+        weight_decay: float = 0.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.spec = DataSpec((2,), None)
-        self.target = Energy(energy)
+        self.target = target_of(target)
+        self.spec = self.target.spec
         self.log_step = nn.Parameter(torch.tensor(0.0))
 
     def step(self, x: Tensor, noise: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,12 +113,14 @@ class Acceptance(Measurement):
 
 
 def toy(**data: Any) -> tuple[GenerativeModel, TensorData]:
-    return Langevin(), Starts(**data)
+    ring = {"class_path": "zoo.targets.GaussianRing", "init_args": {"modes": 4, "radius": 1.0, "scale": 0.5}}
+    return Langevin(ring), Starts(**data)
 
 
 def check(model: Langevin) -> None:
     """A sampler has a trace and no density."""
     assert not hasattr(model, "log_prob")
+    assert model.target.name == "4 Gaussians on a ring in 2 dimensions"
     assert model.likelihood is None
     assert model.trace(3, seed=0)[0].shape == (model.hparams.chain, 3, 2)
 

@@ -161,6 +161,7 @@ def test_a_run_lives_in_one_folder(run, tmp_path):
     assert not list(differences(kept, last(tmp_path / "again"))), "the stored configuration is the run"
 
 
+@pytest.mark.slow
 def test_validate_and_test_measure_the_run(run, tmp_path):
     assert run("fit", "--config", DIGITS, *SMALL, "--trainer.check_val_every_n_epoch=1").status == 0
     for which, subcommand in itertools.product(("last", "best"), ("validate", "test")):
@@ -249,6 +250,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_a_run_resumed_anywhere_equals_the_uninterrupted_run(tmp_path, settings):
     """Dropout, binarization, averaged weights, AdamW and its schedule: equal in every bit."""
@@ -375,6 +377,7 @@ def finish(process: subprocess.Popen[str]) -> str:
     return err
 
 
+@pytest.mark.slow
 def test_kill_9_between_two_checkpoints(run, tmp_path):
     recipe = yaml.safe_load(DIGITS.read_text())
     recipe["model"]["init_args"] |= {"channels": 4, "blocks": 1, "dropout": 0.3}
@@ -445,6 +448,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 # -- several processes ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_with_twice_the_batch(run, tmp_path):
     settings = ["--model.channels=6", "--model.blocks=1", "--model.dropout=0", "--trainer.max_steps=8"]
     settings += ["--trainer.val_check_interval=8", "--trainer.accumulate_grad_batches=2"]
@@ -749,6 +753,7 @@ def test_without_any_data_it_is_digits(tmp_path, capsys):
     assert (printed["class_path"], printed["init_args"]["batch_size"]) == ("zoo.data.Digits", 5)
 
 
+@pytest.mark.slow
 def test_published_digits_start_clothes_below_an_untrained_model(real_data):
     """The README's example of fine-tuning: binarized Fashion-MNIST from pixelcnn-mnist."""
     data = FashionMNIST(root=real_data("FashionMNIST/raw"), binarized=True, eval_batch_size=64)

@@ -16,7 +16,8 @@ class SampleGrid(Callback):
     """A picture of samples, under `samples/` in the run's folder and in TensorBoard where it is in use.
 
     Of a model of points in the plane it is the figure that `zoo sample` draws, in the run's folder alone. Of data that
-    have no picture, as tables, and of a model that has no samples it says so once, and draws nothing.
+    have no picture, as tables, and of a model that has no samples, or only given a condition or a label, it says so
+    once, and draws nothing.
 
     Args:
         n: number of images; the same seed each time, so that pictures can be compared.

@@ -27,7 +27,7 @@ class Compile(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Channels last, the layout of tensor cores; before DDP and the average copy the weights' layout."""
         if stage == "fit":
-            pl_module.to(memory_format=torch.channels_last)
+            _channels_last(pl_module)
             if not pl_module.compiled:
                 rank_zero_info(f"{type(pl_module).__name__} names no network to compile: Compile leaves it as it is.")
 
@@ -48,6 +48,15 @@ class Compile(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Run compiled again."""
         torch.compiler.set_stance("default")
+
+
+def _channels_last(module: torch.nn.Module) -> None:
+    """Lay out weights and buffers of 2d and 3d convolutions with the channels last; others have no such layout."""
+    # Not `module.to(memory_format=...)`, which takes one format for both, and fails on the other.
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.dim() in formats:
+            tensor.data = tensor.data.to(memory_format=formats[tensor.dim()])
 
 
 class TimeBudget(Callback):

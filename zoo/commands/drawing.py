@@ -13,7 +13,7 @@ from zoo.errors import ZooError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zoo.model import GenerativeModel
+    from zoo.model import GenerativeModel, Model
 
 
 def sample(
@@ -39,43 +39,61 @@ def sample(
         device: cpu, cuda or cuda:1.
         revision: branch, tag or commit of the Hub repository.
     """
+    from zoo.model.asking import can_sample, needed
     from zoo.pictures import images as pictures
     from zoo.pictures.samples import draw
 
     if n is not None:
         _positive("n", n)
     out = pictures.writable(out)
-    print(draw(_load(name, device, revision), out, n=n, seed=seed, **options))
+    model = _load(name, device, revision)
+    if can_sample(model):
+        missing = [option for option in needed(model.sample) if option not in options]
+        if missing and set(missing) <= set(_options_of(type(model), labels=False)):
+            said = " and ".join(f"--{option.replace('_', '-')}" for option in missing)
+            raise ZooError(f"{name} is drawn given a {' and a '.join(missing)}: add {said}.")
+    print(draw(model, out, n=n, seed=seed, **options))
 
 
 def sample_options(name: str, revision: str | None = None) -> dict[str, tuple[type, Any, str]]:
     """What the `sample` of a checkpoint's model takes beside n and seed, by its class and config.json alone.
 
     Returns:
-        Type, default and help of each option, by name.
+        Type, default and help of each option, by name; the default of one that has to be given is None.
+
+    Raises:
+        ZooError: there is no such checkpoint, or its model cannot be sampled.
     """
     from zoo.hub import building, store
     from zoo.hub.config import spec_of
+    from zoo.model.asking import can_sample
 
     config = store.config_of(name, revision=revision)
-    method = getattr(building.resolve(config["class_path"]), "sample", None)
-    if method is None:
+    cls, spec = building.resolve(config["class_path"]), spec_of(config)
+    if not can_sample(cls):
         raise ZooError(f"{name} cannot be sampled.")
-    helps, spec, found = documented(method), spec_of(config), {}
+    return _options_of(cls, labels=bool(spec and spec.classes))
+
+
+sample.options = sample_options
+
+
+def _options_of(cls: type[Model], labels: bool) -> dict[str, tuple[type, Any, str]]:
+    """The options of a class; a label that may be left out is one where the model was made with labels."""
+    helps, found = documented(cls.sample), {}
     own = inspect.signature(sample).parameters  # an option of the command's own name is the command's
-    for parameter in inspect.signature(method, eval_str=True).parameters.values():
+    for parameter in inspect.signature(cls.sample, eval_str=True).parameters.values():
         union = get_origin(parameter.annotation) in (types.UnionType, Union)
         kinds = get_args(parameter.annotation) if union else (parameter.annotation,)
         kind = next((kind for kind in (bool, int, float, str) if kind in kinds), None)
         if parameter.kind is not parameter.KEYWORD_ONLY or parameter.name in own or kind is None:
             continue
-        if parameter.name == "label" and not (spec and spec.classes):
+        required = parameter.default is parameter.empty
+        if parameter.name == "label" and not labels and not required:
             continue
-        found[parameter.name] = kind, parameter.default, helps.get(parameter.name, "")
+        default = None if required else parameter.default
+        found[parameter.name] = kind, default, helps.get(parameter.name, "")
     return found
-
-
-sample.options = sample_options
 
 
 def documented(function: Any) -> dict[str, str]:

@@ -42,12 +42,13 @@ def export(run: Path, name: str, *, dtype: str = "float16", overwrite: bool = Fa
     from zoo.training.export import export_run
 
     folder = export_run(run, name, dtype=dtype, overwrite=overwrite)
+    card.write(folder)  # first, so that a picture that cannot be drawn leaves a whole checkpoint
     picture = folder / "samples.png"
     if not picture.exists():
         model = store.load(folder)
         if has_picture(model):
             draw(model, picture)
-    card.write(folder)
+            card.write(folder)  # now with the picture
     print(folder)
 
 

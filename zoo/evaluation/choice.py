@@ -11,6 +11,7 @@ from zoo.errors import ZooError, listed
 from zoo.evaluation.fidelity import Fidelity, PointFidelity
 from zoo.evaluation.likelihood import Likelihood, own_samples
 from zoo.model import GenerativeModel, Measurement, Model
+from zoo.model.asking import draws
 from zoo.references import reference_of
 from zoo.results import results_of
 
@@ -76,8 +77,8 @@ def likelihoods(
 
 
 def fidelities(model: Model) -> list[Measurement]:
-    """How close samples come to data, by the kind of these."""
-    if not isinstance(model, GenerativeModel):
+    """How close samples come to data, by the kind of these; none of a model that draws only given a condition."""
+    if not isinstance(model, GenerativeModel) or not draws(model):
         return []
     if model.spec.kind == "image" and model.spec.levels is not None:
         return [Fidelity(model)]

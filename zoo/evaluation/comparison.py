@@ -22,6 +22,7 @@ from zoo.evaluation.fidelity import distance
 from zoo.hub import store
 from zoo.hub.config import read_config
 from zoo.hub.data import datamodule
+from zoo.model.asking import check_draws
 from zoo.nn.devices import checked_device
 from zoo.pictures import images as pictures
 from zoo.results import Result
@@ -62,8 +63,7 @@ def gather(
     name, _, split = str(name).partition(":")
     if not split:
         model = store.load(name, device=checked_device(device))
-        if not hasattr(model, "sample"):
-            raise ZooError(f"{name} cannot be sampled, so that there is nothing to compare.")
+        check_draws(model)
         _check_kind(model.spec, name)
         return _bytes(model.sample(n or 10_000, seed=seed).cpu(), model.spec.levels)
     if split not in SPLITS:

@@ -32,7 +32,7 @@ def render(config: Config, name: str | None = None, picture: bool | None = None)
     """
     load_name, spec = name or default_name(config), spec_of(config)
     if picture is None:
-        picture = bool(spec and spec.picture and spec.condition is None and config.get("draws", True))
+        picture = bool(spec and spec.picture and _draws(config))
     fields = {
         "name": load_name.rsplit("/", 1)[-1],
         "load_name": load_name,
@@ -142,7 +142,7 @@ def _task(config: Config) -> str:
         return "other"
     if spec.condition is not None:
         return "image-to-image" if spec.condition.kind == "image" else "other"
-    return "unconditional-image-generation" if config.get("draws", True) else "other"
+    return "unconditional-image-generation" if _draws(config) else "other"
 
 
 def _summary(config: Config) -> str:
@@ -157,7 +157,12 @@ def _summary(config: Config) -> str:
 
 def _example(config: Config) -> str:
     """A line of Python that uses the model."""
-    return "samples = model.sample(16, seed=0)" if config.get("draws", True) else "help(model)  # what it can do"
+    return "samples = model.sample(16, seed=0)" if _draws(config) else "help(model)  # what it can do"
+
+
+def _draws(config: Config) -> bool:
+    """Whether the model can be sampled without being given anything."""
+    return config.get("draws", True)
 
 
 def _numbers(config: Config) -> str:

@@ -248,6 +248,7 @@ def save(
     """
     from zoo.classes import class_path_of, up_to_date
     from zoo.hub.packing import init_args_of, stored
+    from zoo.model.asking import draws
 
     if dtype not in DTYPES:
         raise CheckpointError(f"dtype must be one of {', '.join(DTYPES)}, not {show(dtype)}.")
@@ -277,8 +278,9 @@ def save(
             "results": [each if isinstance(each, Mapping) else each.config for each in results],
             "notes": list(notes),
         }
-        if not hasattr(model, "sample"):
-            config["draws"] = False  # a translator or an embedding, for whose card nothing need be imported
+        if not draws(model):
+            # A translator, or what is drawn given a condition: its card says so, for which nothing need be imported.
+            config["draws"] = False
         if model.rests_on is not None:
             below = read_config(find(model.rests_on))["weights"]["sha256"]
             config["rests_on"] = {"name": model.rests_on, "sha256": below}

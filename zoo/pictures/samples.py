@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,22 @@ from torch import Tensor
 
 from zoo.errors import ZooError
 from zoo.model import GenerativeModel, Model
+from zoo.model.asking import check_draws, draws, needed
 from zoo.pictures import images as pictures
 from zoo.pictures.plane import density, save, scatter, transported_grid
 
 IMAGES, FILMS, POINTS = 16, 4, 10_000  # samples in a picture, unless it is said how many
 
 
-def has_picture(model: Model) -> bool:
-    """Whether `draw` has a picture of this model: it can be sampled, and its data can be seen."""
-    return hasattr(model, "sample") and model.spec.picture is not None
+def has_picture(model: Model, given: Iterable[str] = ()) -> bool:
+    """Whether `draw` has a picture of this model: it can be sampled, and its data can be seen.
+
+    Args:
+        model: that is asked.
+        given: names of options that its `sample` is handed; without any, a model that is drawn given a condition has
+            no picture.
+    """
+    return draws(model, given) and model.spec.picture is not None
 
 
 def draw(
@@ -37,10 +45,12 @@ def draw(
         options: of the model's `sample`.
 
     Raises:
-        ZooError: there is no picture of such data, or the file cannot be written.
+        ZooError: the model cannot be sampled, or not with these options; there is no picture of such data; or the file
+            cannot be written.
     """
     path = pictures.writable(path)
-    if not has_picture(model):
+    check_draws(model, options)
+    if not has_picture(model, options):
         raise ZooError(f"{type(model).__name__} gives {model.spec.described}, of which there is no picture.")
     if model.spec.picture == "plane":
         return save(_panels(model, n or POINTS, seed, options), path)
@@ -64,13 +74,13 @@ def _panels(
     """What is seen of [-extent, extent]^2.
 
     The density needs `log_prob`, the grid an attribute `flow`, a `zoo.flows.core.Flow`; what a model does not have is
-    left out.
+    left out, and so is what it has only given a condition, of which there is one for each sample and not one for all.
     """
     panels, device = [], model.device
     with torch.no_grad(), torch.autocast(device.type, enabled=False), model.sampling_mode(cached=False):
-        if hasattr(model, "log_prob"):
+        if hasattr(model, "log_prob") and not needed(model.log_prob):
             panels.append(density(lambda x: model.log_prob(x.to(device)), extent))
         panels.append(scatter(model.sample(n, seed=seed, **options), extent))
-        if hasattr(model, "flow"):
+        if hasattr(model, "flow") and not needed(model.sample):
             panels.append(transported_grid(lambda z: model.flow.transform.inverse(z.to(device))[0], extent))
     return panels

@@ -23,12 +23,6 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-import zoo.adversarial
-import zoo.autoregressive
-import zoo.data
-import zoo.flows
-import zoo.latent
-import zoo.mixtures  # noqa: F401  their classes may then be named without a path
 from zoo.callbacks.ema import EMA
 from zoo.callbacks.run import ProgressBar, RunRecord, SaveLast
 from zoo.classes import ABSENT, class_path_of, up_to_date
@@ -37,7 +31,10 @@ from zoo.hub import building, packing, store
 from zoo.hub.config import read_config
 from zoo.hub.folder import load_weights
 from zoo.model import Model
+from zoo.training.families import families
 from zoo.training.files import AtomicCheckpointIO, in_todays_names, options, read_recipes, read_run
+
+families()  # which imports them, and the data sets: they may then be named without a path
 
 
 class Pretrained(NamedTuple):
