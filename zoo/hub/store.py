@@ -37,7 +37,12 @@ def names() -> list[str]:
     """The names of the bundled checkpoints, sorted."""
     if not BUNDLED.is_dir():
         return []
-    return sorted(p.name for p in BUNDLED.iterdir() if NAME.fullmatch(p.name) and (p / CONFIG).is_file())
+    return sorted(path.name for path in BUNDLED.iterdir() if is_bundled(path.name))
+
+
+def is_bundled(name: str) -> bool:
+    """Whether a bundled checkpoint has this name."""
+    return bool(NAME.fullmatch(name)) and (BUNDLED / name / CONFIG).is_file()
 
 
 def find(
@@ -102,7 +107,7 @@ def _place(name: str | os.PathLike[str], revision: str | None, namespace: str | 
             f"{show(text)} is no checkpoint's name; names look like pixelcnn-cifar10, "
             "those of a Hub like namespace/pixelcnn-cifar10, and folders like ./runs/mine."
         )
-    if revision is None and text in names():
+    if revision is None and is_bundled(text):
         return BUNDLED / text
     namespace = namespace or os.environ.get("ZOO_HUB_NAMESPACE")
     if namespace:
@@ -321,7 +326,7 @@ def push(
     """
     folder = _local_folder(name)
     if folder is None:
-        if os.fspath(name) not in names():
+        if not is_bundled(os.fspath(name)):
             raise CheckpointError(_unknown(os.fspath(name), None))
         folder = BUNDLED / name
     config = read_config(folder)
