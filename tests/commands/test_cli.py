@@ -427,7 +427,7 @@ def test_evaluate_reports_draws_counts_and_targets(run, tmp_path):
     assert run("evaluate", digits, "--device", "cpu")[1].count(": confirmed") == 2
 
     data = {"class_path": "zoo.data.Points", "init_args": {"name": "energy2", "test": 20}}
-    reference = {"metric": "kl", "value": 0.02, "target": True, "source": "no paper"}
+    reference = {"metric": "kl", "value": 0.02, "whose": "target", "source": "no paper"}
     points = zoo.save(plane, tmp_path / "planar-energy2", dtype="float32", data=data, reference=reference)
     status, out, _ = run("evaluate", points, "--write", "--device", "cpu")
     assert status == 0
