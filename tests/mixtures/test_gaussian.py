@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,9 +14,9 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from zoo.data import ImageData
-from zoo.errors import DataError
+from zoo.errors import DataError, ZooError
 from zoo.evaluation.measure import evaluate
-from zoo.mixtures import GaussianMixture
+from zoo.mixtures import GaussianMixture, Uniform
 
 SHAPE, LEVELS = (1, 2, 3), 16
 
@@ -212,3 +213,12 @@ def test_its_numbers_say_how_they_were_taken():
     (result,) = evaluate(far(), data=Correlated(), limit=10, device="cpu")
     assert result.protocol == f"{Correlated().protocol}; uniform dequantization, one draw"
     assert result.kind == "upper"
+
+
+@pytest.mark.parametrize("model", [GaussianMixture([1, 2, 2], 4), Uniform([1, 2, 2], 4)])
+def test_it_is_fitted_by_one_process(model):
+    model._trainer = SimpleNamespace(datamodule=None, world_size=2)
+    with pytest.raises(ZooError, match="is fitted without gradients, by one process: set trainer.devices to 1"):
+        model.setup("fit")
+    model._trainer = SimpleNamespace(datamodule=None, world_size=1)
+    model.setup("fit")

@@ -236,7 +236,7 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
             ("source", text, "a string"),
         ):
             need(fits(reference.get(key)), f"reference.{key}", wanted, reference.get(key))
-        need("target" not in reference, "reference.target", "true or false", reference.get("target"))  # as once written
+        need("target" not in reference, "reference.target", "left out, whose saying it", reference.get("target"))
         whose, also = reference.get("whose"), reference.get("also")
         known = whose is None or (text(whose) and whose in WHOSE)
         need(known, "reference.whose", f"one of {', '.join(WHOSE)}", whose)

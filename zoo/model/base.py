@@ -77,6 +77,11 @@ class Model(Optimization, Watching, Randomness):
     def setup(self, stage: str) -> None:
         """Refuse data that the model was not made for, before any compute: of another kind, shape, levels or labels."""
         self.check_data(getattr(self._trainer, "datamodule", None), labels=stage == "fit", arguments=self.hparams)
+        alone = not any(parameter.requires_grad for parameter in self.parameters())
+        if stage == "fit" and alone and getattr(self._trainer, "world_size", 1) > 1:
+            raise ZooError(
+                f"{type(self).__name__} is fitted without gradients, by one process: set trainer.devices to 1."
+            )
 
     def check_data(self, data: Any, *, labels: bool = False, arguments: Collection[str] = ()) -> None:
         """Refuse a data module whose data are not the model's.
