@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> ModuleType:
+def script(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> ModuleType:
     """A script of tests/benchmarks as a module, imported under the name that its own processes know."""
     monkeypatch.syspath_prepend(ROOT / "tests" / "benchmarks")
     monkeypatch.delitem(sys.modules, request.param, raising=False)
@@ -71,31 +71,31 @@ def family(request: pytest.FixtureRequest) -> GenerativeModel:
     return FAMILIES[request.param]().eval()
 
 
-@pytest.mark.parametrize("benchmark", ["sampling"], indirect=True)
-def test_sampling_counts_each_pass(benchmark: ModuleType, family: GenerativeModel):
+@pytest.mark.parametrize("script", ["sampling"], indirect=True)
+def test_sampling_counts_each_pass(script: ModuleType, family: GenerativeModel):
     """As many passes as values, by which the time of one is multiplied; the first interval is left out."""
-    assert benchmark.has_both(family)
-    assert len(benchmark.time_plain_passes(family, 3, seed=5, passes=4)) == 4
-    times = benchmark.time_plain_passes(family, 3, seed=5, passes=1000)
+    assert script.has_both(family)
+    assert len(script.time_plain_passes(family, 3, seed=5, passes=4)) == 4
+    times = script.time_plain_passes(family, 3, seed=5, passes=1000)
     assert len(times) == family.spec.dims - 2
     assert min(times) > 0
     expected = family.sample(3, seed=5)
     assert family.sample(3, seed=5, cached=False).equal(expected), "the model is as it was"
 
 
-@pytest.mark.parametrize("benchmark", ["sampling"], indirect=True)
+@pytest.mark.parametrize("script", ["sampling"], indirect=True)
 @pytest.mark.parametrize("limit", [0, 1000], ids=["scaled", "in full"])
 def test_sampling_compares_the_values(
-    benchmark: ModuleType, family: GenerativeModel, limit: float, monkeypatch: pytest.MonkeyPatch
+    script: ModuleType, family: GenerativeModel, limit: float, monkeypatch: pytest.MonkeyPatch
 ):
-    row = benchmark.compare(family, 3, seed=5, passes=4, limit=limit)
+    row = script.compare(family, 3, seed=5, passes=4, limit=limit)
     assert row["values_otherwise"] == 0
     whole = limit or (isinstance(family, RasterModel) and hasattr(family.net, "logits"))
     assert row["values"] == family.spec.dims * (3 if whole else 1)
     assert row["plain_passes_timed"] == (None if limit else 4)
     assert row["plain_seconds"] >= 0
     assert (row["cache_bytes"] is not None) == isinstance(family, RasterModel)
-    assert benchmark.line("name", row).endswith(f"0 of {row['values']}")
+    assert script.line("name", row).endswith(f"0 of {row['values']}")
 
     sample = family.sample
 
@@ -106,49 +106,49 @@ def test_sampling_compares_the_values(
         return x
 
     monkeypatch.setattr(family, "sample", altered)
-    row = benchmark.compare(family, 3, seed=5, passes=4, limit=limit)
+    row = script.compare(family, 3, seed=5, passes=4, limit=limit)
     assert row["values_otherwise"] == 1, "it can tell"
 
 
-@pytest.mark.parametrize("benchmark", ["sampling"], indirect=True)
-def test_sampling_takes_all_that_sample_both_ways(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys):
+@pytest.mark.parametrize("script", ["sampling"], indirect=True)
+def test_sampling_takes_all_that_sample_both_ways(script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys):
     models = {"one": FAMILIES["made"](), "two": FAMILIES["diagonal"](), "neither": Uniform(shape=[1, 4, 4])}
-    monkeypatch.setattr(benchmark.zoo, "names", lambda: list(models), raising=False)
-    monkeypatch.setattr(benchmark.zoo, "load", models.get, raising=False)
+    monkeypatch.setattr(script.zoo, "names", lambda: list(models), raising=False)
+    monkeypatch.setattr(script.zoo, "load", models.get, raising=False)
     monkeypatch.setattr(sys, "argv", ["sampling.py", "-n", "2", "--threads", "1"])
-    benchmark.main()
+    script.main()
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [row["name"] for row in result["results"]] == ["one", "two"]
     monkeypatch.setattr(sys, "argv", ["sampling.py", "neither"])
     with pytest.raises(SystemExit):
-        benchmark.main()
+        script.main()
     assert "neither is a Uniform, which samples in one way only" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("benchmark", ["scaling"], indirect=True)
-def test_scaling(benchmark: ModuleType):
+@pytest.mark.parametrize("script", ["scaling"], indirect=True)
+def test_scaling(script: ModuleType):
     extra = ["--trainer.accelerator=cpu", "--model.channels=4", "--model.blocks=1", "--data.batch_size=8"]
-    result = benchmark.measure(ROOT / "recipes/pixelcnn-digits.yaml", 1, warmup=2, steps=3, extra=extra)
+    result = script.measure(ROOT / "recipes/pixelcnn-digits.yaml", 1, warmup=2, steps=3, extra=extra)
     assert result["images"] == 3 * 8
     assert result["devices"] == 1
     assert result["images_per_second"] == pytest.approx(result["images"] / result["seconds"], rel=0.1)
 
 
-@pytest.mark.parametrize("benchmark", ["recurrent"], indirect=True)
+@pytest.mark.parametrize("script", ["recurrent"], indirect=True)
 @pytest.mark.parametrize("layer", ["row", "diagonal"])
-def test_recurrent(benchmark: ModuleType, layer: str, monkeypatch: pytest.MonkeyPatch, capsys):
+def test_recurrent(script: ModuleType, layer: str, monkeypatch: pytest.MonkeyPatch, capsys):
     torch.manual_seed(0)
     model = PixelRNN(shape=[3, 4, 5], levels=4, layer=layer, channels=6, layers=2)
     x = torch.randint(0, 4, (3, 3, 4, 5), dtype=torch.uint8)
-    loops = benchmark.with_loops(model)
-    assert benchmark.disagreement(model, loops, x, torch.float32) < 1e-5
+    loops = script.with_loops(model)
+    assert script.disagreement(model, loops, x, torch.float32) < 1e-5
     with torch.no_grad():
         loops.net.layers[0].scan.states[-1].weight.add_(0.1)
-    assert benchmark.disagreement(model, loops, x, torch.float32) > 1e-3, "it can tell"
+    assert script.disagreement(model, loops, x, torch.float32) > 1e-3, "it can tell"
     small = ["--shape", "3", "4", "5", "--levels", "4", "--channels", "6", "--layers", "1", "--batch", "2"]
     quick = ["--device", "cpu", "--compile", "none", "--warmup", "1", "--steps", "1"]
     monkeypatch.setattr(sys, "argv", ["recurrent.py", "--layer", layer, *small, *quick])
-    benchmark.main()
+    script.main()
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["layer"] == layer
     assert result["gradient_disagreement"] < 0.05
@@ -161,7 +161,7 @@ ENDS, FIRST = 8 * 8 + 8 * 1, 8 * (4 * 7)  # hidden and head; rows of the 7x7 ker
 EXPAND = 4 * 8
 
 
-@pytest.mark.parametrize("benchmark", ["training"], indirect=True)
+@pytest.mark.parametrize("script", ["training"], indirect=True)
 @pytest.mark.parametrize(
     ("build", "layers", "states"),
     [
@@ -173,59 +173,59 @@ EXPAND = 4 * 8
     ],
     ids=["pixelcnn", "row", "diagonal"],
 )
-def test_training_flops(benchmark: ModuleType, build: Callable[..., GenerativeModel], layers: int, states: int):
+def test_training_flops(script: ModuleType, build: Callable[..., GenerativeModel], layers: int, states: int):
     model = build(shape=[1, 4, 5], levels=2, channels=4)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     expected = 2 * (20 * (3 * (layers + EXPAND + ENDS) + 2 * FIRST) + states)
-    assert benchmark.flops(model) == expected
-    assert benchmark.flops(model, images=5) == expected
+    assert script.flops(model) == expected
+    assert script.flops(model, images=5) == expected
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("benchmark", ["training"], indirect=True)
-def test_training_flops_of_attention(benchmark: ModuleType):
+@pytest.mark.parametrize("script", ["training"], indirect=True)
+def test_training_flops_of_attention(script: ModuleType):
     """Of L pixels, and channels h: products with keys and with values, L * L * h, masked or not; 4 more backward."""
     arguments = {"shape": [1, 4, 5], "levels": 4, "channels": 8, "blocks": 1, "heads": 2}
-    with_attention = benchmark.flops(PixelCNNPP(attention_every=1, **arguments))
-    without = benchmark.flops(PixelCNNPP(attention_every=0, **arguments))
+    with_attention = script.flops(PixelCNNPP(attention_every=1, **arguments))
+    without = script.flops(PixelCNNPP(attention_every=0, **arguments))
     # Queries, keys, values and what leaves them, from and to a stream of 2h; the layer that reads the pixel before.
     assert with_attention - without == 2 * (3 * 2 * 20 * 20 * 8 + 3 * 20 * 4 * 8 * 16 + 2 * 20 * 16)
 
 
-@pytest.mark.parametrize("benchmark", ["training"], indirect=True)
-def test_training_flops_of_every_family(benchmark: ModuleType, family: GenerativeModel):
+@pytest.mark.parametrize("script", ["training"], indirect=True)
+def test_training_flops_of_every_family(script: ModuleType, family: GenerativeModel):
     """Each weight is in a product forward and in one or two backward: no family has parts that are not counted."""
     weights = sum(parameter.numel() for parameter in family.parameters() if parameter.ndim > 1)
-    assert benchmark.flops(family) > 4 * weights
+    assert script.flops(family) > 4 * weights
 
 
-@pytest.mark.parametrize("benchmark", ["training"], indirect=True)
-def test_training_share(benchmark: ModuleType):
-    assert benchmark.share("NVIDIA H200", 98.9e12) == pytest.approx(0.1)
-    assert benchmark.share("NVIDIA H200 NVL", 98.9e12) is None, "another device"
-    assert benchmark.share("CPU", 1e9) is None
+@pytest.mark.parametrize("script", ["training"], indirect=True)
+def test_training_share(script: ModuleType):
+    assert script.share("NVIDIA H200", 98.9e12) == pytest.approx(0.1)
+    assert script.share("NVIDIA H200 NVL", 98.9e12) is None, "another device"
+    assert script.share("CPU", 1e9) is None
 
 
-@pytest.mark.parametrize("benchmark", ["training"], indirect=True)
-def test_training(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys):
+@pytest.mark.parametrize("script", ["training"], indirect=True)
+def test_training(script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys):
     recipe = str(ROOT / "recipes/pixelcnn-digits.yaml")
     tiny = ["--model.channels=4", "--model.blocks=1", "--data.batch_size=8", "--model.optimizer=muon"]
     quick = ["--warmup", "1", "--steps", "2", "--trainer.accelerator", "cpu"]
     monkeypatch.setattr(sys, "argv", ["training.py", recipe, *quick, *tiny])
-    benchmark.main()
+    script.main()
     table, last = capsys.readouterr().out.splitlines()[1:]
     (result,) = json.loads(last)["results"]
     assert result["recipe"] == "pixelcnn-digits"
     assert result["images"] == 2 * 8
-    assert result["flops_per_image"] == benchmark.flops(PixelCNN(channels=4, blocks=1))
+    assert result["flops_per_image"] == script.flops(PixelCNN(channels=4, blocks=1))
     assert result["share_of_bf16_peak"] is None
     assert table.endswith(" -")
 
 
-@pytest.mark.parametrize("benchmark", ["training"], indirect=True)
-def test_training_leaves_adversarial_models_to_their_own_benchmark(benchmark: ModuleType, tmp_path: Path):
-    counter = benchmark.FlopCounter(str(tmp_path / "flops.json"))
+@pytest.mark.parametrize("script", ["training"], indirect=True)
+def test_training_leaves_adversarial_models_to_their_own_benchmark(script: ModuleType, tmp_path: Path):
+    counter = script.FlopCounter(str(tmp_path / "flops.json"))
     with pytest.raises(SystemExit, match=r"GAN trains two networks in turns: time it with adversarial\.py"):
         counter.setup(None, GAN([1, 8, 8], 17, channels=4), "fit")
 
@@ -239,12 +239,12 @@ ADVERSARIAL = {
 }
 
 
-@pytest.mark.parametrize("benchmark", ["kernels"], indirect=True)
-def test_kernels(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys):
+@pytest.mark.parametrize("script", ["kernels"], indirect=True)
+def test_kernels(script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys):
     tiny = ["--model.channels=4", "--model.blocks=1", "--data.batch_size=16", "--trainer.accelerator=cpu"]
     steps = ["--warmup=2", "--steps=3", "--top=4"]
     monkeypatch.setattr("sys.argv", ["kernels.py", str(ROOT / "recipes" / "pixelcnn-digits.yaml"), *steps, *tiny])
-    benchmark.main()
+    script.main()
     first, *rows = capsys.readouterr().out.splitlines()
     assert first.startswith("pixelcnn-digits on CPU: ")
     times = [float(row.split()[0]) for row in rows]
@@ -253,11 +253,11 @@ def test_kernels(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys)
     assert any("convolution" in row for row in rows)
 
 
-@pytest.mark.parametrize("benchmark", ["adversarial"], indirect=True)
+@pytest.mark.parametrize("script", ["adversarial"], indirect=True)
 @pytest.mark.parametrize("name", ADVERSARIAL)
-def test_the_plain_loop_takes_the_steps_of_ours(benchmark: ModuleType, name: str):
+def test_the_plain_loop_takes_the_steps_of_ours(script: ModuleType, name: str):
     model = ADVERSARIAL[name](critic_steps=2, lr=1e-3)
-    loop = benchmark.PlainLoop(model)
+    loop = script.PlainLoop(model)
     loop.model.load_state_dict(model.state_dict())
     x, label = torch.randint(17, (6, 1, 8, 8), dtype=torch.uint8), torch.randint(10, (6,))
     model.manual_backward = lambda loss: loss.backward()
@@ -276,8 +276,8 @@ def test_the_plain_loop_takes_the_steps_of_ours(benchmark: ModuleType, name: str
     assert not all(map(torch.equal, before, loop.model.net.parameters()))
 
 
-@pytest.mark.parametrize("benchmark", ["adversarial"], indirect=True)
-def test_adversarial(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys):
+@pytest.mark.parametrize("script", ["adversarial"], indirect=True)
+def test_adversarial(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys):
     recipe = tmp_path / "lapgan-cifar10.yaml"
     arguments = {"shape": [1, 8, 8], "levels": 17, "scales": 2, "channels": 4, "critic_steps": 2}
     content = {
@@ -287,7 +287,7 @@ def test_adversarial(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp
     recipe.write_text(json.dumps(content))
     quick = ["--warmup", "1", "--steps", "2", "--rounds", "3", "--batch", "4", "--trainer.accelerator", "cpu"]
     monkeypatch.setattr(sys, "argv", ["adversarial.py", "--recipe", str(recipe), *quick])
-    benchmark.main()
+    script.main()
     (result,) = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
     assert (result["recipe"], result["batch"], result["hardware"]) == ("lapgan-cifar10", 4, "CPU")
     assert len(result["ours"]) == len(result["plain"]) == 3
@@ -295,13 +295,13 @@ def test_adversarial(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp
     assert result["ratio"] == pytest.approx(sorted(ratios)[1], abs=0.01)
     recipe.write_text((ROOT / "recipes/pixelcnn-digits.yaml").read_text())
     with pytest.raises(SystemExit, match=r"no adversarial model: time it with training\.py"):
-        benchmark.main()
+        script.main()
 
 
-@pytest.mark.parametrize("benchmark", ["flows"], indirect=True)
-def test_flows_are_compared_in_rounds(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("script", ["flows"], indirect=True)
+def test_flows_are_compared_in_rounds(script: ModuleType, monkeypatch: pytest.MonkeyPatch):
     clock, calls = iter(range(10**6)), []
-    monkeypatch.setattr(benchmark.time, "process_time", lambda: now[0] + 1e-9 * next(clock))
+    monkeypatch.setattr(script.time, "process_time", lambda: now[0] + 1e-9 * next(clock))
     now = [0.0]
 
     def work(name: str, seconds: float) -> Callable[[], None]:
@@ -311,58 +311,58 @@ def test_flows_are_compared_in_rounds(benchmark: ModuleType, monkeypatch: pytest
 
         return run
 
-    found = benchmark.compare({"slow": work("slow", 3.0), "fast": work("fast", 1.0)}, rounds=30, seconds=0.1)
+    found = script.compare({"slow": work("slow", 3.0), "fast": work("fast", 1.0)}, rounds=30, seconds=0.1)
     assert calls.count("slow") == calls.count("fast") == 30 + 3, "one to warm up, two to know how long it takes"
     assert found["slow"][1] == 1
     assert found["slow"][0] == pytest.approx(6, rel=0.6)
     assert 0.1 < found["fast"][1] <= 1
 
 
-@pytest.mark.parametrize("benchmark", ["flows"], indirect=True)
-def test_a_step_of_flows_leaves_the_weights(benchmark: ModuleType):
-    model = benchmark.zoo_maf(3, direct=False)
+@pytest.mark.parametrize("script", ["flows"], indirect=True)
+def test_a_step_of_flows_leaves_the_weights(script: ModuleType):
+    model = script.zoo_maf(3, direct=False)
     before, x = [parameter.clone() for parameter in model.parameters()], torch.randn(5, 3)
-    work = benchmark.step(model, lambda: -model.log_prob(x).mean())
+    work = script.step(model, lambda: -model.log_prob(x).mean())
     work()
     work()
     assert all(map(torch.equal, model.parameters(), before))
     assert all(parameter.grad is not None for parameter in model.parameters())
-    more = benchmark.parameters(benchmark.zoo_maf(3, direct=True)) - benchmark.parameters(model)
-    assert more == benchmark.LAYERS * 2 * 3**2
-    forward, inverse = benchmark.inverse(3, 5)[0]["density"].values()
+    more = script.parameters(script.zoo_maf(3, direct=True)) - script.parameters(model)
+    assert more == script.LAYERS * 2 * 3**2
+    forward, inverse = script.inverse(3, 5)[0]["density"].values()
     assert forward()[0].shape == inverse()[0].shape == (5, 3)
 
 
-@pytest.mark.parametrize("benchmark", ["flows"], indirect=True)
-def test_flows_say_what_to_install(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("script", ["flows"], indirect=True)
+def test_flows_say_what_to_install(script: ModuleType, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "zuko", None)
     monkeypatch.setattr(sys, "argv", ["flows.py"])
     with pytest.raises(SystemExit, match="pip install zuko normflows"):
-        benchmark.main()
+        script.main()
 
 
-@pytest.mark.parametrize("benchmark", ["flows"], indirect=True)
-def test_flows(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys):
+@pytest.mark.parametrize("script", ["flows"], indirect=True)
+def test_flows(script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys):
     for library in ("zuko", "normflows"):
         pytest.importorskip(library, reason="the benchmark of flows alone needs it")
     threads = torch.get_num_threads()
     monkeypatch.setattr(sys, "argv", ["flows.py", "--batch", "4", "--rounds", "1", "--seconds", "0"])
     try:
-        benchmark.main()
+        script.main()
     finally:
         torch.set_num_threads(threads)
     results = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
-    assert {row["name"] for row in results} == set(benchmark.NAMES)
+    assert {row["name"] for row in results} == set(script.NAMES)
     assert {row["contender"] for row in results} >= {"zoo", "zoo, direct", "zuko", "normflows", "inverse"}
     assert all(row["milliseconds"] > 0 and row["ratio"] > 0 for row in results)
     monkeypatch.setattr(sys, "argv", ["flows.py", "glow"])
     with pytest.raises(SystemExit):
-        benchmark.main()
+        script.main()
     assert "glow is none of maf-2" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("benchmark", ["mixtures"], indirect=True)
-def test_mixtures_are_chosen_by_validation_and_measured_on_the_test_split(benchmark: ModuleType, tmp_path: Path):
+@pytest.mark.parametrize("script", ["mixtures"], indirect=True)
+def test_mixtures_are_chosen_by_validation_and_measured_on_the_test_split(script: ModuleType, tmp_path: Path):
     generator = torch.Generator().manual_seed(0)
 
     def rows(n: int) -> np.ndarray:
@@ -371,7 +371,7 @@ def test_mixtures_are_chosen_by_validation_and_measured_on_the_test_split(benchm
 
     data = {"train": rows(2000), "val": rows(500), "test": rows(1000)}
     lines: list[str] = []
-    found, nats = benchmark.choose(data, [1, 2], starts=2, report=lines.append)
+    found, nats = script.choose(data, [1, 2], starts=2, report=lines.append)
     assert len(lines) == 2
     assert found["components"] == 2
     # Two Gaussians of unit variance that hardly overlap: the entropy of the choice, and that of a Gaussian.
@@ -383,27 +383,27 @@ def test_mixtures_are_chosen_by_validation_and_measured_on_the_test_split(benchm
     model.standardize.fit(torch.from_numpy(data["train"]))
     folder = store.save(model, tmp_path / "maf-test", dtype="float32")
     own = -store.load(folder).log_prob(torch.from_numpy(data["test"]).float()).detach().double().numpy()
-    gain = benchmark.gain(str(folder), data["test"], own + 0.25)
+    gain = script.gain(str(folder), data["test"], own + 0.25)
     assert gain == pytest.approx({"gain": 0.25, "gain_error": 0.0}, abs=1e-9)
 
 
-@pytest.mark.parametrize("benchmark", ["mixtures"], indirect=True)
-def test_mixtures_of_a_recipe(benchmark: ModuleType, tmp_path: Path, capsys):
+@pytest.mark.parametrize("script", ["mixtures"], indirect=True)
+def test_mixtures_of_a_recipe(script: ModuleType, tmp_path: Path, capsys):
     recipe = tmp_path / "maf-small.yaml"
     arguments = {"name": "moons", "train": 300, "validation": 50, "test": 50, "batch_size": 10}
     recipe.write_text(json.dumps({"data": {"class_path": "zoo.data.Points", "init_args": arguments}}))
-    (result,) = benchmark.main([str(recipe), "--components", "1", "4"])
+    (result,) = script.main([str(recipe), "--components", "1", "4"])
     assert result["recipe"] == "maf-small"
     assert result["components"] == 4
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == result
     with pytest.raises(SystemExit, match="give fewer components"):
-        benchmark.main([str(recipe), "--components", "301"])
+        script.main([str(recipe), "--components", "301"])
 
 
-@pytest.mark.parametrize("benchmark", ["transport"], indirect=True)
-def test_transport(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys):
+@pytest.mark.parametrize("script", ["transport"], indirect=True)
+def test_transport(script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setattr(sys, "argv", ["transport.py", "zoo", "--n", "60", "--rounds", "1"])
-    benchmark.main()
+    script.main()
     value, gradient = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
     assert [value["work"], gradient["work"]] == ["value", "gradient"]
     for row in (value, gradient):
@@ -413,23 +413,23 @@ def test_transport(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setitem(sys.modules, "geomloss", None)
     monkeypatch.setattr(sys, "argv", ["transport.py"])
     with pytest.raises(SystemExit, match="pip install pot geomloss"):
-        benchmark.main()
+        script.main()
 
 
-@pytest.mark.parametrize("benchmark", ["transport"], indirect=True)
-def test_transport_compares_the_same_divergence(benchmark: ModuleType):
+@pytest.mark.parametrize("script", ["transport"], indirect=True)
+def test_transport_compares_the_same_divergence(script: ModuleType):
     """Scaled to one unit, all are near the reference: an error of it would be of the order of one."""
     for library in ("ot", "geomloss"):
         pytest.importorskip(library, reason="the benchmark of transport compares with it")
-    expected, slope = benchmark.reference(60)
-    for name in benchmark.NAMES:
-        found = benchmark.measure(name, 60, True)
+    expected, slope = script.reference(60)
+    for name in script.NAMES:
+        found = script.measure(name, 60, True)
         assert found["value"] == pytest.approx(expected, rel=0.02)
         assert float((torch.tensor(found["gradient"]).double() - slope).norm() / slope.norm()) < 0.1
 
 
-@pytest.mark.parametrize("benchmark", ["features"], indirect=True)
-def test_features(benchmark: ModuleType):
+@pytest.mark.parametrize("script", ["features"], indirect=True)
+def test_features(script: ModuleType):
     """Both make the same statistics of the same images."""
 
     class Network(torch.nn.Module):
@@ -440,10 +440,10 @@ def test_features(benchmark: ModuleType):
 
     generator, cpu = torch.Generator().manual_seed(0), torch.device("cpu")
     batches = list(torch.randint(0, 256, (24, 3, 4, 4), generator=generator, dtype=torch.uint8).split(8))
-    ours = benchmark.statistics(batches, Network(), cpu)
-    for own, theirs in zip(ours, benchmark.of_torchmetrics(batches, Network(), cpu), strict=True):
+    ours = script.statistics(batches, Network(), cpu)
+    for own, theirs in zip(ours, script.of_torchmetrics(batches, Network(), cpu), strict=True):
         torch.testing.assert_close(theirs, own)
-    rows = benchmark.compare(batches, Network(), cpu, rounds=2)
+    rows = script.compare(batches, Network(), cpu, rounds=2)
     assert [row["contender"] for row in rows] == ["zoo", "torchmetrics", "resize"]
     assert rows[0]["ratio"] == 1
     assert all(row["images_per_second"] > 0 for row in rows)

@@ -122,7 +122,8 @@ class GaussianMixture(Dequantized, GenerativeModel):
             first = self.trainer.current_epoch == 0
             self._add(**(self._moments(x) if first else self._responsibilities(x)))
             if self.trainer.is_last_batch:
-                (self._fit_gaussian if first else self._fit_components)(**self.sums)
+                sums = {name: self.trainer.strategy.reduce(value, reduce_op="sum") for name, value in self.sums.items()}
+                (self._fit_gaussian if first else self._fit_components)(**sums)
                 self.sums = {}
                 self.optimizers().step()
 

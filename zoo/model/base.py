@@ -79,9 +79,8 @@ class Model(Optimization, Watching, Randomness):
         self.check_data(getattr(self._trainer, "datamodule", None), labels=stage == "fit", arguments=self.hparams)
         alone = not any(parameter.requires_grad for parameter in self.parameters())
         if stage == "fit" and alone and getattr(self._trainer, "world_size", 1) > 1:
-            raise ZooError(
-                f"{type(self).__name__} is fitted without gradients, by one process: set trainer.devices to 1."
-            )
+            name = type(self).__name__
+            raise ZooError(f"{name} has nothing that several processes could train: set trainer.devices to 1.")
 
     def check_data(self, data: Any, *, labels: bool = False, arguments: Collection[str] = ()) -> None:
         """Refuse a data module whose data are not the model's.
