@@ -213,8 +213,11 @@ class LogisticHead(nn.Module):
         weights, means, log_scales, coefficients = parameters.split(self.sizes, -1)
         scaled = level / half - 1.0
         means = list((means * self.unit).unflatten(-1, (self.colours, -1)).unbind(-2))
-        coefficients = torch.tanh(coefficients).split(self.mixtures, -1)
-        for (colour, before), coefficient in zip(self.pairs, coefficients, strict=False):
+        coefficients = torch.tanh(coefficients)
+        for i, (colour, before) in enumerate(
+            self.pairs
+        ):  # of one colour there are none, which `split` does not compile
+            coefficient = coefficients[..., i * self.mixtures : (i + 1) * self.mixtures]
             means[colour] = means[colour] + coefficient * scaled[..., before, None]
         # The paper's lower bound; the upper keeps the mass of a value above zero.
         log_scales = log_scales.unflatten(-1, (self.colours, -1)).clamp(-7.0, 7.0) + math.log(half)
