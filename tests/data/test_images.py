@@ -209,6 +209,25 @@ def test_fixed_binarization_replaces_all_splits(fixed):
         assert sorted(images.flatten(1).tolist()) == sorted(splits["train"].tolist())
 
 
+def test_a_checkpoint_says_that_its_images_were_binarized_once_and_for_all(fixed, monkeypatch):
+    folder, splits = fixed
+    config = SmallMNIST(fixed=str(folder)).config
+    assert config["init_args"] == {"binarized": True, "fixed": True}, "and no folder"
+    assert SmallMNIST(binarized=True).config["init_args"] == {"binarized": True}
+    assert SmallMNIST(binarized=True, fixed=False).fixed is None
+    root = folder / "root"
+    root.mkdir()
+    again = SmallMNIST(str(root), **config["init_args"])
+    assert again.protocol == "Larochelle's fixed binarization"
+    with pytest.raises(DataError, match=r"binarized_mnist_test\.amat cannot be read"):
+        again.setup("test")
+    (root / "binarized_mnist").mkdir()
+    for file in folder.glob("*.amat"):
+        file.rename(root / "binarized_mnist" / file.name)
+    again.setup("test")
+    assert again.test[0].flatten(1).tolist() == splits["test"].tolist()
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -156,7 +156,8 @@ class MNIST(_IDX):
         binarized: whether pixels are 0 or 1, drawn with p = intensity / 255: for training anew in each batch,
             for validation and test once, with a fixed seed.
         fixed: folder of Larochelle's binarized_mnist_train.amat, _valid.amat and _test.amat, which then are
-            the three splits, binarized once and for all: 50,000, 10,000 and 10,000 images without labels.
+            the three splits, binarized once and for all: 50,000, 10,000 and 10,000 images without labels. True is
+            the folder `binarized_mnist` below `root`, where a checkpoint's files are looked for.
     """
 
     title = "MNIST"
@@ -179,12 +180,14 @@ class MNIST(_IDX):
         seed: int = 0,
         download: bool = True,
         binarized: bool = False,
-        fixed: str | None = None,
+        fixed: bool | str | None = None,
     ) -> None:
+        fixed = None if fixed is False else fixed
         binarized = binarized or fixed is not None
         super().__init__(root, batch_size, validation, eval_batch_size, seed, download, binarized)
-        self.fixed = None if fixed is None else Path(fixed).expanduser()
+        self.fixed: Path | None = None
         if fixed is not None:
+            self.fixed = self.root / "binarized_mnist" if fixed is True else Path(fixed).expanduser()
             self.splits, self.classes = ("train", "validation", "test"), 0
 
     @property
@@ -195,6 +198,14 @@ class MNIST(_IDX):
     def protocol(self) -> str:
         """How pixel values were made, in a phrase for the model card."""
         return super().protocol if self.fixed is None else "Larochelle's fixed binarization"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """`class_path` and those `init_args` that say which data this is; of `fixed` no more than that it was said."""
+        found = super().config
+        if self.fixed is not None:
+            found["init_args"]["fixed"] = True
+        return found
 
     def prepare_data(self) -> None:
         """Download the official files that are absent, unless `fixed` says where other ones are.
