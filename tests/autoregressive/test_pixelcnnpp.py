@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.functional import jacobian
 
 from zoo.autoregressive import PixelCNNPP
-from zoo.autoregressive.pixelcnnpp import LogisticHead, log_bin
+from zoo.autoregressive.logistic import LogisticHead, log_bin
 from zoo.errors import DataError
 
 GREY, RGB = (1, 3, 4), (3, 3, 4)
