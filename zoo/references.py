@@ -31,7 +31,8 @@ class Reference:
         whose: one of `WHOSE`.
         kind: one of `zoo.results.KINDS`, None where the source does not tell.
         samples: draws for each datum behind it; of an importance-weighted estimate more than one.
-        protocol: how it was taken where that decides whether ours is comparable, as `fixed binarization`.
+        protocol: how it was taken where that decides whether ours is comparable: `fixed binarization`, or words that
+            the protocol of ours has as well, `50,000 against 10,000 images`.
         decimals: those that the source prints; None for as few as the value has.
         also: numbers of the same source and metric, of other kinds.
         best: a better number that somebody else has reported, None where there is none.
@@ -99,8 +100,10 @@ class Reference:
         return same and self.is_of_kind(result) and self.is_of_data(result)
 
     def is_of_data(self, result: Result) -> bool:
-        """Whether both are about the same binary images, where this number says about which."""
-        return not self.protocol or binarization(self.protocol) == binarization(result.protocol)
+        """Whether both are about the same binary images, or as many samples and data, where this number says so."""
+        if binarization(self.protocol):
+            return binarization(self.protocol) == binarization(result.protocol)
+        return self.protocol in result.protocol
 
     def is_of_kind(self, result: Result) -> bool:
         """Whether both are exact, or bounds, or estimates, where this number says which it is.
@@ -129,9 +132,10 @@ class Reference:
     def judged(self, result: Result) -> str:
         """The verdict where the result is like this number, else in what it is not."""
         if self.whose == "other":
-            return "not compared, for ours is another model"
+            return "not compared, for it is of another model"
         if not self.is_of_data(result):
-            return f"not compared, for ours is of {binarization(result.protocol) or 'no'} binarization"
+            binary = binarization(self.protocol) and f"ours is of {binarization(result.protocol) or 'no'} binarization"
+            return f"not compared, for {binary or f'it is of {self.protocol}'}"
         if not self.is_of_kind(result):
             draws = result.samples if result.importance_weighted else 1
             return f"not compared, for ours is {_kind_and_draws(result.kind, draws)}"

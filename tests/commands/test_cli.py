@@ -436,7 +436,7 @@ def test_evaluate_reports_draws_counts_and_targets(run, tmp_path):
     assert f"  data   points, n = {kl.n:,}; energy2, normalized" in out
     assert "  target 0.02: missed by" in out
     assert read_config(points)["results"][1] == kl.config
-    assert "The target is 0.02 nats of KL(q || p) (no paper). Missed by" in (points / "README.md").read_text()
+    assert "The target is 0.02 nats of KL(q || p): no paper. Missed by" in (points / "README.md").read_text()
     assert run("evaluate", points, "--write", "--device", "cpu")[1].count(": confirmed") == 2
     assert len(read_config(points)["results"]) == 2
 

@@ -119,7 +119,7 @@ def test_everything_is_stated():
         'zoo.load("pixelcnn-cifar10")',
         "model.sample(16, seed=0)",
         "| bits/dim | 3.061 ± 0.006 | exact | CIFAR-10 | test | 10,000 | 256 levels |",
-        "3.14 bits/dim (Somebody 2016, Table 3)",
+        "3.14 bits/dim: Somebody 2016, Table 3",
         "Better by 0.079",
         "zoo evaluate pixelcnn-cifar10",
         "lightning fit --config recipes/pixelcnn-cifar10.yaml",
@@ -214,7 +214,7 @@ def test_a_number_of_the_model_alone_has_no_split():
         (
             TARGET,
             "target 0.02",
-            "The target is 0.02 nats of KL(q || p) (the paper has figures alone). Better by 0.0077",
+            "The target is 0.02 nats of KL(q || p): the paper has figures alone. Better by 0.0077",
         ),
         ({**TARGET, "value": 0.01}, "target 0.01", "The target is 0.01 nats of KL(q || p)"),
         ({**TARGET, "whose": "paper"}, "0.02", "The paper's number is 0.02 nats of KL(q || p)"),
@@ -362,10 +362,21 @@ def test_numbers_of_two_binarizations_are_not_ranked_among_each_other():
         ("d-mnist", "-", "fixed"),
     ]
     text = card.render(configs["a-mnist"])
-    assert "The paper's number is 79 nats, an exact number, fixed binarization (s)." in text
+    assert "The paper's number is 79 nats, an exact number, fixed binarization: s." in text
     assert "Not compared, for ours is of dynamic binarization: 80.00 ± 0.01 nats (exact) here." in text
     assert "79 (not compared)" in tables.results_table(configs)
     assert "Better by 1: 80.00" in card.render(configs["b-mnist"])
+
+
+def test_distances_of_other_numbers_of_samples_are_not_compared():
+    fid = {**RESULT, "metric": "fid", "kind": "samples", "protocol": "256 levels; 50,000 against 50,000 images"}
+    reference = {"metric": "fid", "value": 40.0, "source": "s", "kind": "samples"}
+    for protocol, said in (
+        ("25,000 against 10,000 images", "Not compared, for it is of 25,000 against 10,000 images: 3.06"),
+        ("50,000 against 50,000 images", "Better by 37: 3.06"),
+    ):
+        config = changed(results=[fid], reference={**reference, "protocol": protocol})
+        assert f"The paper's number is 40 FID, a distance of samples, {protocol}: s. {said}" in card.render(config)
 
 
 def test_a_card_says_whose_number_it_is_and_the_best():
@@ -407,7 +418,7 @@ def test_a_source_with_several_numbers_is_held_against_each():
     reference = {**CONFIG["reference"], "value": 81.0, "decimals": 2, "kind": "estimate", "samples": 128, "also": also}
     config = changed(results=[weighted, bound], reference=reference)
     text = card.render(config)
-    assert "The paper's number is 81.00 bits/dim, an estimate of 128 draws (Somebody 2016, Table 3)." in text
+    assert "The paper's number is 81.00 bits/dim, an estimate of 128 draws: Somebody 2016, Table 3." in text
     assert "The same source has 83.70 bits/dim, an upper bound." in text
     assert "Against 81.00 missed by 0.2: ≤ 81.200" in text
     assert "Against 83.70 missed by 0.5: ≤ 84.200" in text
@@ -423,7 +434,7 @@ def test_more_may_be_better():
     assert "(missed by 0.05)" in tables.results_table({"a-cifar10": config})
     bare = {"metric": "auc", "value": 0.7, "source": "s"}  # as a recipe has it
     config = changed(results=results, reference=bare)
-    assert "The paper's number is 0.7 AUC (s). Better by 0.1: ≥ 0.80" in card.render(config)
+    assert "The paper's number is 0.7 AUC: s. Better by 0.1: ≥ 0.80" in card.render(config)
     assert tables.table({"a-cifar10": config})[1][5] == "0.7"
     references = {name: {**metric, "value": value, "source": "s"} for name, value in (("a", 0.9), ("b", 0.6))}
     configs = {name: changed(results=results, reference=each) for name, each in references.items()}

@@ -191,7 +191,7 @@ def _comparison(config: Config) -> str:
     if not reference:
         return "No number is known to hold these against."
     noun, source = reference.noun, one_line_of(reference.source)
-    sentences = [f"{noun[0].upper()}{noun[1:]} is {reference.said} ({source})."]
+    sentences = [f"{noun[0].upper()}{noun[1:]} is {reference.said}: {source}."]
     sentences += [f"The same source has {each.said}." for each in reference.also]
     judged: dict[str, list[str]] = {}  # numbers of which the same is to be said share a sentence
     for result in results:
