@@ -297,6 +297,15 @@ def test_a_compiler_gets_the_options_of_the_mode_and_others(tmp_path, monkeypatc
     ]
 
 
+class Convolutions(torch.nn.Sequential):
+    """Layers with a forward pass of their own: PyTorch 2.11 does not compile that of `Sequential`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self:
+            x = layer(x)
+        return x
+
+
 class Cube(GenerativeModel):
     """A model with weights of 2d and 3d convolutions and of neither, and buffers like them."""
 
@@ -304,7 +313,7 @@ class Cube(GenerativeModel):
         super().__init__()
         self.save_hyperparameters({"lr": 1e-3, "warmup": 2, "weight_decay": 0.0})
         self.spec = DataSpec((1, 4, 4), 2)
-        self.net = torch.nn.Sequential(
+        self.net = Convolutions(
             torch.nn.Conv3d(1, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(1, 2), torch.nn.Conv2d(16, 4, 3)
         )
         self.head = torch.nn.Linear(16, 1)

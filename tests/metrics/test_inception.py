@@ -21,7 +21,9 @@ from zoo.errors import DataError
 from zoo.metrics import Inception, features_of, frechet_distance, inception, kernel_distance, resize
 from zoo.metrics.inception_network import Convolution, InceptionNetwork, Mixed
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:.*torch.jit:{category}") for category in ("FutureWarning", "DeprecationWarning")
+]
 
 
 def images(n: int, seed: int, low: int = 0) -> Tensor:

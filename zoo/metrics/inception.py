@@ -146,7 +146,8 @@ def _converted(official: bytes) -> bytes:
     """
     with warnings.catch_warnings():
         # PyTorch's advice to export networks otherwise is for who made the file.
-        warnings.filterwarnings("ignore", ".*torch.jit", FutureWarning)
+        for category in (FutureWarning, DeprecationWarning):  # which it is depends on PyTorch's version
+            warnings.filterwarnings("ignore", ".*torch.jit", category)
         tensors = torch.jit.load(io.BytesIO(official), map_location="cpu").state_dict()
     with torch.device("meta"):
         network = InceptionNetwork()
