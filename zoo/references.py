@@ -18,6 +18,7 @@ WHOSE = {
 model; of a model that is another one; the zoo's own goal."""
 
 _SHARED = ("metric", "unit", "higher_is_better", "source", "whose", "protocol")  # by all numbers of one reference
+_OWN = ("value", "kind", "samples", "protocol", "decimals")  # of each
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,10 @@ class Reference:
             config.get("samples") or 1,
             config.get("protocol") or "",
             config.get("decimals"),
-            tuple(cls.from_config({**shared, **each}) for each in config.get("also") or ()),
+            tuple(
+                cls.from_config(shared | {key: each[key] for key in _OWN if key in each})
+                for each in config.get("also") or ()
+            ),
             best.get("value"),
             best.get("source", ""),
         )

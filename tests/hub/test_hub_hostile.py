@@ -321,6 +321,7 @@ def test_config_is_utf_8(checkpoint):
         ("results", [[{**RESULT, "split": 1}], [{**RESULT, "spread": "0.1"}], [{"split": None}]]),
         ("results", [[{key: value for key, value in RESULT.items() if key != "split"}]]),
         ("notes", [None, "note", [1], {}]),
+        ("draws", [None, "no", 1]),
     ],
 )
 def test_fields_of_the_wrong_kind(checkpoint, field, values):
@@ -329,6 +330,16 @@ def test_fields_of_the_wrong_kind(checkpoint, field, values):
         (checkpoint / "config.json").write_text(good)
         edit_config(checkpoint, field, value)
         refused(checkpoint, "config.json", field.rpartition(".")[2])
+
+
+@pytest.mark.parametrize("depth", [100, 400, 900])
+@pytest.mark.parametrize("field", ["strange", "init_args.levels", "notes"])
+def test_what_is_nested_more_than_a_checkpoint_needs(checkpoint, field, depth):
+    nested = []
+    for _ in range(depth):
+        nested = [nested]
+    edit_config(checkpoint, field, nested)
+    refused(checkpoint, "nested too deeply")
 
 
 def test_the_sha256_is_not_optional(checkpoint):

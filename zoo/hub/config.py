@@ -24,6 +24,7 @@ WEIGHTS = "model.safetensors"
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 _MAX_JSON_BYTES = 2**20
+_MAX_DEPTH = 100
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*\.safetensors")
 _CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -127,9 +128,21 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is nested too deeply to be a checkpoint's.") from error
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, and integers of thousands of digits
         raise CheckpointError(f"{path} is not JSON: {one_line(error)}.") from error
+    _check_depth(value, path)
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} must hold a JSON object, not {show(value)}.")
     return value
+
+
+def _check_depth(value: object, path: Path) -> None:
+    """Refuse objects in objects in objects, through which everything else goes by recursion."""
+    left = [(value, 1)]
+    while left:
+        item, depth = left.pop()
+        if depth > _MAX_DEPTH:
+            raise CheckpointError(f"{path} is nested too deeply to be a checkpoint's.")
+        if isinstance(item, (dict, list)):
+            left += [(each, depth + 1) for each in (item.values() if isinstance(item, dict) else item)]
 
 
 def read_bytes(path: Path, limit: int) -> bytearray:
@@ -222,6 +235,8 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
             DataSpec.from_config(config["spec"])
         except DataError as error:
             raise CheckpointError(f"{path}: spec is none of data. {error}") from error
+    draws = config.get("draws", True)
+    need(isinstance(draws, bool), "draws", "true or false", draws)
     recipe = config.get("recipe")
     need(recipe is None or text(recipe), "recipe", "a string or null", recipe)
     training = config.get("training")
