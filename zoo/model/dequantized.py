@@ -8,10 +8,13 @@ an unbiased estimate of that bound; more draws make it less noisy, and not highe
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from zoo.errors import DataError
+from zoo.nn.draws import Draws
 from zoo.spec import DataSpec
 
 
@@ -20,16 +23,20 @@ class Dequantized:
 
     protocol = "uniform dequantization"
     spec: DataSpec
+    metric: str
+    training: bool
 
     def log_density(self, y: Tensor) -> Tensor:
         """log p(y) of continuous y: (N, *shape) to (N,) nats."""
         raise NotImplementedError
 
-    def elbo(self, x: Tensor, *, samples: int = 1, seed: int | None = None) -> Tensor:
+    def elbo(self, x: Tensor, *, samples: int = 1, seed: int | None = None, index: Tensor | None = None) -> Tensor:
         """A lower bound on log p(x): log p(x + u) averaged over `samples` draws of uniform noise, (N,) nats."""
-        return self.elbo_draws(x, samples=samples, seed=seed).mean(0)
+        return self.elbo_draws(x, samples=samples, seed=seed, index=index).mean(0)
 
-    def elbo_draws(self, x: Tensor, *, samples: int = 1, seed: int | None = None) -> Tensor:
+    def elbo_draws(
+        self, x: Tensor, *, samples: int = 1, seed: int | None = None, index: Tensor | None = None
+    ) -> Tensor:
         """log p(x + u) of each of `samples` draws of uniform noise: (N, *shape) to (samples, N) nats.
 
         The mean over draws is `elbo`; of the mean over data, the draws give the spread.
@@ -37,10 +44,22 @@ class Dequantized:
         self.spec.check(x)
         if samples < 1:
             raise DataError(f"samples must be at least 1, not {samples}.")
-        generator = self.generator(seed)
+        draws = Draws(seed, len(x) if index is None else index)
         # One draw at a time: the noise of a large batch is four times the batch.
-        noise = (torch.rand(x.shape, generator=generator).to(x.device) for _ in range(samples))
+        noise = (draws.uniform(*x.shape[1:]).to(x.device) for _ in range(samples))
         return torch.stack([self.log_density(x + u) for u in noise])
+
+    def loss(self, x: Tensor, *, index: Tensor | None = None) -> Tensor:
+        """(N,) the bound's negative, in the unit that `metric` names, with one draw of noise for each datum.
+
+        Outside of training the noise is the same each time.
+        """
+        if not self.training:
+            bound = self.elbo(x, seed=0, index=index)
+        else:
+            self.spec.check(x, values=False)  # looking at the values would make each step wait for the GPU
+            bound = self.log_density(self.noised(x))
+        return -bound if self.metric == "nats" else -bound / (self.spec.dims * math.log(2))
 
     @staticmethod
     def noised(x: Tensor) -> Tensor:
