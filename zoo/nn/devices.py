@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
+from zoo.arguments import seed_of
 from zoo.errors import ZooError
 
 
@@ -39,7 +40,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 def generator_of(seed: int | None) -> torch.Generator:
     """A private generator on the CPU, so that a seed means the same on every device."""
-    generator = torch.Generator()
+    seed, generator = seed_of(seed), torch.Generator("cpu")
     if seed is None:
         generator.seed()
     else:
