@@ -36,7 +36,7 @@ def test_a_seed_is_what_a_generator_tells_apart():
 def test_a_count():
     assert count_of(0, "samples", least=0) == 0
     for n in (0, -1, *NO_WHOLE, *NO_SCALAR, None):
-        with pytest.raises(DataError, match=r"^n must be a whole number, at least 1, not ") as error:
+        with pytest.raises(DataError, match=r"^n must be (a whole number, )?at least 1, not ") as error:
             count_of(n)
         assert "\n" not in str(error.value)
     for n, size in ((2**62, 1), (2**40, 3072), (10**400, 1)):
@@ -49,7 +49,7 @@ def test_a_real_number():
         assert real_of(given, "temperature") == 0.5
     assert real_of(0, "temperature", zero=True) == 0
     for wrong in (-1, -0.5, math.nan, math.inf, -math.inf, "1", None, True, [1], np.array([1.0]), 1j, 10**400):
-        with pytest.raises(DataError, match=r"^temperature must be a number, 0 or positive and finite, not "):
+        with pytest.raises(DataError, match=r"^temperature must be 0 or positive and finite, not "):
             real_of(wrong, "temperature", zero=True)
     with pytest.raises(DataError, match="positive and finite, not 0"):
         real_of(0, "temperature")

@@ -55,8 +55,10 @@ def count_of(n: Any, what: str = "n", *, least: int = 1, size: int = 1) -> int:
         DataError: it is no whole number, below `least`, or so large that no memory of this machine holds them.
     """
     number = whole(n)
-    if number is None or number < least:
+    if number is None:
         raise DataError(f"{what} must be a whole number, at least {least}, not {_shown(n)}.")
+    if number < least:
+        raise DataError(f"{what} must be at least {least}, not {_shown(n)}.")
     if number * size > _memory():
         raise DataError(
             f"{what} is {_shown(n)}, more than the memory of this machine holds at {size} bytes each: ask for fewer."
@@ -84,7 +86,7 @@ def real_of(value: Any, what: str, *, zero: bool = False, most: float = math.inf
         number = math.nan
     if not (0 < number <= most or (zero and number == 0)) or number == math.inf:
         least, greatest = "0 or positive" if zero else "positive", "finite" if most == math.inf else f"at most {most:g}"
-        raise DataError(f"{what} must be a number, {least} and {greatest}, not {_shown(value)}.")
+        raise DataError(f"{what} must be {least} and {greatest}, not {_shown(value)}.")
     return number
 
 

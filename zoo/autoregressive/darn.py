@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from zoo.arguments import count_of
 from zoo.errors import DataError
 from zoo.model import GenerativeModel
 from zoo.spec import DataSpec, check_count, check_image_shape
@@ -240,10 +241,8 @@ class DARN(GenerativeModel):
             samples: K.
             seed: of the codes; the same seed gives the same bound. The global random state stays as it was.
         """
-        # In training each step would wait for the GPU; there the values are the data module's.
-        self.spec.check(x, values=not self.training)
-        if samples < 1:
-            raise DataError(f"samples must be at least 1, not {samples}.")
+        x = self.check(x)
+        samples = count_of(samples, "samples")
         generator, x = self.generator(seed), self._pixels(x)
         logits, total = self.net.infer(x), None
         for _ in range(samples):
@@ -266,7 +265,7 @@ class DARN(GenerativeModel):
         """
         if not self.training:
             return -self.elbo(x, seed=0)
-        self.spec.check(x, values=False)
+        x = self.check(x)
         x = self._pixels(x)
         half = self.hparams.estimator == "half"
         u = torch.rand(1, len(x), self.hparams.latent_dim, device=x.device)

@@ -135,13 +135,13 @@ class EoNADE(BinaryAutoregressive):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x) = log mean_o p(x | o), exact: images uint8 (N, C, H, W) to (N,) nats."""
-        self.spec.check(x)
+        x = self.check(x)
         each = torch.stack([self.net.log_prob(x.flatten(1), ordering) for ordering in self.orderings])
         return each.logsumexp(0) - math.log(len(each))
 
     def log_prob_under(self, x: Tensor, ordering: Tensor) -> Tensor:
         """log p(x | o), exact: images uint8 (N, C, H, W) and any ordering o, int64 (D,), to (N,) nats."""
-        self.spec.check(x)
+        x = self.check(x)
         if isinstance(ordering, Tensor) and ordering.ndim != 1:
             raise DataError(f"An ordering has shape ({self.spec.dims},), not {tuple(ordering.shape)}.")
         check_orderings(ordering, self.spec.dims)
@@ -159,7 +159,7 @@ class EoNADE(BinaryAutoregressive):
             draws: number of estimates of an image, to be averaged.
             generator: on the CPU; by default the global one of the device of `x`.
         """
-        self.spec.check(x, values=not self.training)
+        x = self.check(x)
         if draws < 1:
             raise DataError(f"draws must be at least 1, not {draws}.")
         x, dims, device = x.repeat(draws, 1, 1, 1), self.spec.dims, x.device

@@ -82,7 +82,7 @@ class BinaryAutoregressive(GenerativeModel):
         return self._draw(x, torch.zeros(x.shape, dtype=torch.bool), seed, cached)
 
     def _complete(self, x: Tensor, known: Tensor, seed: int | None, cached: bool) -> Tensor:
-        known = self.spec.mask(x, known)
+        x, known = self.check_known(x, known)
         return self._draw(torch.where(known, x, 0), known, seed, cached)
 
     @torch.no_grad()  # and not inference mode, whose tensors the caller could not change
@@ -192,8 +192,7 @@ class NADE(BinaryAutoregressive):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x), exact: images uint8 (N, C, H, W) to (N,) nats."""
-        # In training each step would wait for the GPU; there the values are the data module's.
-        self.spec.check(x, values=not self.training)
+        x = self.check(x)
         return self.net(x).flatten(1).sum(1)
 
     def complete(self, x: Tensor, known: Tensor, *, seed: int | None = None, cached: bool = True) -> Tensor:

@@ -194,8 +194,7 @@ class RasterModel(GenerativeModel):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x), exact: images uint8 (N, C, H, W) to (N,) nats."""
-        # In training each step would wait for the GPU; there the values are the data module's.
-        self.spec.check(x, values=not self.training)
+        x = self.check(x)
         return self.net(x).flatten(1).sum(1)
 
     def sample(self, n: int, *, seed: int | None = None, cached: bool = True) -> Tensor:
@@ -225,7 +224,7 @@ class RasterModel(GenerativeModel):
         Returns:
             uint8 (N, C, H, W), equal to `x` where `known`.
         """
-        known = self.spec.mask(x, known)
+        x, known = self.check_known(x, known)
         return self._draw(torch.where(known, x, 0), known, seed, cached)
 
     def _blank(self, n: int) -> tuple[Tensor, Tensor]:

@@ -114,7 +114,7 @@ def _pass(model: Model, measurements: list[Measurement], data: Any, split: str, 
         limited = limit is not None and n + batch.size > limit
         batch = batch.first(limit - n) if limited else batch
         if batch.size:
-            batch = batch.to(model.device)
+            batch = model.taken(batch.to(model.device))
             for measurement in seeing:
                 measurement.update(batch)
         n += batch.size

@@ -208,8 +208,7 @@ class ContinuousFlow(VectorFlow):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Mean of -log p(x), with the looser tolerance, and the estimated trace if that is asked for."""
-        x = as_batch(batch).x
-        self.spec.check(x, values=False)
+        x = self.check(as_batch(batch).x)
         hutchinson, tolerance = self.hparams.hutchinson, self.hparams.train_tolerance
         standardize, *transforms = self.flow.transform.transforms
         x, total = standardize(x)

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import DataError
+from zoo.arguments import real_of
 from zoo.nn.activations import soft_limit
 from zoo.nn.devices import generator_of
 from zoo.spec import check_count
@@ -279,6 +279,5 @@ class Flow(nn.Module):
 
     def _base_draws(self, n: int, generator: torch.Generator | None, temperature: float) -> Tensor:
         check_count(n)
-        if not temperature > 0:
-            raise DataError(f"temperature must be positive, not {temperature}.")
+        temperature = real_of(temperature, "temperature")
         return self.base.sample(n, generator, temperature)

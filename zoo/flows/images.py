@@ -17,7 +17,6 @@ from zoo.flows.core import Base, Flow, Transform
 from zoo.flows.reconstruction import FAR, Reconstruction, refuse_lost, warn_of_lost
 from zoo.model import GenerativeModel, Measurement
 from zoo.model.dequantized import Dequantized
-from zoo.model.latents import check_latents
 from zoo.nn.activations import ACTIVATIONS
 from zoo.nn.devices import full_precision
 from zoo.spec import DataSpec, check_count, check_image_shape
@@ -91,7 +90,7 @@ class ImageFlow(Dequantized, GenerativeModel):
         if not self.training:
             bound = self.elbo(x, seed=0)
         else:
-            self.spec.check(x, values=False)  # looking at the values would make each step wait for the GPU
+            x = self.check(x)
             bound = self.log_density(self.noised(x))
         return -bound if self.metric == "nats" else -bound / (self.spec.dims * math.log(2))
 
@@ -108,7 +107,7 @@ class ImageFlow(Dequantized, GenerativeModel):
             x: images.
             verify: whether to decode the latents and see; without, it takes half the time and refuses none.
         """
-        self.spec.check(x)
+        x = self.check(x)
         # What was rounded on the way forward would not come back.
         with self.sampling_mode(cached=False), full_precision(self.device):
             z = self.net.transform(x + 0.5)[0]
@@ -119,7 +118,7 @@ class ImageFlow(Dequantized, GenerativeModel):
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """The images of latents (N, D): uint8 (N, C, H, W). Those of `encode(x)` are x itself."""
-        check_latents(z, self.spec.dims)
+        z = self.check(z, "z", DataSpec((self.spec.dims,), None))
         with self.sampling_mode(cached=False), full_precision(self.device):
             return self.to_levels(self.net.transform.inverse(z)[0])
 

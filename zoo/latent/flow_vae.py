@@ -232,7 +232,7 @@ class FlowVAE(Latents, GenerativeModel):
             samples: K.
             seed: of the latents; the same seed gives the same bound. The global random state stays as it was.
         """
-        self.spec.check(x)
+        x = self.check(x)
         if samples < 1:
             raise DataError(f"samples must be at least 1, not {samples}.")
         generator = self.generator(seed)
@@ -252,7 +252,7 @@ class FlowVAE(Latents, GenerativeModel):
         """(N,) nats, the negative bound of one draw; outside training the draws are those of a fixed seed."""
         if not self.training:
             return -self.elbo(x, seed=0)
-        self.spec.check(x, values=False)  # looking at the values would wait for the GPU
+        x = self.check(x)
         return -self.net(x, torch.randn(len(x), self.hparams.latent_dim, device=x.device))
 
     @torch.no_grad()

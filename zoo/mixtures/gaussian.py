@@ -116,8 +116,7 @@ class GaussianMixture(Dequantized, GenerativeModel):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """Add a batch to the sums of this epoch; after its last batch, fit."""
-        x = as_batch(batch).x
-        self.spec.check(x, values=False)
+        x = self.check(as_batch(batch).x)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             first = self.trainer.current_epoch == 0
             self._add(**(self._moments(x) if first else self._responsibilities(x)))

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoo.batch import as_batch
 from zoo.errors import CheckpointError, ZooError
+from zoo.model.entry import Entry
 from zoo.model.optimization import Optimization
 from zoo.model.randomness import Randomness
-from zoo.model.watching import Watching
 from zoo.nn.devices import generator_of
 from zoo.results import Metric
 from zoo.spec import DataSpec
@@ -21,12 +20,12 @@ if TYPE_CHECKING:
     from zoo.model.measurement import Measurement
 
 
-class Model(Optimization, Watching, Randomness):
+class Model(Entry, Optimization, Randomness):
     """A LightningModule of the zoo: it says what data it takes, and its constructor's arguments are plain JSON values.
 
     One that is no distribution, a translator or an embedding, derives from this and has verbs of its own; a
     distribution derives from `GenerativeModel`. What a model cannot do it does not define. A step takes its batch by
-    `zoo.batch.as_batch`, so that a stranger's loader of tensors will do.
+    `taken`, so that a stranger's loader of tensors will do, and every verb its data by `check`.
     """
 
     spec: DataSpec
@@ -96,20 +95,6 @@ class Model(Optimization, Watching, Randomness):
         spec = getattr(data, "spec", None)
         if spec is not None:
             self.spec.fits(spec, type(data).__name__, labels=labels, arguments=arguments)
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Refuse values that are none of the model's data, without making a GPU wait: NaN, levels that it has not.
-
-        The integers of the zoo's own data modules have been looked at where they entered.
-        """
-        if self.spec.levels is not None and hasattr(self.trainer.datamodule, "spec"):
-            return
-        x = as_batch(batch).x
-        on_gpu = isinstance(x, torch.Tensor) and x.device.type != "cpu"
-        self.spec.check(x, "a training batch", values=not on_gpu)
-        if on_gpu:
-            what = "NaN or infinite values" if self.spec.levels is None else f"values beyond 0..{self.spec.levels - 1}"
-            self.watch(self.spec.holds(x), f"The batch of optimizer step {self.trainer.global_step + 1} holds {what}.")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a run's checkpoint whose weights are not this model's."""

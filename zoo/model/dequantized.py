@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zoo.errors import DataError
+from zoo.arguments import count_of
 from zoo.spec import DataSpec
 
 
@@ -34,9 +34,8 @@ class Dequantized:
 
         The mean over draws is `elbo`; of the mean over data, the draws give the spread.
         """
-        self.spec.check(x)
-        if samples < 1:
-            raise DataError(f"samples must be at least 1, not {samples}.")
+        x = self.check(x)
+        samples = count_of(samples, "samples")
         generator = self.generator(seed)
         # One draw at a time: the noise of a large batch is four times the batch.
         noise = (torch.rand(x.shape, generator=generator).to(x.device) for _ in range(samples))

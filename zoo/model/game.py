@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics import MeanMetric
 
-from zoo.batch import Batch, as_batch
+from zoo.batch import Batch
 from zoo.errors import DataError
 from zoo.metrics.objectives import Distance
 from zoo.model.base import Model
@@ -161,15 +161,12 @@ class Game(Model):
             self.log_dict(self._latest)
 
     def _taken(self, batch: Any) -> Batch:
-        """What a loader gives, with labels only where the model takes some."""
-        batch = as_batch(batch)
-        self.spec.check(batch.x, values=False)
+        """What a loader gives, with all that the model is given."""
+        batch = self.taken(batch)
         for name, needed in (("label", self.spec.classes), ("condition", self.spec.condition)):
             if needed and getattr(batch, name) is None:
                 raise DataError(f"{type(self).__name__} is given the {name} of each datum, which this batch lacks.")
-        if self.spec.condition:
-            self.spec.condition.check(batch.condition, "The condition", values=False)
-        return batch if self.spec.classes else batch._replace(label=None)
+        return batch
 
     def _train_critic(self, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
         value, loss = self.critic_pass(*batch)
