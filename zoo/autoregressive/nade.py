@@ -39,7 +39,7 @@ CHUNK_ELEMENTS, CHUNK_POSITIONS = 2**25, 56
 
 def chunks(dims: int, width: int) -> Iterator[slice]:
     """Consecutive slices of 0..dims-1 whose activations, `width` numbers a position, fit the memory of a chunk."""
-    size = max(1, min(CHUNK_POSITIONS, CHUNK_ELEMENTS // width))
+    size = max(1, min(CHUNK_POSITIONS, CHUNK_ELEMENTS // max(1, width)))
     for start in range(0, dims, size):
         yield slice(start, min(start + size, dims))
 

@@ -141,6 +141,8 @@ class ContinuousTransform(VectorTransform):
             return torch.cat([f, trace[:, None]], 1)
 
         state = x if directions is None else torch.cat([x, x.new_zeros(len(x), 1)], 1)
+        if not len(x):  # nothing whose errors a solver could look at
+            return state
         times = torch.tensor(times, dtype=x.dtype, device=x.device)
         with torch.autocast(x.device.type, enabled=False):
             return self.solver(
