@@ -129,6 +129,15 @@ class DataSpec:
             condition=None if condition is None else cls.from_config(condition),
         )
 
+    def count(self, n: Any) -> int:
+        """A number of such data to draw, as an `int`.
+
+        Raises:
+            DataError: it is no whole number of at least one, or so many have no place in this machine's memory.
+        """
+        each = 1 if self.kind == "graph" else self.dims
+        return count_of(n, size=each * (4 if self.levels is None else 8 if self.kind == "tokens" else 1))
+
     def fits(
         self,
         other: DataSpec,

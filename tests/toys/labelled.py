@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from zoo.data.tensors import TensorData
 from zoo.model import GenerativeModel
 from zoo.model.asking import draws
+from zoo.nn.draws import Draws
 from zoo.spec import DataSpec, check_count
 
 CLASSES = 3
@@ -54,7 +55,7 @@ class Places(GenerativeModel):
     def sample(self, n: int, *, label: int | Sequence[int] | Tensor, seed: int | None = None) -> Tensor:
         check_count(n)
         labels = self.check_labels(label, n)
-        return self.place[labels] + torch.randn(n, 2, generator=self.generator(seed)).to(self.place)
+        return self.place[labels] + Draws(seed, n).normal(2).to(self.place)
 
 
 def toy(**data: Any) -> tuple[GenerativeModel, TensorData]:

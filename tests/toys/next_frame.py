@@ -11,6 +11,7 @@ from zoo.batch import Batch
 from zoo.data.tensors import TensorData
 from zoo.model import GenerativeModel
 from zoo.model.asking import draws
+from zoo.nn.draws import Draws
 from zoo.spec import DataSpec, check_count
 
 SHAPE = (1, 2, 2)
@@ -51,7 +52,7 @@ class NextFrame(GenerativeModel):
     def sample(self, n: int, *, condition: Tensor, seed: int | None = None) -> Tensor:
         check_count(n)
         condition = self.check(condition, "condition", self.spec.condition)
-        uniform = torch.rand(n, *SHAPE, generator=self.generator(seed))
+        uniform = Draws(seed, n).uniform(*SHAPE)
         return (uniform < self.net(condition.to(self.dtype)).sigmoid().cpu()).to(torch.uint8)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from zoo.data.tensors import TensorData
 from zoo.model import GenerativeModel
+from zoo.nn.draws import Draws
 from zoo.spec import DataSpec, check_count
 
 SHAPE = (3, 1, 2, 2)
@@ -52,7 +53,7 @@ class Frames(GenerativeModel):
     @torch.no_grad()
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
         check_count(n)
-        uniform = torch.rand(n, *self.spec.shape, generator=self.generator(seed))
+        uniform = Draws(seed, n).uniform(*self.spec.shape)
         return ((uniform < self.logit.sigmoid().cpu()).cumsum(1) % 2).to(torch.uint8)
 
 

@@ -31,9 +31,11 @@ from tqdm.auto import tqdm
 from zoo.batch import as_batch
 from zoo.errors import DataError
 from zoo.model import GenerativeModel
+from zoo.nn.devices import full_precision
+from zoo.nn.draws import Draws
 from zoo.nn.made import CachedPass, MADENet
 from zoo.nn.orderings import random_orderings
-from zoo.spec import DataSpec, check_count
+from zoo.spec import DataSpec
 
 
 class MADE(GenerativeModel):
@@ -135,24 +137,27 @@ class MADE(GenerativeModel):
 
         Args:
             n: number of data.
-            seed: the same seed gives the same data, and leaves the global random state as it was.
+            seed: the same seed gives the same data, the first of them whatever `n` is.
             cached: compute each unit once (one pass of the network in all); False runs the whole network for each of
                 the D dimensions. Both draw the same data.
         """
-        check_count(n)
-        generator = self.generator(seed)
-        chosen = torch.randint(len(self.net.orderings), (n,), generator=generator)
-        # One uniform number a dimension, drawn before anything else, makes the two ways of sampling agree.
-        uniform = torch.rand(n, self.spec.dims, generator=generator, dtype=torch.float64)
-        # Data of one set go through the network together, in groups as large as the largest.
-        sets, group, sizes = chosen.unique(return_inverse=True, return_counts=True)
-        by_group = group.argsort(stable=True)
-        within = torch.empty_like(group)
-        within[by_group] = torch.arange(n) - (sizes.cumsum(0) - sizes)[group[by_group]]
-        grouped = uniform.new_zeros(len(sets), int(sizes.max()), self.spec.dims)
-        grouped[group, within] = uniform
-        x = self._draw(sets.to(self.device), grouped.to(self.device), cached)
-        return x[group.to(x.device), within.to(x.device)].view(n, *self.spec.shape)
+
+        def draw(draws: Draws, _: slice) -> Tensor:
+            chosen, n = draws.integers(len(self.net.orderings)), len(draws)
+            # One uniform number a dimension, drawn before anything else, makes the two ways of sampling agree.
+            uniform = draws.uniform(self.spec.dims, dtype=torch.float64)
+            # Data of one set go through the network together, in groups as large as the largest.
+            sets, group, sizes = chosen.unique(return_inverse=True, return_counts=True)
+            by_group = group.argsort(stable=True)
+            within = torch.empty_like(group)
+            within[by_group] = torch.arange(n) - (sizes.cumsum(0) - sizes)[group[by_group]]
+            grouped = uniform.new_zeros(len(sets), int(sizes.max()), self.spec.dims)
+            grouped[group, within] = uniform
+            x = self._draw(sets.to(self.device), grouped.to(self.device), cached)
+            return x[group.to(x.device), within.to(x.device)].view(n, *self.spec.shape)
+
+        with full_precision(self.device):
+            return self.in_chunks(n, seed, draw)
 
     @torch.no_grad()  # and not inference mode, whose tensors the caller could not change
     def _draw(self, sets: Tensor, uniform: Tensor, cached: bool) -> Tensor:

@@ -17,9 +17,11 @@ from tqdm.auto import tqdm
 from zoo.errors import DataError
 from zoo.model import GenerativeModel
 from zoo.nn.activations import ACTIVATIONS
+from zoo.nn.devices import full_precision
+from zoo.nn.draws import Draws
 from zoo.nn.levels import LevelFeatures
 from zoo.nn.masked import CachedStep, MaskedConv2d, MaskedRMSNorm
-from zoo.spec import DataSpec, check_count, check_image_shape
+from zoo.spec import DataSpec, check_image_shape
 
 
 def place_biases(channels: int, height: int, width: int) -> tuple[nn.Parameter, nn.Parameter]:
@@ -202,7 +204,7 @@ class RasterModel(GenerativeModel):
 
         Args:
             n: number of images.
-            seed: the same seed gives the same images, and leaves the global random state as it was.
+            seed: the same seed gives the same images, the first of them whatever `n` is.
             cached: remember the activations of earlier pixels (one pass of the network in all); False runs the whole
                 network for each of the C*H*W sub-pixels. Both draw the same images.
         """
@@ -228,18 +230,24 @@ class RasterModel(GenerativeModel):
         return self._draw(torch.where(known, x, 0), known, seed, cached)
 
     def _blank(self, n: int) -> tuple[Tensor, Tensor]:
-        """Images to be drawn in full, and the mask that knows none of their pixels."""
-        check_count(n)
-        return torch.zeros(n, *self.spec.shape, dtype=torch.uint8), torch.zeros(n, *self.spec.shape, dtype=torch.bool)
+        """Images to be drawn in full, and the mask that knows none of their pixels; of one image in memory."""
+        n = self.spec.count(n)
+        blank = torch.zeros(self.spec.shape, dtype=torch.uint8).expand(n, *self.spec.shape)
+        return blank, torch.zeros(self.spec.shape, dtype=torch.bool).expand(n, *self.spec.shape)
 
     @torch.no_grad()  # and not inference mode, whose tensors the caller could not change
     def _draw(self, x: Tensor, known: Tensor, seed: int | None, cached: bool, **conditions: Any) -> Tensor:
-        # One uniform number a sub-pixel, drawn before anything else, makes the two ways of sampling agree.
-        uniform = torch.rand(x.shape, generator=self.generator(seed), dtype=torch.float64).to(self.device)
-        x, known = x.to(self.device, copy=True), known.to(self.device)
-        with self.sampling_mode(cached):
-            self._fill(self.net, x, known, uniform, cached, **conditions)
-        return x
+        def draw(draws: Draws, part: slice) -> Tensor:
+            # One uniform number a sub-pixel, drawn before anything else, makes the two ways of sampling agree.
+            uniform = draws.uniform(*self.spec.shape, dtype=torch.float64).to(self.device)
+            drawn, fixed = x[part].to(self.device).clone(memory_format=torch.contiguous_format), known[part]
+            given = {name: value if value is None else value[part] for name, value in conditions.items()}
+            self._fill(self.net, drawn, fixed.to(self.device), uniform, cached, **given)
+            return drawn
+
+        # In plain float32: with fewer bits, what is drawn would depend on the number of images drawn at once.
+        with self.sampling_mode(cached), full_precision(self.device):
+            return self.in_chunks(len(x), seed, draw)
 
     def _fill(self, net: RasterNet, x: Tensor, known: Tensor, uniform: Tensor, cached: bool, **conditions: Any) -> None:
         """Draw what is unknown in the images of a network, in place, by one uniform number for each sub-pixel."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo.errors import DataError
 from zoo.model import GenerativeModel
-from zoo.spec import DataSpec, check_count
+from zoo.spec import DataSpec
 
 
 class Uniform(GenerativeModel):
@@ -40,9 +40,8 @@ class Uniform(GenerativeModel):
 
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
         """Draw `n` data, uint8 (n, *shape)."""
-        check_count(n)
-        generator = self.generator(seed)
-        return torch.randint(0, self.spec.levels, (n, *self.spec.shape), generator=generator, dtype=torch.uint8)
+        levels, shape = self.spec.levels, self.spec.shape
+        return self.in_chunks(n, seed, lambda draws, _: draws.integers(levels, *shape).to(torch.uint8))
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """Nothing to do."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.batch import Batch, as_batch
+from zoo.errors import DataError
 from zoo.model.watching import Watching
 from zoo.spec import DataSpec
 
@@ -63,6 +64,21 @@ class Entry(Watching):
         looked_at = self._looked_at(label)
         labels = self.spec.labels(label, n, self._home()[0], values=not looked_at)
         return labels.clamp(0, self.spec.classes - 1) if looked_at and labels.device.type != "cpu" else labels
+
+    def check_index(self, index: Tensor | None, n: int) -> int | Tensor:
+        """The places of `n` data in their split, int64 (n,); where none are given the first ones, as the number n.
+
+        Raises:
+            DataError: these are none.
+        """
+        if index is None:
+            return n
+        if not isinstance(index, Tensor) or index.dtype != torch.int64 or index.shape != (n,) or index.is_meta:
+            given = f"{index.dtype} {tuple(index.shape)}" if isinstance(index, Tensor) else type(index).__name__
+            raise DataError(f"index must be the places of the data in their split, int64 ({n},), not {given}.")
+        if n and int(index.min()) < 0:
+            raise DataError(f"index holds {int(index.min())}; places are counted from 0.")
+        return index
 
     def check_known(self, x: Any, known: Any) -> tuple[Tensor, Tensor]:
         """Data, and which of their components are known, boolean in their shape.

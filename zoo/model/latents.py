@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from zoo.arguments import count_of, real_of
 from zoo.errors import DataError
 from zoo.nn.devices import full_precision
+from zoo.nn.draws import Draws, chunk_size
 from zoo.nn.levels import from_unit
-from zoo.spec import DataSpec, check_count
+from zoo.spec import DataSpec
 
-CHUNK = 500  # data drawn at once
+CALIBRATION = 500  # latents in a batch that batch normalization is measured on
 
 
 class Latents:
@@ -29,6 +30,8 @@ class Latents:
     spec: DataSpec
     hparams: Any
     device: torch.device
+    chunk: int | None
+    in_chunks: Callable[..., Tensor]
 
     @property
     def latent_size(self) -> int:
@@ -56,21 +59,24 @@ class Latents:
 
         Args:
             n: number of data.
-            seed: the same seed gives the same data, and leaves the global random state as it was.
+            seed: the same seed gives the same data, the first of them whatever `n` is.
             label: an integer, or n of them; without, a conditional model draws one for each.
             truncation: latents beyond this are drawn again (arXiv 1809.11096, section 3.1): the fewer standard
                 deviations, the more alike and the more typical the samples.
         """
-        check_count(n)
+        n = self.spec.count(n)
         given = self.check_labels(label, n)
-        generator = self.generator(seed)
-        z = draw_latents(n, self.latent_size, generator, truncation)
-        return self.decode(z, self._drawn_labels(n, generator) if given is None else given)
+
+        def draw(draws: Draws, part: slice) -> Tensor:
+            z = draw_latents(draws, self.latent_size, truncation)
+            return self.decode(z, self._drawn_labels(draws) if given is None else given[part])
+
+        return self.in_chunks(n, seed, draw)
 
     def latents(self, n: int, *, seed: int | None = None, truncation: float | None = None) -> Tensor:
         """Draw `n` latents, float32 (n, latent_size), for `decode`; `truncation` as in `sample`."""
-        check_count(n)
-        return draw_latents(n, self.latent_size, self.generator(seed), truncation)
+        n = self.spec.count(n)
+        return draw_latents(Draws(seed, n), self.latent_size, truncation)
 
     @torch.no_grad()
     def decode(self, z: Tensor, label: int | Sequence[int] | Tensor | None = None) -> Tensor:
@@ -85,10 +91,10 @@ class Latents:
         if labels is None and self.spec.classes:
             raise DataError(f"The model is conditioned on labels: give one of 0..{self.spec.classes - 1}.")
         with self.sampling_mode(cached=False), full_precision(self.device):
-            chunks = [z.split(CHUNK), labels.split(CHUNK) if labels is not None else [None] * -(-len(z) // CHUNK)]
-            return torch.cat(
-                [self.to_data(self.generate(part.to(self.device), y)) for part, y in zip(*chunks, strict=True)]
-            )
+            size = self.chunk or chunk_size(self.spec.dims, self.device)
+            parts = z.split(size)
+            given = [None] * len(parts) if labels is None else labels.split(size)
+            return torch.cat([self.to_data(self._generated(*each)) for each in zip(parts, given, strict=True)])
 
     def interpolate(
         self, start: Tensor, end: Tensor, steps: int = 8, *, label: int | Sequence[int] | Tensor | None = None
@@ -122,7 +128,7 @@ class Latents:
         than those from which it was taken in training. Those that no latent passes through are left as they are.
 
         Args:
-            batches: of `CHUNK` latents each.
+            batches: of `CALIBRATION` latents each.
             seed: of the latents.
         """
         norms = [module for module in self.net.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -131,32 +137,34 @@ class Latents:
         before = [
             (norm.momentum, {key: value.clone() for key, value in norm.named_buffers(recurse=False)}) for norm in norms
         ]
-        generator = self.generator(seed)
         with self.sampling_mode(cached=False), full_precision(self.device):
             for norm in norms:
                 norm.reset_running_stats()
                 norm.momentum, norm.training = None, True  # the mean over all batches
-            for _ in range(batches):
-                z = draw_latents(CHUNK, self.latent_size, generator)
-                label = self._drawn_labels(CHUNK, generator)
-                self.generate(z.to(self.device), None if label is None else label.to(self.device))
+            for _, draws in Draws(seed, batches * CALIBRATION).chunks(CALIBRATION):
+                self._generated(draw_latents(draws, self.latent_size), self._drawn_labels(draws))
             for norm, (momentum, buffers) in zip(norms, before, strict=True):
                 norm.momentum, norm.training = momentum, False
                 if not norm.num_batches_tracked:
                     norm.load_state_dict(buffers, strict=False)
 
-    def _drawn_labels(self, n: int, generator: torch.Generator) -> Tensor | None:
-        return torch.randint(self.spec.classes, (n,), generator=generator) if self.spec.classes else None
+    def _generated(self, z: Tensor, label: Tensor | None) -> Tensor:
+        """What `generate` makes of latents and labels, where its weights are and in their type."""
+        z = z.to(self.device, next(self.parameters(), z).dtype)
+        return self.generate(z, None if label is None else label.to(self.device))
+
+    def _drawn_labels(self, draws: Draws) -> Tensor | None:
+        return draws.integers(self.spec.classes) if self.spec.classes else None
 
 
-def draw_latents(n: int, size: int, generator: torch.Generator, truncation: float | None = None) -> Tensor:
+def draw_latents(draws: Draws, size: int, truncation: float | None = None) -> Tensor:
     """Standard normal numbers, float32 (n, size); those beyond `truncation` standard deviations are drawn again."""
     if truncation is None:
-        return torch.randn(n, size, generator=generator)
+        return draws.normal(size)
     truncation = real_of(truncation, "truncation")
     # The inverse of the distribution function between -truncation and truncation, of uniform numbers.
     inside = math.erf(truncation / math.sqrt(2))
-    uniform = torch.rand(n, size, generator=generator, dtype=torch.float64)
+    uniform = draws.uniform(size, dtype=torch.float64)
     return (math.sqrt(2) * torch.erfinv(inside * (2 * uniform - 1))).clamp(-truncation, truncation).float()
 
 
