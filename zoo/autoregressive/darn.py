@@ -270,7 +270,7 @@ class DARN(GenerativeModel):
         x = self.check(x)
         x = self._pixels(x)
         half = self.hparams.estimator == "half"
-        u = torch.rand(1, len(x), self.hparams.latent_dim, device=x.device)
+        u = torch.rand(1, len(x), self.hparams.latent_dim, device=x.device, dtype=torch.float32)
         f, logits, h = self.net(x, u if half else torch.cat([1 - u, u]), half)
         with torch.autocast(x.device.type, enabled=False):
             entropy = F.softplus(logits) - logits * logits.sigmoid()

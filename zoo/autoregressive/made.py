@@ -150,7 +150,7 @@ class MADE(GenerativeModel):
             sets, group, sizes = chosen.unique(return_inverse=True, return_counts=True)
             by_group = group.argsort(stable=True)
             within = torch.empty_like(group)
-            within[by_group] = torch.arange(n) - (sizes.cumsum(0) - sizes)[group[by_group]]
+            within[by_group] = torch.arange(n, device="cpu") - (sizes.cumsum(0) - sizes)[group[by_group]]
             grouped = uniform.new_zeros(len(sets), int(sizes.max()), self.spec.dims)
             grouped[group, within] = uniform
             x = self._draw(sets.to(self.device), grouped.to(self.device), cached)

@@ -79,7 +79,7 @@ class BinaryAutoregressive(GenerativeModel):
                 pixels. Both draw the same images.
         """
         n = self.spec.count(n)
-        blank = torch.zeros(self.spec.shape, dtype=torch.uint8).expand(n, *self.spec.shape)
+        blank = torch.zeros(self.spec.shape, dtype=torch.uint8, device="cpu").expand(n, *self.spec.shape)
         return self._draw(blank, blank.bool(), seed, cached)
 
     def _complete(self, x: Tensor, known: Tensor, seed: int | None, cached: bool) -> Tensor:

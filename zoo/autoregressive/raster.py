@@ -232,8 +232,8 @@ class RasterModel(GenerativeModel):
     def _blank(self, n: int) -> tuple[Tensor, Tensor]:
         """Images to be drawn in full, and the mask that knows none of their pixels; of one image in memory."""
         n = self.spec.count(n)
-        blank = torch.zeros(self.spec.shape, dtype=torch.uint8).expand(n, *self.spec.shape)
-        return blank, torch.zeros(self.spec.shape, dtype=torch.bool).expand(n, *self.spec.shape)
+        blank = torch.zeros(self.spec.shape, dtype=torch.uint8, device="cpu").expand(n, *self.spec.shape)
+        return blank, torch.zeros(self.spec.shape, dtype=torch.bool, device="cpu").expand(n, *self.spec.shape)
 
     @torch.no_grad()  # and not inference mode, whose tensors the caller could not change
     def _draw(self, x: Tensor, known: Tensor, seed: int | None, cached: bool, **conditions: Any) -> Tensor:

@@ -99,7 +99,7 @@ class ImageFlow(Dequantized, GenerativeModel):
         x = self.check(x)
         # What was rounded on the way forward would not come back.
         with self.sampling_mode(cached=False), full_precision(self.device):
-            z = self.net.transform(x + 0.5)[0]
+            z = self.net.transform(x.float() + 0.5)[0]
         if verify:
             refuse_lost(self, x, z)
         return z

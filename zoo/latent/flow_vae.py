@@ -152,7 +152,9 @@ class FlowVAENet(nn.Module):
     def infer(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Images to the mean and log-deviation (N, L) of the Gaussian, and the context (N, context) of the flow."""
         ends = [self.latent_dim, 2 * self.latent_dim]
-        mean, log_scale, context = self.encoder(2.0 * x - 1.0).float().tensor_split(ends, 1)
+        mean, log_scale, context = (
+            self.encoder(2.0 * x.to(self.encoder.out.weight.dtype) - 1.0).float().tensor_split(ends, 1)
+        )
         # An exponential far outside this range is of no use, and may be no number.
         return mean, log_scale.clamp(-7.0, 7.0), context if context.shape[1] else None
 
@@ -257,7 +259,8 @@ class FlowVAE(Latents, GenerativeModel):
         if not self.training:
             return -self.elbo(x, seed=0, index=index)
         x = self.check(x)
-        return -self.net(x, torch.randn(len(x), self.hparams.latent_dim, device=x.device))
+        noise = torch.randn(len(x), self.hparams.latent_dim, device=x.device, dtype=torch.float32)
+        return -self.net(x, noise)
 
     @torch.no_grad()
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:

@@ -166,8 +166,14 @@ class GaussianMixture(Dequantized, GenerativeModel):
         Images differ most in contrast, and small random means make the components of one size differ.
         """
         components, dims = self.centre.shape
-        self.log_scale.copy_(torch.linspace(-3, 1, components)[:, None].mul(math.log(2)).expand(-1, dims))
-        noise = torch.randn(components, dims, generator=torch.Generator().manual_seed(0)).to(self.centre)
+        self.log_scale.copy_(
+            torch.linspace(-3, 1, components, device="cpu", dtype=torch.float32)[:, None]
+            .mul(math.log(2))
+            .expand(-1, dims)
+        )
+        noise = torch.randn(components, dims, generator=self.generator(0), device="cpu", dtype=torch.float32).to(
+            self.centre
+        )
         self.centre.copy_(0.1 * noise * self.log_scale.exp())
 
     def _fit_components(self, count: Tensor, first: Tensor, second: Tensor) -> None:

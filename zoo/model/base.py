@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
+from abc import ABCMeta
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ from zoo.errors import CheckpointError, ZooError
 from zoo.model.entry import Entry
 from zoo.model.optimization import Optimization
 from zoo.model.randomness import Randomness
-from zoo.nn.devices import generator_of
+from zoo.nn.devices import generator_of, usual_defaults
 from zoo.results import Metric
 from zoo.spec import DataSpec
 
@@ -20,7 +22,31 @@ if TYPE_CHECKING:
     from zoo.model.measurement import Measurement
 
 
-class Model(Entry, Optimization, Randomness):
+class _Made(ABCMeta):
+    """Makes models of float32 weights that can be trained, whatever the caller's defaults are.
+
+    A default dtype of float64 would draw other weights, and in inference mode no gradient would ever reach them. The
+    default device stays the caller's: on "meta" a model takes no memory.
+    """
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        # By name, for `super()` would leave a `__class__` here, and Lightning would look for hyperparameters.
+        dtype = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            with torch.inference_mode(False):
+                return ABCMeta.__call__(cls, *args, **kwargs)
+        finally:
+            torch.set_default_dtype(dtype)
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """The constructor's, which `inspect` would take from `__call__`."""
+        _, *parameters = inspect.signature(cls.__init__).parameters.values()
+        return inspect.Signature(parameters)
+
+
+class Model(Entry, Optimization, Randomness, metaclass=_Made):
     """A LightningModule of the zoo: it says what data it takes, and its constructor's arguments are plain JSON values.
 
     One that is no distribution, a translator or an embedding, derives from this and has verbs of its own; a
@@ -122,7 +148,8 @@ class Model(Entry, Optimization, Randomness):
 
     @contextlib.contextmanager
     def sampling_mode(self, cached: bool) -> Iterator[None]:
-        """Evaluation mode while data are drawn and, for `cached` steps on a CPU, one thread; both are put back after.
+        """Evaluation mode while data are drawn, without autocast, with torch's usual defaults; for `cached` steps on
+        a CPU also one thread. All are put back after.
 
         Such steps are small operations, some hundred thousand: a second thread gains little, and where the cores are
         busy it costs ten times as much as the work.
@@ -134,7 +161,8 @@ class Model(Entry, Optimization, Randomness):
         if cached and self.device.type == "cpu":
             torch.set_num_threads(1)
         try:
-            yield
+            with usual_defaults(), torch.autocast(self.device.type, enabled=False):
+                yield
         finally:
             for module in training:
                 module.training = True

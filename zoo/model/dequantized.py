@@ -62,7 +62,7 @@ class Dequantized:
     @staticmethod
     def noised(x: Tensor) -> Tensor:
         """x + u of a training batch, whose noise the global generator of the device draws: it was seeded before."""
-        return x + torch.rand(x.shape, device=x.device)
+        return x + torch.rand(x.shape, device=x.device, dtype=torch.float32)
 
     def to_levels(self, y: Tensor) -> Tensor:
         """The level that each value lies in, uint8; what falls outside the levels is set to the nearest."""

@@ -116,7 +116,7 @@ class Game(Model):
         """By how much samples differ, a scalar: their largest standard deviation, of several views the least."""
         views = [fake] if isinstance(fake, Tensor) else fake
         if len(views[0]) < 2:  # one alone cannot be like others
-            return torch.full((), math.inf, device=views[0].device)
+            return torch.full((), math.inf, device=views[0].device, dtype=torch.float32)
         return torch.stack([view.detach().float().std(0).amax() for view in views]).amin()
 
     @property
@@ -240,7 +240,7 @@ class Game(Model):
         In float32: it is a gradient of a gradient. Of several views the gradient is that in all of them.
         """
         pairs = [(real, fake)] if isinstance(real, Tensor) else list(zip(real, fake, strict=True))
-        share = torch.rand(len(of_real), device=of_real.device)
+        share = torch.rand(len(of_real), device=of_real.device, dtype=torch.float32)
         between = [x.float().lerp(y.float(), share.view(-1, *[1] * (x.ndim - 1))).requires_grad_() for x, y in pairs]
         with torch.autocast(self.device.type, enabled=False):
             at = self.critic(between[0] if isinstance(real, Tensor) else between, label).float()

@@ -24,6 +24,19 @@ def checked_device(device: str | torch.device | None) -> torch.device:
 
 
 @contextlib.contextmanager
+def usual_defaults() -> Iterator[None]:
+    """float32 and the CPU where no dtype and no device is named, whatever the caller's defaults are; put back after."""
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    torch.set_default_dtype(torch.float32)
+    try:
+        # A device's context looks at every call, which takes its time: only where there is another one.
+        with contextlib.nullcontext() if device.type == "cpu" else torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+@contextlib.contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """No autocast, no TF32, the same kernels each time; settings are restored."""
     precision = torch.get_float32_matmul_precision()

@@ -87,7 +87,7 @@ class Draws:
             keys = (np.array([self.seed, block], np.uint64) for block in blocks.tolist())
             rows: slice | Tensor = which * BLOCK + self.index % BLOCK
             first = int(rows[0]) if len(rows) else 0
-            if torch.equal(rows, torch.arange(first, first + len(rows))):
+            if torch.equal(rows, torch.arange(first, first + len(rows), device="cpu")):
                 rows = slice(first, first + len(rows))  # no copy, as nearly always
             self._begun = [np.random.Generator(np.random.Philox(key=key)) for key in keys], rows
         return self._begun
