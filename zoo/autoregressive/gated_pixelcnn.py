@@ -394,6 +394,8 @@ class GatedPixelCNN(RasterModel):
             uint8 (N, C, H, W), equal to `x` where `known`.
         """
         x, known = self.check_known(x, known)
+        if not len(x):
+            return x.clone()
         return self._draw_labelled(torch.where(known, x, 0), known, label, seed, cached)
 
     def _draw_labelled(self, x: Tensor, known: Tensor, label: Any, seed: int | None, cached: bool) -> Tensor:

@@ -84,6 +84,8 @@ class BinaryAutoregressive(GenerativeModel):
 
     def _complete(self, x: Tensor, known: Tensor, seed: int | None, cached: bool) -> Tensor:
         x, known = self.check_known(x, known)
+        if not len(x):
+            return x.clone()
         return self._draw(torch.where(known, x, 0), known, seed, cached)
 
     @torch.no_grad()  # and not inference mode, whose tensors the caller could not change

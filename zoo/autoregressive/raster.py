@@ -227,6 +227,8 @@ class RasterModel(GenerativeModel):
             uint8 (N, C, H, W), equal to `x` where `known`.
         """
         x, known = self.check_known(x, known)
+        if not len(x):
+            return x.clone()
         return self._draw(torch.where(known, x, 0), known, seed, cached)
 
     def _blank(self, n: int) -> tuple[Tensor, Tensor]:

@@ -264,6 +264,8 @@ class Glow(ImageFlow):
             mean: the mean of a tensor over all processes, each with as many images.
         """
         x = self.check(x)
+        if not len(x):
+            raise DataError("x is empty: a mean and a variance take one image at least.")
         layers = [module for module in self.modules() if isinstance(module, ActNorm)]
         hooks = [
             layer.register_forward_pre_hook(lambda layer, inputs: layer.initialize(inputs[0], mean)) for layer in layers

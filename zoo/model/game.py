@@ -147,6 +147,7 @@ class Game(Model):
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """A step of the critic, of the generator, or of both."""
         batch = self._taken(batch)
+        self._check_size(batch, "training")
         before = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # batches
         # The generator's optimizer alone is Lightning's, which counts its steps.
         generator, critic = self.optimizers()[0], self.optimizers(use_pl_optimizer=False)[1]
@@ -167,6 +168,14 @@ class Game(Model):
             if needed and getattr(batch, name) is None:
                 raise DataError(f"{type(self).__name__} is given the {name} of each datum, which this batch lacks.")
         return batch
+
+    def _check_size(self, batch: Batch, what: str) -> None:
+        """Refuse a batch so small that there is no distance."""
+        if batch.size < self.distance.least:
+            raise DataError(
+                f"A {what} batch of {batch.size} has no distance {type(self.distance).__name__}, which is one between "
+                f"pairs: let batches have at least {self.distance.least} items."
+            )
 
     def _train_critic(self, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
         value, loss = self.critic_pass(*batch)
@@ -228,7 +237,9 @@ class Game(Model):
         self.net.zero_grad()
         self.manual_backward(loss)
         self.critic.requires_grad_(True)
-        return loss.detach(), self.spread(fake)
+        # Samples that are alike are as they should be where the data are.
+        spread = self.spread(fake)
+        return loss.detach(), torch.where(self.spread(real) > ALIKE, spread, math.inf)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Without a look at the loss, which a recorded pass cannot take; the step looks at it."""
@@ -277,6 +288,9 @@ class Game(Model):
         self._distance_step("test", self.test_mean, self._taken(batch), batch_idx)
 
     def _distance_step(self, split: str, mean: MeanMetric, batch: Batch, batch_idx: int) -> None:
+        if batch_idx and batch.size < self.distance.least:
+            return  # what is left over at the end
+        self._check_size(batch, {"val": "validation"}.get(split, split))
         torch.manual_seed(batch_idx)  # the same samples each time; the noise of training has its seed after this
         real = self.real(batch)
         outputs = self._judged(real, self.fake(real, batch), batch.label, batch.label)
