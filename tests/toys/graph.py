@@ -66,7 +66,7 @@ class Bag(GenerativeModel):
         self.kinds = nn.Parameter(torch.zeros(KINDS))
 
     def log_prob(self, x: Graphs) -> Tensor:
-        self.spec.check(x)
+        x = self.check(x)
         sizes, kinds = self.sizes.log_softmax(0), self.kinds.log_softmax(0)
         return torch.stack([sizes[len(nodes) - 1] + kinds[nodes].sum() for nodes in x.nodes])
 

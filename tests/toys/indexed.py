@@ -49,7 +49,7 @@ class Places(GenerativeModel):
         return ("index",)
 
     def elbo(self, x: Tensor, *, index: Tensor, samples: int = 1, seed: int | None = None) -> Tensor:
-        self.spec.check(x, values=not self.training)
+        x = self.check(x)
         mean, variance = self.own[index % len(self.own)], 0.5
         expected = -0.5 * ((x - self.common - mean).square() + variance) - 0.5 * math.log(2 * math.pi)
         divergence = 0.5 * (variance + mean.square() - 1 - math.log(variance))

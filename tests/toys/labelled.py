@@ -47,14 +47,14 @@ class Places(GenerativeModel):
         return ("label",)
 
     def log_prob(self, x: Tensor, *, label: int | Sequence[int] | Tensor) -> Tensor:
-        self.spec.check(x, values=not self.training)
-        labels = self.spec.labels(label, len(x), x.device, values=not self.training)
+        x = self.check(x)
+        labels = self.check_labels(label, len(x))
         return -0.5 * (x - self.place[labels]).square().sum(1) - math.log(2 * math.pi)
 
     @torch.no_grad()
     def sample(self, n: int, *, label: int | Sequence[int] | Tensor, seed: int | None = None) -> Tensor:
         check_count(n)
-        labels = self.spec.labels(label, n, self.device)
+        labels = self.check_labels(label, n)
         return self.place[labels] + Draws(seed, n).normal(2).to(self.place)
 
 

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from zoo.arguments import count_of
 from zoo.errors import DataError
 from zoo.model import GenerativeModel
 from zoo.nn.devices import full_precision, precise
@@ -243,11 +244,8 @@ class DARN(GenerativeModel):
             seed: of the codes; the same seed gives the same bound. The global random state stays as it was.
             index: the places of the images in their split, int64 (N,), to which their codes belong; by default in x.
         """
-        # In training each step would wait for the GPU; there the values are the data module's.
-        self.spec.check(x, values=not self.training)
-        if samples < 1:
-            raise DataError(f"samples must be at least 1, not {samples}.")
-        draws, x = Draws(seed, len(x) if index is None else index), self._pixels(x)
+        x, samples = self.check(x), count_of(samples, "samples")
+        draws, x = Draws(seed, self.check_index(index, len(x))), self._pixels(x)
         logits, total = self.net.infer(x), None
         for _ in range(samples):
             h = self.net.code(logits, draws.uniform(logits.shape[1]).to(logits.device))
@@ -269,10 +267,10 @@ class DARN(GenerativeModel):
         """
         if not self.training:
             return -self.elbo(x, seed=0, index=index)
-        self.spec.check(x, values=False)
+        x = self.check(x)
         x = self._pixels(x)
         half = self.hparams.estimator == "half"
-        u = torch.rand(1, len(x), self.hparams.latent_dim, device=x.device)
+        u = torch.rand(1, len(x), self.hparams.latent_dim, device=x.device, dtype=torch.float32)
         f, logits, h = self.net(x, u if half else torch.cat([1 - u, u]), half)
         with torch.autocast(x.device.type, enabled=False):
             entropy = F.softplus(logits) - logits * logits.sigmoid()

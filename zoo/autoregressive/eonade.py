@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from zoo.arguments import count_of
 from zoo.autoregressive.nade import BinaryAutoregressive, chunks, running_sums
 from zoo.errors import DataError
 from zoo.nn.draws import Draws
@@ -135,13 +136,13 @@ class EoNADE(BinaryAutoregressive):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x) = log mean_o p(x | o), exact: images uint8 (N, C, H, W) to (N,) nats."""
-        self.spec.check(x)
+        x = self.check(x)
         each = torch.stack([self.net.log_prob(x.flatten(1), ordering) for ordering in self.orderings])
         return each.logsumexp(0) - math.log(len(each))
 
     def log_prob_under(self, x: Tensor, ordering: Tensor) -> Tensor:
         """log p(x | o), exact: images uint8 (N, C, H, W) and any ordering o, int64 (D,), to (N,) nats."""
-        self.spec.check(x)
+        x = self.check(x)
         if isinstance(ordering, Tensor) and ordering.ndim != 1:
             raise DataError(f"An ordering has shape ({self.spec.dims},), not {tuple(ordering.shape)}.")
         check_orderings(ordering, self.spec.dims)
@@ -163,20 +164,20 @@ class EoNADE(BinaryAutoregressive):
                 generator of the device of `x`, and positions are spread over the batch.
             index: the places of the images in their split, int64 (N,); by default in x.
         """
-        self.spec.check(x, values=not self.training)
-        if draws < 1:
-            raise DataError(f"draws must be at least 1, not {draws}.")
+        x = self.check(x)
+        draws = count_of(draws, "draws")
         n, dims, device = len(x), self.spec.dims, x.device
         x = x.repeat(draws, 1, 1, 1)
         # d - 1, of row r the integer part of D * ((u + r / R) mod 1): uniform, and spread over R rows, of the whole
         # batch or, where numbers belong to the image, of its own draws.
         if seed is None:
-            at, keys = torch.rand(1, device=device), torch.rand(len(x), dims, device=device)
-            share = torch.arange(len(x), device=device) / max(1, len(x))
+            plain = {"device": device, "dtype": torch.float32}
+            at, keys = torch.rand(1, **plain), torch.rand(len(x), dims, **plain)
+            share = torch.arange(len(x), **plain) / max(1, len(x))
         else:
-            numbers = Draws(seed, n if index is None else index)
+            numbers = Draws(seed, self.check_index(index, n))
             at, keys = numbers.uniform().repeat(draws), numbers.uniform(draws, dims).transpose(0, 1).flatten(0, 1)
-            share = (torch.arange(draws) / draws).repeat_interleave(n)
+            share = (torch.arange(draws, device="cpu", dtype=torch.float32) / draws).repeat_interleave(n)
         before = ((at + share) % 1 * dims).long().clamp(max=dims - 1)[:, None]
         orderings = keys.argsort(1)
         first = torch.arange(dims, device=before.device) < before

@@ -325,11 +325,9 @@ class GatedPixelCNN(RasterModel):
         Raises:
             DataError: where images or labels do not fit.
         """
-        self.spec.check(x, values=not self.training)
+        x = self.check(x)
         if label is not None or not self.spec.classes:
-            # As for the images: on a GPU the values of a training batch are looked at once an epoch, by the step.
-            values = not (self.training and x.is_cuda)
-            return self.net(x, label=self.spec.labels(label, len(x), self.device, values)).flatten(1).sum(1)
+            return self.net(x, label=self.check_labels(label, len(x))).flatten(1).sum(1)
         return self._each_label(x, torch.ones_like(x)).logsumexp(1) - math.log(self.spec.classes)
 
     def _each_label(self, x: Tensor, counted: Tensor) -> Tensor:
@@ -346,8 +344,6 @@ class GatedPixelCNN(RasterModel):
             return super().training_step(batch, batch_idx)
         if batch.label is None:
             raise DataError(f"The model has {self.spec.classes} classes: train it with a loader of (data, labels).")
-        if batch_idx == 0:
-            self.spec.labels(batch.label, batch.size)
         loss = self.loss(batch.x, label=batch.label).mean()
         self.log(f"train_{self.metric}", loss)
         return loss
@@ -397,11 +393,13 @@ class GatedPixelCNN(RasterModel):
         Returns:
             uint8 (N, C, H, W), equal to `x` where `known`.
         """
-        known = self.spec.mask(x, known)
+        x, known = self.check_known(x, known)
+        if not len(x):
+            return x.clone()
         return self._draw_labelled(torch.where(known, x, 0), known, label, seed, cached)
 
     def _draw_labelled(self, x: Tensor, known: Tensor, label: Any, seed: int | None, cached: bool) -> Tensor:
-        label = self.spec.labels(label, len(x), self.device)
+        label = self.check_labels(label, len(x))
         if label is None and self.spec.classes:
             seed = Draws(seed, 0).seed
             label = self._draw_labels(x, known, seed)

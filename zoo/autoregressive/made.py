@@ -108,8 +108,7 @@ class MADE(GenerativeModel):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x) of the uniform mixture of all mask sets, exact: uint8 (N, *shape) to (N,) nats."""
-        # In training each step would wait for the GPU; there the values are the data module's.
-        self.spec.check(x, values=not self.training)
+        x = self.check(x)
         # One set at a time: the masked weights of all together would fill a GPU.
         each = [self._log_prob(x[None], k) for k in torch.arange(len(self.net.orderings), device=x.device).split(1)]
         return torch.cat(each).logsumexp(0) - math.log(len(each))
@@ -125,8 +124,7 @@ class MADE(GenerativeModel):
 
         Its expectation is an upper bound of the mixture's loss, which validation reports.
         """
-        x = as_batch(batch).x
-        self.spec.check(x, values=False)
+        x = self.check(as_batch(batch).x)
         masks = len(self.net.orderings)
         parts = math.gcd(min(self.hparams.parts, masks), len(x))
         sets = torch.randperm(masks, device=x.device)[:parts]
@@ -152,7 +150,7 @@ class MADE(GenerativeModel):
             sets, group, sizes = chosen.unique(return_inverse=True, return_counts=True)
             by_group = group.argsort(stable=True)
             within = torch.empty_like(group)
-            within[by_group] = torch.arange(n) - (sizes.cumsum(0) - sizes)[group[by_group]]
+            within[by_group] = torch.arange(n, device="cpu") - (sizes.cumsum(0) - sizes)[group[by_group]]
             grouped = uniform.new_zeros(len(sets), int(sizes.max()), self.spec.dims)
             grouped[group, within] = uniform
             x = self._draw(sets.to(self.device), grouped.to(self.device), cached)

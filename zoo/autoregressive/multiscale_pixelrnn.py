@@ -247,7 +247,7 @@ class MultiScalePixelRNN(RasterModel):
 
     def small(self, x: Tensor) -> Tensor:
         """The small image in each image: (N, C, H, W) to (N, C, H / s, W / s)."""
-        self.spec.check(x)
+        x = self.check(x)
         return self.net.subsample(x).clone()
 
     def complete(self, x: Tensor, known: Tensor, *, seed: int | None = None, cached: bool = True) -> Tensor:

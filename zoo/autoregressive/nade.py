@@ -29,7 +29,7 @@ from zoo.errors import DataError
 from zoo.model import GenerativeModel
 from zoo.nn.draws import Draws
 from zoo.nn.orderings import check_orderings, random_orderings
-from zoo.spec import DataSpec, check_count, check_image_shape
+from zoo.spec import DataSpec, check_image_shape
 
 ACTIVATIONS = {"sigmoid": torch.sigmoid, "relu": F.relu}
 
@@ -40,7 +40,7 @@ CHUNK_ELEMENTS, CHUNK_POSITIONS = 2**25, 56
 
 def chunks(dims: int, width: int) -> Iterator[slice]:
     """Consecutive slices of 0..dims-1 whose activations, `width` numbers a position, fit the memory of a chunk."""
-    size = max(1, min(CHUNK_POSITIONS, CHUNK_ELEMENTS // width))
+    size = max(1, min(CHUNK_POSITIONS, CHUNK_ELEMENTS // max(1, width)))
     for start in range(0, dims, size):
         yield slice(start, min(start + size, dims))
 
@@ -78,12 +78,14 @@ class BinaryAutoregressive(GenerativeModel):
             cached: keep the running activations from pixel to pixel; False runs the whole network for each of the D
                 pixels. Both draw the same images.
         """
-        check_count(n)
-        blank = torch.zeros(self.spec.shape, dtype=torch.uint8).expand(n, *self.spec.shape)
+        n = self.spec.count(n)
+        blank = torch.zeros(self.spec.shape, dtype=torch.uint8, device="cpu").expand(n, *self.spec.shape)
         return self._draw(blank, blank.bool(), seed, cached)
 
     def _complete(self, x: Tensor, known: Tensor, seed: int | None, cached: bool) -> Tensor:
-        known = self.spec.mask(x, known)
+        x, known = self.check_known(x, known)
+        if not len(x):
+            return x.clone()
         return self._draw(torch.where(known, x, 0), known, seed, cached)
 
     @torch.no_grad()  # and not inference mode, whose tensors the caller could not change
@@ -196,8 +198,7 @@ class NADE(BinaryAutoregressive):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x), exact: images uint8 (N, C, H, W) to (N,) nats."""
-        # In training each step would wait for the GPU; there the values are the data module's.
-        self.spec.check(x, values=not self.training)
+        x = self.check(x)
         return self.net(x).flatten(1).sum(1)
 
     def complete(self, x: Tensor, known: Tensor, *, seed: int | None = None, cached: bool = True) -> Tensor:

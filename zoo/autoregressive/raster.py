@@ -21,7 +21,7 @@ from zoo.nn.devices import full_precision, precise
 from zoo.nn.draws import Draws
 from zoo.nn.levels import LevelFeatures
 from zoo.nn.masked import CachedStep, MaskedConv2d, MaskedRMSNorm
-from zoo.spec import DataSpec, check_count, check_image_shape
+from zoo.spec import DataSpec, check_image_shape
 
 
 def place_biases(channels: int, height: int, width: int) -> tuple[nn.Parameter, nn.Parameter]:
@@ -196,8 +196,7 @@ class RasterModel(GenerativeModel):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x), exact: images uint8 (N, C, H, W) to (N,) nats."""
-        # In training each step would wait for the GPU; there the values are the data module's.
-        self.spec.check(x, values=not self.training)
+        x = self.check(x)
         return self.net(x).flatten(1).sum(1)
 
     def sample(self, n: int, *, seed: int | None = None, cached: bool = True) -> Tensor:
@@ -227,14 +226,16 @@ class RasterModel(GenerativeModel):
         Returns:
             uint8 (N, C, H, W), equal to `x` where `known`.
         """
-        known = self.spec.mask(x, known)
+        x, known = self.check_known(x, known)
+        if not len(x):
+            return x.clone()
         return self._draw(torch.where(known, x, 0), known, seed, cached)
 
     def _blank(self, n: int) -> tuple[Tensor, Tensor]:
         """Images to be drawn in full, and the mask that knows none of their pixels; of one image in memory."""
-        check_count(n)
-        blank = torch.zeros(self.spec.shape, dtype=torch.uint8).expand(n, *self.spec.shape)
-        return blank, torch.zeros(self.spec.shape, dtype=torch.bool).expand(n, *self.spec.shape)
+        n = self.spec.count(n)
+        blank = torch.zeros(self.spec.shape, dtype=torch.uint8, device="cpu").expand(n, *self.spec.shape)
+        return blank, torch.zeros(self.spec.shape, dtype=torch.bool, device="cpu").expand(n, *self.spec.shape)
 
     @torch.no_grad()  # and not inference mode, whose tensors the caller could not change
     def _draw(self, x: Tensor, known: Tensor, seed: int | None, cached: bool, **conditions: Any) -> Tensor:

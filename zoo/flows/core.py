@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import DataError
+from zoo.arguments import real_of
 from zoo.nn.activations import soft_limit
 from zoo.nn.draws import Draws
 from zoo.spec import check_count
@@ -158,7 +158,11 @@ class Normal(Independent):
 
     def draw(self, n: int, draws: Draws | None) -> Tensor:
         """Independent draws on the CPU."""
-        return torch.randn(n, *self.shape) if draws is None else draws.normal(*self.shape)
+        return (
+            torch.randn(n, *self.shape, device="cpu", dtype=torch.float32)
+            if draws is None
+            else draws.normal(*self.shape)
+        )
 
 
 class Logistic(Independent):
@@ -172,7 +176,9 @@ class Logistic(Independent):
         """Independent draws on the CPU."""
         double = torch.float64
         uniform = (
-            torch.rand(n, *self.shape, dtype=double) if draws is None else draws.uniform(*self.shape, dtype=double)
+            torch.rand(n, *self.shape, device="cpu", dtype=double)
+            if draws is None
+            else draws.uniform(*self.shape, dtype=double)
         )
         # In double precision a draw of exactly zero, which has no logit, does not come in practice; the clamp is sure.
         return torch.logit(uniform.clamp(min=1e-18)).float()
@@ -216,7 +222,8 @@ class Mixture(Base):
         """`n` draws, (n, D), whose deviations from the means of their components are scaled by `temperature`."""
         weights = self.logits.detach().softmax(0)
         if draws is None:
-            chosen, white = torch.multinomial(weights, n, replacement=True), torch.randn(n, *self.shape)
+            chosen = torch.multinomial(weights, n, replacement=True)
+            white = torch.randn(n, *self.shape, device="cpu", dtype=torch.float32)
         else:
             chosen, white = draws.choice(weights), draws.normal(*self.shape)
         chosen, white = chosen.to(self.place.device), white.to(self.place) * temperature
@@ -292,6 +299,5 @@ class Flow(nn.Module):
 
     def _base_draws(self, n: int, draws: Draws | None, temperature: float) -> Tensor:
         check_count(n)
-        if not temperature > 0:
-            raise DataError(f"temperature must be positive, not {temperature}.")
+        temperature = real_of(temperature, "temperature")
         return self.base.sample(n, draws, temperature)

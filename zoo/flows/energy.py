@@ -110,7 +110,7 @@ class EnergyFlow(GenerativeModel):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log q(x), exact: floats (N, D) to (N,) nats; differentiable once."""
-        self.spec.check(x)
+        x = self.check(x)
         return self.flow.log_prob(x)
 
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:

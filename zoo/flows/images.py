@@ -16,7 +16,6 @@ from zoo.flows.core import Base, Flow, Transform
 from zoo.flows.reconstruction import FAR, Reconstruction, refuse_lost, warn_of_lost
 from zoo.model import GenerativeModel, Measurement
 from zoo.model.dequantized import Dequantized
-from zoo.model.latents import check_latents
 from zoo.nn.activations import ACTIVATIONS
 from zoo.nn.devices import full_precision, precise
 from zoo.spec import DataSpec, check_image_shape
@@ -97,7 +96,7 @@ class ImageFlow(Dequantized, GenerativeModel):
             x: images.
             verify: whether to decode the latents and see; without, it takes half the time and refuses none.
         """
-        self.spec.check(x)
+        x = self.check(x)
         # What was rounded on the way forward would not come back.
         with self.sampling_mode(cached=False), full_precision(self.device):
             z = self.net.transform(precise(x, self.net.base.place) + 0.5)[0]
@@ -108,7 +107,7 @@ class ImageFlow(Dequantized, GenerativeModel):
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """The images of latents (N, D): uint8 (N, C, H, W). Those of `encode(x)` are x itself."""
-        check_latents(z, self.spec.dims)
+        z = self.check(z, "z", DataSpec((self.spec.dims,), None))
         with self.sampling_mode(cached=False), full_precision(self.device):
             return self.to_levels(self.net.transform.inverse(z)[0])
 

@@ -161,8 +161,7 @@ class VectorFlow(GenerativeModel):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x), exact: floats (N, D) to (N,) nats."""
-        # In training each step would wait for the GPU; there the values are the data module's.
-        self.spec.check(x, values=not self.training)
+        x = self.check(x)
         return self.flow.log_prob(x)
 
     def sample(self, n: int, *, seed: int | None = None, temperature: float = 1.0) -> Tensor:

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.arguments import count_of
 from zoo.errors import DataError
 from zoo.flows.core import Compose, Normal, Transform
 from zoo.flows.iaf import IAFTransform
@@ -151,9 +152,8 @@ class FlowVAENet(nn.Module):
     def infer(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Images to the mean and log-deviation (N, L) of the Gaussian, and the context (N, context) of the flow."""
         ends = [self.latent_dim, 2 * self.latent_dim]
-        mean, log_scale, context = precise(self.encoder(2.0 * precise(x, self.encoder.out.bias) - 1.0)).tensor_split(
-            ends, 1
-        )
+        found = precise(self.encoder(2.0 * precise(x, self.encoder.out.bias) - 1.0))
+        mean, log_scale, context = found.tensor_split(ends, 1)
         # An exponential far outside this range is of no use, and may be no number.
         return mean, log_scale.clamp(-7.0, 7.0), context if context.shape[1] else None
 
@@ -237,10 +237,9 @@ class FlowVAE(Latents, GenerativeModel):
             seed: of the latents; the same seed gives the same bound. The global random state stays as it was.
             index: the places of the images in their split, int64 (N,), to which their latents belong; by default in x.
         """
-        self.spec.check(x)
-        if samples < 1:
-            raise DataError(f"samples must be at least 1, not {samples}.")
-        draws, size = Draws(seed, len(x) if index is None else index), self.hparams.latent_dim
+        x = self.check(x)
+        samples = count_of(samples, "samples")
+        draws, size = Draws(seed, self.check_index(index, len(x))), self.hparams.latent_dim
         found = self.net.infer(x)
         total = found[0].new_full((len(x),), -math.inf)
         together = max(1, rows(x.device) // max(1, len(x)))
@@ -259,8 +258,9 @@ class FlowVAE(Latents, GenerativeModel):
         """(N,) nats, the negative bound of one draw; outside training the draws are those of a fixed seed."""
         if not self.training:
             return -self.elbo(x, seed=0, index=index)
-        self.spec.check(x, values=False)  # looking at the values would wait for the GPU
-        return -self.net(x, torch.randn(len(x), self.hparams.latent_dim, device=x.device))
+        x = self.check(x)
+        noise = torch.randn(len(x), self.hparams.latent_dim, device=x.device, dtype=torch.float32)
+        return -self.net(x, noise)
 
     @torch.no_grad()
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:

@@ -121,8 +121,7 @@ class GaussianMixture(Dequantized, GenerativeModel):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """Add a batch to the sums of this epoch; after its last batch, fit."""
-        x = as_batch(batch).x
-        self.spec.check(x, values=False)
+        x = self.check(as_batch(batch).x)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             first = self.trainer.current_epoch == 0
             self._add(**(self._moments(x) if first else self._responsibilities(x)))
@@ -167,8 +166,14 @@ class GaussianMixture(Dequantized, GenerativeModel):
         Images differ most in contrast, and small random means make the components of one size differ.
         """
         components, dims = self.centre.shape
-        self.log_scale.copy_(torch.linspace(-3, 1, components)[:, None].mul(math.log(2)).expand(-1, dims))
-        noise = torch.randn(components, dims, generator=torch.Generator().manual_seed(0)).to(self.centre)
+        self.log_scale.copy_(
+            torch.linspace(-3, 1, components, device="cpu", dtype=torch.float32)[:, None]
+            .mul(math.log(2))
+            .expand(-1, dims)
+        )
+        noise = torch.randn(components, dims, generator=self.generator(0), device="cpu", dtype=torch.float32).to(
+            self.centre
+        )
         self.centre.copy_(0.1 * noise * self.log_scale.exp())
 
     def _fit_components(self, count: Tensor, first: Tensor, second: Tensor) -> None:

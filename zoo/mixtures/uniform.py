@@ -34,7 +34,7 @@ class Uniform(GenerativeModel):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x) = -D log(levels), exact: (N, *shape) to (N,) nats."""
-        self.spec.check(x)
+        x = self.check(x)
         log_p = -self.spec.dims * math.log(self.spec.levels)
         return torch.full((len(x),), log_p, dtype=torch.float64, device=x.device)
 

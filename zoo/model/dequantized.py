@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from zoo.errors import DataError
+from zoo.arguments import count_of
 from zoo.nn.draws import Draws
 from zoo.spec import DataSpec
 
@@ -41,10 +41,8 @@ class Dequantized:
 
         The mean over draws is `elbo`; of the mean over data, the draws give the spread.
         """
-        self.spec.check(x)
-        if samples < 1:
-            raise DataError(f"samples must be at least 1, not {samples}.")
-        draws = Draws(seed, len(x) if index is None else index)
+        x, samples = self.check(x), count_of(samples, "samples")
+        draws = Draws(seed, self.check_index(index, len(x)))
         # One draw at a time: the noise of a large batch is four times the batch.
         noise = (draws.uniform(*x.shape[1:]).to(x.device) for _ in range(samples))
         return torch.stack([self.log_density(x + u) for u in noise])
@@ -57,14 +55,14 @@ class Dequantized:
         if not self.training:
             bound = self.elbo(x, seed=0, index=index)
         else:
-            self.spec.check(x, values=False)  # looking at the values would make each step wait for the GPU
+            x = self.check(x)
             bound = self.log_density(self.noised(x))
         return -bound if self.metric == "nats" else -bound / (self.spec.dims * math.log(2))
 
     @staticmethod
     def noised(x: Tensor) -> Tensor:
         """x + u of a training batch, whose noise the global generator of the device draws: it was seeded before."""
-        return x + torch.rand(x.shape, device=x.device)
+        return x + torch.rand(x.shape, device=x.device, dtype=torch.float32)
 
     def to_levels(self, y: Tensor) -> Tensor:
         """The level that each value lies in, uint8; what falls outside the levels is set to the nearest."""

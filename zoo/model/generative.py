@@ -17,7 +17,6 @@ from zoo.errors import DataError, ZooError
 from zoo.model.base import Model
 from zoo.nn.draws import Draws, chunk_size
 from zoo.results import METRICS, Metric
-from zoo.spec import check_count
 
 
 def _where_likely(method: Callable[..., Tensor]) -> property:
@@ -76,7 +75,7 @@ class GenerativeModel(Model):
             seed: of their random numbers.
             draw: from the random numbers of some data, and their places among the n, to these data.
         """
-        check_count(n)
+        n = self.spec.count(n)
         size = self.chunk or chunk_size(self.spec.dims, self.device)
         out: Tensor | None = None
         for part, draws in Draws(seed, n).chunks(size):

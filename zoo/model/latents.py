@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.arguments import count_of, real_of
 from zoo.errors import DataError
-from zoo.metrics.points import check_positive
 from zoo.nn.devices import full_precision
 from zoo.nn.draws import Draws, chunk_size
 from zoo.nn.levels import from_unit
-from zoo.spec import DataSpec, check_count
+from zoo.spec import DataSpec
 
 CALIBRATION = 500  # latents in a batch that batch normalization is measured on
 
@@ -64,8 +64,8 @@ class Latents:
             truncation: latents beyond this are drawn again (arXiv 1809.11096, section 3.1): the fewer standard
                 deviations, the more alike and the more typical the samples.
         """
-        check_count(n)
-        given = self.spec.labels(label, n, self.device)
+        n = self.spec.count(n)
+        given = self.check_labels(label, n)
 
         def draw(draws: Draws, part: slice) -> Tensor:
             z = draw_latents(draws, self.latent_size, truncation)
@@ -75,7 +75,7 @@ class Latents:
 
     def latents(self, n: int, *, seed: int | None = None, truncation: float | None = None) -> Tensor:
         """Draw `n` latents, float32 (n, latent_size), for `decode`; `truncation` as in `sample`."""
-        check_count(n)
+        n = self.spec.count(n)
         return draw_latents(Draws(seed, n), self.latent_size, truncation)
 
     @torch.no_grad()
@@ -86,8 +86,8 @@ class Latents:
             z: latents.
             label: an integer or N of them, which a conditional model needs.
         """
-        check_latents(z, self.latent_size)
-        labels = self.spec.labels(label, len(z), self.device)
+        z = self.check(z, "z", DataSpec((self.latent_size,), None))
+        labels = self.check_labels(label, len(z))
         if labels is None and self.spec.classes:
             raise DataError(f"The model is conditioned on labels: give one of 0..{self.spec.classes - 1}.")
         with self.sampling_mode(cached=False), full_precision(self.device):
@@ -104,18 +104,22 @@ class Latents:
         The way is the great circle between two directions, with lengths in between (White 2016, arXiv 1609.04468): the
         middle of a straight line would be shorter than latents ever are.
         """
-        if steps < 2:
-            raise DataError(f"steps must be at least 2, the start and the end, not {steps}.")
+        steps, latents = count_of(steps, "steps", least=2), DataSpec((self.latent_size,), None)
+        start, end = self.check(start, "start", latents), self.check(end, "end", latents)
         if start.shape != end.shape:
             raise DataError(f"Start and end must be as many latents, not {tuple(start.shape)} and {tuple(end.shape)}.")
-        z = slerp(start[:, None], end[:, None], torch.linspace(0, 1, steps, device=start.device)[None, :, None])
-        labels = self.spec.labels(label, len(start), self.device)
+        z = slerp(
+            start[:, None],
+            end[:, None],
+            torch.linspace(0, 1, steps, device=start.device, dtype=start.dtype)[None, :, None],
+        )
+        labels = self.check_labels(label, len(start))
         labels = None if labels is None else labels.repeat_interleave(steps)
         return self.decode(z.flatten(0, 1), labels).unflatten(0, (len(start), steps))
 
     def walk(self, n: int = 4, steps: int = 8, *, seed: int | None = None, label: int | None = None) -> Tensor:
         """A round trip over `n` latents drawn at random, `steps` data from each to the next: (n * steps, *shape)."""
-        z = self.latents(n, seed=seed)
+        z, steps = self.latents(n, seed=seed), count_of(steps, "steps")
         return self.interpolate(z, z.roll(-1, 0), steps + 1, label=label)[:, :-1].flatten(0, 1)
 
     @torch.no_grad()
@@ -153,18 +157,11 @@ class Latents:
         return draws.integers(self.spec.classes) if self.spec.classes else None
 
 
-def check_latents(z: Tensor, size: int) -> None:
-    """Refuse what are not latents of so many components, floating point (N, size)."""
-    if not isinstance(z, Tensor) or not z.is_floating_point() or z.shape[1:] != (size,):
-        given = f"{z.dtype} {tuple(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
-        raise DataError(f"z must be latents, floating point (N, {size}), not {given}.")
-
-
 def draw_latents(draws: Draws, size: int, truncation: float | None = None) -> Tensor:
     """Standard normal numbers, float32 (n, size); those beyond `truncation` standard deviations are drawn again."""
     if truncation is None:
         return draws.normal(size)
-    check_positive(truncation=truncation)
+    truncation = real_of(truncation, "truncation")
     # The inverse of the distribution function between -truncation and truncation, of uniform numbers.
     inside = math.erf(truncation / math.sqrt(2))
     uniform = draws.uniform(size, dtype=torch.float64)

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.arguments import seed_of
+
 BLOCK = 16  # data of one stream: a stream takes 10 microseconds to begin, as long as a thousand numbers
 
 # Components and data drawn at once, on a CPU and on a GPU: what caches hold, and what keeps a GPU busy.
@@ -35,8 +37,9 @@ class Draws:
     """
 
     def __init__(self, seed: int | None, index: int | Tensor) -> None:
+        seed = seed_of(seed)
         self.seed = secrets.randbits(64) if seed is None else seed
-        self.index = torch.arange(index) if isinstance(index, int) else index.cpu()
+        self.index = index.cpu() if isinstance(index, Tensor) else torch.arange(index, device="cpu")
         self._begun: tuple[list[np.random.Generator], slice | Tensor] | None = None
 
     def __len__(self) -> int:
@@ -84,7 +87,7 @@ class Draws:
             keys = (np.array([self.seed, block], np.uint64) for block in blocks.tolist())
             rows: slice | Tensor = which * BLOCK + self.index % BLOCK
             first = int(rows[0]) if len(rows) else 0
-            if torch.equal(rows, torch.arange(first, first + len(rows))):
+            if torch.equal(rows, torch.arange(first, first + len(rows), device="cpu")):
                 rows = slice(first, first + len(rows))  # no copy, as nearly always
             self._begun = [np.random.Generator(np.random.Philox(key=key)) for key in keys], rows
         return self._begun
