@@ -41,11 +41,11 @@ def literal(text: object) -> str:
 class ZooError(ValueError):
     """Anything `zoo` refuses or cannot do; the command line prints its text alone, without a traceback.
 
-    Whatever the sentence quotes, it has no control characters and fewer than 500 characters.
+    Whatever the sentence quotes, it is on one line, has no control characters and fewer than 500 characters.
     """
 
     def __init__(self, sentence: object = "") -> None:
-        text = plain(str(sentence))
+        text = plain(re.sub(r"\s*[\t\n\r]\s*", " ", str(sentence)))
         if len(text) > LONGEST:
             half = (LONGEST - 5) // 2
             text = f"{text[:half]} ... {text[-half:]}"
