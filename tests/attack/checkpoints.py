@@ -28,7 +28,7 @@ import torch
 from damage import join, split
 from test_contract import FAMILIES
 
-from zoo.errors import plain
+from zoo.errors import ZooError, plain
 from zoo.evaluation.choice import choose
 from zoo.hub import card, store, tables
 from zoo.hub.config import read_config
@@ -163,12 +163,15 @@ def use(folder: Path) -> None:
     if draws(model):
         x = model.sample(2, seed=0)
         assert x.shape == (2, *model.spec.shape)
-        assert not x.is_floating_point() or bool(x.isfinite().all())
+        try:
+            model.spec.check(x, "a sample")
+        except ZooError as error:  # which is no refusal
+            raise AssertionError(str(error)) from error
+    choose(model, None, config)
     if config.get("data"):
         data = datamodule(config["data"], root=folder / "data")
         with contextlib.suppress(AttributeError):
             model.check_data(data)
-    choose(model, None, config)
 
 
 # -- what is mutated -----------------------------------------------------------------------------------------------
@@ -439,14 +442,15 @@ def _tensors(files: Files, rng: random.Random) -> Files:
         values = torch.frombuffer(data, dtype=kind, offset=start, count=(end - start) // kind.itemsize)
         if not kind.is_floating_point:
             values.fill_(rng.choice([0, 1, -1, 127]))
-        elif rng.random() < 0.3:
-            values.mul_(rng.choice([1e2, 1e4, -1.0, 1e-4]))
+            continue
+        most = torch.finfo(kind).max
+        if rng.random() < 0.3:
+            values.mul_(rng.choice([1e2, 1e4, -1.0, 1e-4])).clamp_(-most, most)
         elif rng.random() < 0.2:
             values.view(torch.int16)[:] = torch.frombuffer(
                 bytearray(rng.randbytes(len(values) * kind.itemsize)), dtype=torch.int16
             )
         else:
-            most = torch.finfo(kind).max
             values.fill_(max(-most, min(most, x)) if abs(x := rng.choice(BITS)) < float("inf") else x)
     return _rehashed(files | {name: join(header, bytes(data))}, rng, always=True)
 

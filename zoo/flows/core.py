@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from zoo.errors import DataError
 from zoo.nn.activations import soft_limit
 from zoo.nn.devices import generator_of
+from zoo.nn.levels import drawn_components
 from zoo.spec import check_count
 
 
@@ -209,8 +210,7 @@ class Mixture(Base):
 
     def sample(self, n: int, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
         """`n` draws, (n, D), whose deviations from the means of their components are scaled by `temperature`."""
-        weights = self.logits.detach().softmax(0).cpu()  # where a seed means the same for every device
-        chosen = torch.multinomial(weights, n, replacement=True, generator=generator).to(self.place.device)
+        chosen = drawn_components(self.logits.softmax(0), n, generator).to(self.place.device)
         white = torch.randn(n, *self.shape, generator=generator).to(self.place) * temperature
         with torch.autocast(white.device.type, enabled=False):
             factors, _ = self._factors()

@@ -16,6 +16,7 @@ from zoo.flows.core import Flow, Inverse, Normal
 from zoo.flows.planar import Planar, Radial
 from zoo.flows.vectors import Affine
 from zoo.model import GenerativeModel, Measurement
+from zoo.nn.levels import finite
 from zoo.optim import NaturalGradient
 from zoo.results import METRICS, Metric, Result
 from zoo.targets.base import target_of
@@ -113,7 +114,7 @@ class EnergyFlow(GenerativeModel):
 
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
         """Draw `n` points, float32 (n, D), in one pass; the same seed gives the same points."""
-        return self.flow.sample(n, seed=seed)
+        return finite(self.flow.sample(n, seed=seed))
 
     @torch.no_grad()
     def divergence(self, n: int = DRAWS, *, seed: int | None = 0) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from zoo.errors import DataError
 from zoo.flows.core import Flow, Mixture, Normal, Transform
 from zoo.model import GenerativeModel
+from zoo.nn.levels import finite
 from zoo.spec import DataSpec
 
 
@@ -173,4 +174,4 @@ class VectorFlow(GenerativeModel):
             temperature: factor on the draws of the base; below one, less varied and more likely data.
         """
         with self.sampling_mode(cached=True):
-            return self.flow.sample(n, seed=seed, temperature=temperature)
+            return finite(self.flow.sample(n, seed=seed, temperature=temperature))

@@ -24,6 +24,7 @@ from zoo.batch import as_batch
 from zoo.errors import DataError
 from zoo.model import GenerativeModel
 from zoo.model.dequantized import Dequantized
+from zoo.nn.levels import drawn_components
 from zoo.spec import DataSpec, check_count
 
 
@@ -101,7 +102,7 @@ class GaussianMixture(Dequantized, GenerativeModel):
         """Draw `n` data, uint8 (n, *shape); what falls outside the levels is set to the nearest."""
         check_count(n)
         generator = self.generator(seed)
-        k = torch.multinomial(self.log_weight.exp().cpu(), n, replacement=True, generator=generator)
+        k = drawn_components(self.log_weight.exp(), n, generator)
         noise = torch.randn(n, self.spec.dims, generator=generator).to(self.device)
         k = k.to(self.device)
         e = self.centre[k] + self.log_scale[k].exp() * noise

@@ -8,16 +8,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.errors import ZooError
+
 
 def to_unit(x: Tensor, levels: int | None) -> Tensor:
     """Levels spread over [-1, 1], in float32; continuous data, without levels, as they are."""
     return x if levels is None else x.float() * (2 / (levels - 1)) - 1
 
 
+def finite(y: Tensor) -> Tensor:
+    """What a model has drawn, unless it holds NaN or infinite values.
+
+    Raises:
+        ZooError: it does.
+    """
+    if not bool(y.isfinite().all()):
+        raise ZooError("What the model draws is NaN or infinite: its weights are damaged, or its run diverged.")
+    return y
+
+
+def drawn_components(weights: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
+    """`n` indices drawn with the probabilities `weights` (K,), on the CPU, where a seed means the same everywhere."""
+    weights = weights.detach().cpu()
+    if not bool(finite(weights).sum() > 0):
+        raise ZooError("The weights of the mixture's components are all zero: the model is damaged.")
+    return torch.multinomial(weights, n, replacement=True, generator=generator)
+
+
 def from_unit(y: Tensor, levels: int | None) -> Tensor:
     """The level nearest to each value in [-1, 1], uint8; continuous data as they are. The inverse of `to_unit`."""
     if levels is None:
-        return y
+        return finite(y)
     top = levels - 1
     return ((y.float() + 1) * (top / 2)).round().clamp(0, top).to(torch.uint8)
 
