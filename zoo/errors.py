@@ -35,7 +35,7 @@ def _visible(character: str) -> str:
 def literal(text: object) -> str:
     """Text on one line that Markdown shows as it is: no tag, no link and no picture is made of a stranger's words."""
     line = plain(" ".join(str(text).split())).replace("<", "&lt;")
-    return re.sub(r"(?=\[|\]\()", r"\\", line)
+    return re.sub(r"\](?=[(\[:])", r"\\]", line)
 
 
 class ZooError(ValueError):

@@ -44,20 +44,20 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(f"{folder} is not a folder; a checkpoint is a folder with {CONFIG} and {WEIGHTS}.")
     path = folder / CONFIG
     with refusing(f"{path} cannot be read"):
-        config = _shown(up_to_date(read_json(path), complete=True))
+        config = worded(up_to_date(read_json(path), complete=True), plain)
         _check_config(config, path)
     return config
 
 
-def _shown(value: Any, function: Callable[[str], str] = plain) -> Any:
-    """A config.json whose words may be printed: with `function` of every text but a constructor's arguments."""
+def worded(value: Any, function: Callable[[str], str]) -> Any:
+    """A config.json with `function` of every text that people read, which are all but a constructor's arguments."""
     if isinstance(value, str):
         return function(value)
     if isinstance(value, list):
-        return [_shown(each, function) for each in value]
+        return [worded(each, function) for each in value]
     if not isinstance(value, dict):
         return value
-    return {function(key): each if key == "init_args" else _shown(each, function) for key, each in value.items()}
+    return {function(key): each if key == "init_args" else worded(each, function) for key, each in value.items()}
 
 
 def spec_of(config: Mapping[str, Any]) -> DataSpec | None:
