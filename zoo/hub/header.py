@@ -54,7 +54,7 @@ def shapes_of(path: Path, limit: int) -> dict[str, tuple[int, ...]]:
         if each is not None and not lies:
             raise CheckpointError(f"{unreadable}: {show(name)} does not lie where its header says.")
         shapes[name] = tuple(shape)
-    if sum(map(math.prod, shapes.values())) > 2 * size:  # no type takes less than half a byte
+    if sum(map(math.prod, shapes.values())) > 2 * (size - 8 - length):  # no type takes less than half a byte
         raise CheckpointError(f"{path} names more numbers than its {size} bytes hold.")
     return shapes
 
