@@ -266,7 +266,7 @@ def attempt(case) -> str:
         case()
     except ZooError as error:
         said = str(error)
-        return "refused" if len(said) < 500 and said.isprintable() else f"said {ascii(said)}"
+        return "refused" if len(said) < 500 and said.isprintable() else f"said {said!a}"
     except Exception as error:
         return f"raised {type(error).__name__}: {error}"
     return "worked"
