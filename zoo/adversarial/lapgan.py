@@ -103,7 +103,8 @@ class LAPGAN(Game, Latents, GenerativeModel):
         if scales < 2:
             raise DataError(f"scales must be at least 2, the small image and a finer one, not {scales}.")
         check_image_shape(shape)
-        if any(side % 2 ** (scales - 1) or side < 2**scales for side in shape[1:]):
+        # Shifted by no more than a side's own digits: the power of an absurd number of scales would fill the memory.
+        if any(side.bit_length() <= scales or side % (1 << (scales - 1)) for side in shape[1:]):
             raise DataError(
                 f"Images of {shape[1]} x {shape[2]} pixels cannot be halved {scales - 1} times, to 2 x 2 or more: set "
                 f"scales lower, or pad the images."

@@ -65,11 +65,12 @@ class LogisticHead(nn.Module):
         self.features = embedding or 1
         self.activation = ACTIVATIONS[activation]
         self.embed = LevelFeatures(self.colours, levels, embedding - 1) if embedding else None
-        self.pairs = [(c, d) for c in range(self.colours) for d in range(c)]
-        self.sizes = [mixtures, mixtures * self.colours, mixtures * self.colours, mixtures * len(self.pairs)]
+        pairs = self.colours * (self.colours - 1) // 2  # each colour with those before it
+        self.sizes = [mixtures, mixtures * self.colours, mixtures * self.colours, mixtures * pairs]
         self.norm = MaskedRMSNorm(stream)
         self.hidden = MaskedConv2d(stream, stream)
-        self.head = MaskedConv2d(stream, sum(self.sizes), gain=0.1)
+        self.head = MaskedConv2d(stream, sum(self.sizes), gain=0.1)  # before the pairs, whose absurd number it refuses
+        self.pairs = [(c, d) for c in range(self.colours) for d in range(c)]
         with torch.no_grad():
             # The components start side by side and cover the range together.
             _, means, log_scales, _ = self.head.bias.split(self.sizes)

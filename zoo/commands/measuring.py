@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, plain
 
 if TYPE_CHECKING:
     from zoo.results import Result
@@ -105,7 +105,7 @@ def _report(name: str, result: Result, config: dict[str, Any]) -> str:
     else:
         about = f"  data   {title_of(config, result.dataset)}" if result.dataset else "  of     the model alone"
         about += f", n = {n}" if result.n else ""
-    lines = [f"{name}: {result.written} {metric.unit}, {result.kind}", "; ".join(filter(None, (about, said)))]
+    lines = [f"{plain(name)}: {result.written} {metric.unit}, {result.kind}", "; ".join(filter(None, (about, said)))]
     for old in results_of(config):
         if old.of == result.of:
             count = f", n = {old.n:,}" if old.n else ""

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, plain
 
 
 def list_checkpoints(*, json: bool = False, table: str | None = None) -> None:
@@ -109,4 +109,4 @@ def show_card(name: str | None = None, *, write: bool = False, readme: bool = Fa
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    return plain(json.dumps(value, indent=2, ensure_ascii=False))  # which writes as JSON what it does not show

@@ -18,7 +18,8 @@ held below the tolerance, where the solver's usual norm is a mean over the batch
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Iterator
+from itertools import chain, islice, pairwise, repeat
 from typing import Any
 
 import torch
@@ -44,10 +45,13 @@ class Field(nn.Module):
 
     def __init__(self, dims: int, hidden: int, layers: int, context_dims: int = 0) -> None:
         super().__init__()
-        sizes = [dims, *[hidden] * layers, dims]
-        self.linear = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+
+        def sizes() -> Iterator[int]:  # no list as long as an absurd number of layers
+            return chain([dims], repeat(hidden, layers), [dims])
+
+        self.linear = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes()))
         # The gate and the shift of each layer, functions of time and context.
-        self.time = nn.ModuleList(nn.Linear(1 + context_dims, 2 * b) for b in sizes[1:])
+        self.time = nn.ModuleList(nn.Linear(1 + context_dims, 2 * b) for b in islice(sizes(), 1, None))
         with torch.no_grad():
             for parameter in (*self.linear[-1].parameters(), *self.time[-1].parameters()):
                 parameter.zero_()

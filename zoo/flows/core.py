@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from zoo.arguments import real_of
 from zoo.nn.activations import soft_limit
-from zoo.nn.draws import Draws
+from zoo.nn.draws import Draws, choice
 from zoo.spec import check_count
 
 
@@ -222,7 +222,7 @@ class Mixture(Base):
         """`n` draws, (n, D), whose deviations from the means of their components are scaled by `temperature`."""
         weights = self.logits.detach().softmax(0)
         if draws is None:
-            chosen = torch.multinomial(weights, n, replacement=True)
+            chosen = choice(weights, torch.rand(n, dtype=torch.float64, device="cpu"))
             white = torch.randn(n, *self.shape, device="cpu", dtype=torch.float32)
         else:
             chosen, white = draws.choice(weights), draws.normal(*self.shape)

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, literal
 from zoo.files import write_atomically
-from zoo.hub.config import hub_id_of, spec_of, title_of
+from zoo.hub.config import hub_id_of, spec_of, title_of, worded
 from zoo.hub.tables import dictionary, effort, family, last_name, markdown, one_line_of, size, start_of
 from zoo.references import Reference, reference_of
 from zoo.results import Config, Result, results_of
@@ -30,7 +30,8 @@ def render(config: Config, name: str | None = None, picture: bool | None = None)
             else of its model and data.
         picture: whether samples.png lies beside it; by default whether one can be drawn.
     """
-    load_name, spec = name or default_name(config), spec_of(config)
+    front, config = config, worded(config, literal)  # YAML quotes what it has to
+    load_name, spec = literal(name or default_name(config)), spec_of(config)
     if picture is None:
         picture = bool(spec and spec.picture and _draws(config))
     fields = {
@@ -47,7 +48,7 @@ def render(config: Config, name: str | None = None, picture: bool | None = None)
         "notes": "\n".join(f"- {one_line_of(note)}" for note in config.get("notes") or ()),
     }
     body = _fill(template(), fields)
-    return f"---\n{_front_matter(config, fields['name'])}\n---\n\n{body}"
+    return f"---\n{_front_matter(front, fields['name'])}\n---\n\n{body}"
 
 
 def template() -> str:
@@ -151,7 +152,7 @@ def _summary(config: Config) -> str:
     sentence += f", with {config['weights']['parameters']:,} parameters"
     if config.get("data"):
         arguments = ", ".join(f"{key}={value!r}" for key, value in (config["data"].get("init_args") or {}).items())
-        sentence += f", trained on {title_of(config)}" + (f" ({arguments})" if arguments else "")
+        sentence += f", trained on {title_of(config)}" + (f" ({literal(arguments)})" if arguments else "")
     return sentence + "."
 
 

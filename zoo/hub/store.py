@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import CheckpointError, ZooError, show
+from zoo.errors import CheckpointError, ZooError, refusing, show
 from zoo.files import replace_folder
 from zoo.hub.config import CONFIG, DTYPES, FORMAT, read_config, write_config
-from zoo.hub.folder import load_weights, write_weights
+from zoo.hub.folder import check_undamaged, load_weights, weight_shapes, write_weights
 from zoo.hub.remote import REPO_ID, pull, pull_config, push_folder
 
 if TYPE_CHECKING:
@@ -182,19 +182,8 @@ def _load_folder(
 ) -> Model:
     """The model of a folder, with that on which it rests, which `finder` finds; `above` are those that rest on it."""
     config = read_config(folder)
-    from zoo.hub.building import build, check_arguments, resolve
-
-    try:
-        model_class = resolve(config["class_path"], cls)
-        check_arguments(model_class, config["init_args"])
-    except CheckpointError as error:
-        raise CheckpointError(f"{folder / CONFIG}: {error}") from error
-    weights = load_weights(folder, config)
-    model = build(model_class, config["init_args"], weights, str(folder)).eval()
-    count = sum(p.numel() for p in model.parameters())
-    if count != config["weights"]["parameters"]:
-        declared = show(config["weights"]["parameters"])
-        raise CheckpointError(f"{folder / CONFIG}: weights.parameters is {declared}; the model has {count}.")
+    with refusing(f"{folder} cannot be loaded"):
+        model = _filled(folder, config, cls)
     rests_on = config.get("rests_on") or {}
     if model.rests_on != rests_on.get("name"):
         said, own = show(rests_on.get("name")), show(model.rests_on)
@@ -215,6 +204,29 @@ def _load_folder(
         return _load_folder(found, None, finder, chain)
 
     model.attach(below)
+    return model
+
+
+def _filled(folder: Path, config: Mapping[str, Any], cls: type[Model] | None) -> Model:
+    """The model of a folder alone: built where it can be no larger than the weights, which are read last."""
+    from zoo.hub.building import check_arguments, empty, resolve
+    from zoo.hub.packing import fill
+
+    try:
+        model_class = resolve(config["class_path"], cls)
+        check_arguments(model_class, config["init_args"])
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder / CONFIG}: {error}") from error
+    try:
+        model = empty(model_class, config["init_args"], weight_shapes(folder, config), str(folder)).eval()
+    except CheckpointError:
+        check_undamaged(folder, config)
+        raise
+    count = sum(p.numel() for p in model.parameters())
+    if count != config["weights"]["parameters"]:
+        declared = show(config["weights"]["parameters"])
+        raise CheckpointError(f"{folder / CONFIG}: weights.parameters is {declared}; the model has {count}.")
+    fill(model, load_weights(folder, config), str(folder))
     return model
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, literal
 from zoo.files import write_atomically
-from zoo.hub.config import title_of
+from zoo.hub.config import title_of, worded
 from zoo.references import binarization, headline, reference_of
 from zoo.results import Config
 
@@ -104,6 +104,7 @@ def likelihoods(configs: Mapping[str, Config], dataset: str) -> list[tuple[str, 
 
 def results_table(configs: Mapping[str, Config]) -> str:
     """Markdown table of some checkpoints by name: what they reached, the references, sizes, training."""
+    configs = {name: worded(config, literal) for name, config in configs.items()}
     header, *rows = table(configs)
     lines = []
     for row, config in zip(rows, configs.values(), strict=True):
@@ -114,7 +115,7 @@ def results_table(configs: Mapping[str, Config]) -> str:
 
 def likelihoods_table(configs: Mapping[str, Config], dataset: str) -> str:
     """Markdown table of `likelihoods`, with links to the cards."""
-    header, *rows = likelihoods(configs, dataset)
+    header, *rows = likelihoods({name: worded(config, literal) for name, config in configs.items()}, dataset)
     return markdown(header, [[_link(name), *cells] for name, *cells in rows])
 
 

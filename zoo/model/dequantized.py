@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zoo.arguments import count_of
 from zoo.nn.draws import Draws
+from zoo.nn.levels import finite
 from zoo.spec import DataSpec
 
 
@@ -66,4 +67,4 @@ class Dequantized:
 
     def to_levels(self, y: Tensor) -> Tensor:
         """The level that each value lies in, uint8; what falls outside the levels is set to the nearest."""
-        return y.floor().clamp(0, self.spec.levels - 1).to(torch.uint8)
+        return finite(y.floor().clamp(0, self.spec.levels - 1)).to(torch.uint8)

@@ -16,6 +16,7 @@ from zoo.batch import Batch, as_batch
 from zoo.errors import DataError, ZooError
 from zoo.model.base import Model
 from zoo.nn.draws import Draws, chunk_size
+from zoo.nn.levels import finite
 from zoo.results import METRICS, Metric
 
 
@@ -74,12 +75,17 @@ class GenerativeModel(Model):
             n: number of data.
             seed: of their random numbers.
             draw: from the random numbers of some data, and their places among the n, to these data.
+
+        Raises:
+            ZooError: what is drawn is NaN or infinite.
         """
         n = self.spec.count(n)
         size = self.chunk or chunk_size(self.spec.dims, self.device)
         out: Tensor | None = None
         for part, draws in Draws(seed, n).chunks(size):
             drawn = draw(draws, part)
+            if drawn.is_floating_point():
+                finite(drawn)
             if out is None:
                 if len(drawn) == n:
                     return drawn

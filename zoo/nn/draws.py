@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from zoo.arguments import seed_of
+from zoo.errors import ZooError
 
 BLOCK = 16  # data of one stream: a stream takes 10 microseconds to begin, as long as a thousand numbers
 
@@ -67,9 +68,7 @@ class Draws:
 
     def choice(self, weights: Tensor) -> Tensor:
         """int64 (N,): k with a probability proportional to weights (K,), or to the row of each datum, (N, K)."""
-        cumulative = weights.detach().double().cpu().cumsum(-1)
-        bar = self.uniform(dtype=torch.float64) * cumulative[..., -1]
-        return (cumulative[..., :-1] <= bar[:, None]).sum(1)
+        return choice(weights, self.uniform(dtype=torch.float64))
 
     def _drawn(
         self, fill: Callable[[np.random.Generator, np.ndarray], object], shape: tuple[int, ...], kind: type
@@ -91,6 +90,19 @@ class Draws:
                 rows = slice(first, first + len(rows))  # no copy, as nearly always
             self._begun = [np.random.Generator(np.random.Philox(key=key)) for key in keys], rows
         return self._begun
+
+
+def choice(weights: Tensor, uniform: Tensor) -> Tensor:
+    """int64 (N,) on the CPU: what falls to uniform numbers (N,) where k comes as often as weights (K,) or (N, K) say.
+
+    Raises:
+        ZooError: weights are negative or not finite, or all of them are zero.
+    """
+    cumulative = weights.detach().double().cpu().cumsum(-1)
+    total = cumulative[..., -1]
+    if not bool((weights >= 0).all() & (total > 0).all() & total.isfinite().all()):
+        raise ZooError("The model draws by weights that are zero, negative or not finite: it is damaged.")
+    return (cumulative[..., :-1] <= (uniform * total)[:, None]).sum(1)
 
 
 def chunk_size(dims: int, device: torch.device) -> int:
