@@ -291,6 +291,9 @@ def save(
 
     if dtype not in DTYPES:
         raise CheckpointError(f"dtype must be one of {', '.join(DTYPES)}, not {show(dtype)}.")
+    if getattr(model, "spec", None) is None:
+        name = type(model).__name__
+        raise CheckpointError(f"{name} does not say what its data are: set self.spec, a DataSpec, in its constructor.")
     folder = Path(folder)
     restore(folder)
     if folder.is_symlink():
