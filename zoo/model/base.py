@@ -13,6 +13,7 @@ import torch
 from zoo.errors import CheckpointError, ZooError
 from zoo.model.entry import Entry
 from zoo.model.optimization import Optimization
+from zoo.model.pretrained import Pretrained
 from zoo.model.randomness import Randomness
 from zoo.nn.devices import generator_of, usual_defaults
 from zoo.results import Metric
@@ -46,7 +47,7 @@ class _Made(ABCMeta):
         return inspect.Signature(parameters)
 
 
-class Model(Entry, Optimization, Randomness, metaclass=_Made):
+class Model(Pretrained, Entry, Optimization, Randomness, metaclass=_Made):
     """A LightningModule of the zoo: it says what data it takes, and its constructor's arguments are plain JSON values.
 
     One that is no distribution, a translator or an embedding, derives from this and has verbs of its own; a
