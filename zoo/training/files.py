@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from zoo.classes import CLASSES, run_up_to_date, up_to_date
 from zoo.errors import CheckpointError
+from zoo.training.recipes import read_recipes
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -50,21 +49,6 @@ def read_run(path: Path) -> dict[str, Any]:
         return run_up_to_date(state)
     except Exception as error:
         raise CheckpointError(f"{path} is not a checkpoint that `zoo fit` wrote ({type(error).__name__}).") from error
-
-
-def options(argv: list[str], *names: str) -> list[str]:
-    """The values of an option, however often it is given and under whichever of its names."""
-    values = [value for word, value in pairwise(argv) if word in names]
-    return values + [word.partition("=")[2] for word in argv if word.partition("=")[0] in names and "=" in word]
-
-
-def read_recipes(argv: list[str]) -> dict[str, Any]:
-    """The recipes that a command line names, by the names of their files; what cannot be read the parser refuses."""
-    recipes = {}
-    for path in options(argv, "--config", "-c"):
-        with contextlib.suppress(OSError, yaml.YAMLError, UnicodeDecodeError):
-            recipes[path] = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    return recipes
 
 
 def in_todays_names(argv: list[str], folder: Path) -> list[str]:
