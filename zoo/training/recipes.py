@@ -72,7 +72,7 @@ def read_recipes(argv: list[str]) -> dict[str, dict[str, Any]]:
         for value in options(argv, name):
             if os.path.lexists(value) and not value.isidentifier():
                 _loaded(value, _text_of(Path(value)))
-    return {path: read_recipe(path) for path in options(argv, *CONFIG)}
+    return {path: read_recipe(path) for path in options(argv, *CONFIG) if path}
 
 
 def read_recipe(path: str) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def read_recipe(path: str) -> dict[str, Any]:
     for value in _strings(recipe):
         # The parser opens what a recipe names as a file of its own: a pipe would be waited for, and a bomb be read.
         file = Path(path).parent / value
-        if _exists(file) and (not file.is_file() and not file.is_dir() or file.suffix in (".yaml", ".yml", ".json")):
+        if _exists(file) and not file.is_dir() and (not file.is_file() or file.suffix in (".yaml", ".yml", ".json")):
             _loaded(str(file), _text_of(file))
     return recipe
 
@@ -126,6 +126,8 @@ def _text_of(path: Path) -> str:
             data = file.read(BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise ZooError(_missing(path)) from None
+    except ZooError:
+        raise
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise ZooError(f"The recipe {name} cannot be read: {why}.") from error
@@ -139,10 +141,10 @@ def _missing(path: Path) -> str:
     """Which recipe is not there, where it was looked for, and which is called so or alike."""
     folder = Path.cwd() / path.parent
     here = sorted(each.name for each in folder.glob("*.y*ml")) if folder.is_dir() else []
-    where = f"in {_shown(str(folder))}" if folder.is_dir() else f"for there is no folder {_shown(str(folder))}"
+    where = f"{'looked for in' if folder.is_dir() else 'nor a folder'} {_shown(str(folder))}"
     close = close_to(path.name, here)
     hint = f"did you mean {path.parent / close}?" if close else "give the path of a recipe, from the current folder."
-    return f"There is no recipe {_shown(path.name)} {where}: {hint}"
+    return f"There is no recipe {_shown(str(path))}, {where}: {hint}"
 
 
 def _loaded(path: str, text: str) -> Any:
@@ -153,7 +155,9 @@ def _loaded(path: str, text: str) -> Any:
         for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > DEPTH or count > VALUES:
-                raise ZooError(f"{name} is no recipe: it has more than {VALUES:,} values, or nests deeper than {DEPTH}.")
+                raise ZooError(
+                    f"{name} is no recipe: it has more than {VALUES:,} values, or nests deeper than {DEPTH}."
+                )
         node = yaml.compose(text, Loader=_Loader)
         _Bounds(name).check(node, 0)
         return yaml.load(text, Loader=_Loader)
@@ -170,8 +174,10 @@ def _loaded(path: str, text: str) -> Any:
 
 
 def show_plain(text: str, limit: int = 160) -> str:
-    """Words of another's, for a sentence: without quotes, as `show` shows a value."""
-    return show(text, limit)[1:].rstrip("'\"")
+    """Words of another's, for a sentence: as `show`, without quotes."""
+    text = "".join(letter if letter.isprintable() else " " for letter in text)
+    text = text.encode("ascii", "backslashreplace").decode()
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def _line(text: str, number: int) -> str:
