@@ -237,7 +237,9 @@ def test_an_option_is_refused_in_one_sentence(parse, argv, said):
 
 
 def test_a_model_must_be_named(parse):
-    assert "No model is named: give --config RECIPE.yaml, --from NAME or --model CLASS." in sentence(parse("fit"))
+    result = parse("fit")
+    said = "zoo: No model is named, as fit.model: give --config RECIPE.yaml, --from NAME or --model.\n"
+    assert (result.status, result.err) == (2, said)
 
 
 # -- what a recipe may not ask for ---------------------------------------------------------------------------

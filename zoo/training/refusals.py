@@ -30,6 +30,8 @@ class Parser(LightningArgumentParser):
         """Refuse; a parser that is asked whether one of several types fits answers as it did."""
         if not self.exit_on_error:
             super().error(message, ex)
+        if found := re.search(r"arguments are required: (.*\bmodel)", message):  # a matter of usage
+            self.exit(2, f"zoo: No model is named, as {found[1]}: give --config RECIPE.yaml, --from NAME or --model.\n")
         raise Refused(message, self.arguments) from ex
 
     def save(self, cfg: Any, path: Any, *, overwrite: bool = False, multifile: bool = False, **how: Any) -> None:
@@ -180,8 +182,6 @@ def said_of(message: str, where: str, known: Iterable[str]) -> str:
         if not found[1].startswith("-"):
             return f"{show_plain(found[1], 80)} is no option: those begin with --, and recipes stand after --config."
         return _no_option(found[1].lstrip("-").partition("=")[0], known, None)
-    if re.search(r"arguments are required: (?:\w+\.)?model", message):
-        return "No model is named: give --config RECIPE.yaml, --from NAME or --model CLASS."
     if found := re.search(r"class_path '([^']+)':\s+(?:module|No module|Unexpected import)", message):
         return f"{about}{no_class(found[1])}"
     if found := re.search(
