@@ -7,9 +7,11 @@ brings its model, its data and its measurements in one file of its own, and no o
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -214,3 +216,15 @@ def test_it_can_be_built_on_the_meta_device(name):
 def shapes(model: Model) -> dict[str, tuple[torch.Size, torch.dtype]]:
     """Of all that is saved."""
     return {key: (tensor.shape, tensor.dtype) for key, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", [*TOYS, *FAMILIES])
+def test_it_can_be_pickled_and_copied(tmp_path, name):
+    """As spawned processes and notebooks do; also after a run, which leaves its traces in a model."""
+    model = train(tmp_path, name, **steps(name, 2))
+    for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert type(other) is type(model)
+        assert other.hparams == model.hparams
+        assert list(differences({"state_dict": other.state_dict()}, {"state_dict": model.state_dict()})) == []
+        if draws(model) and model.spec.kind != "graph":
+            assert torch.equal(other.eval().sample(2, seed=3), model.eval().sample(2, seed=3))
