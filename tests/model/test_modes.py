@@ -69,7 +69,14 @@ def test_what_was_frozen_stays_frozen(tmp_path):
     watch = Modes()
     model.configure_optimizers = lambda: torch.optim.SGD(model.critic.parameters(), 0.1)
     model.training_step = lambda *_: None
-    fit(tmp_path, watch, model=model, data=Points(train=60, test=30, validation=20, batch_size=8), max_epochs=1, max_steps=-1)
+    fit(
+        tmp_path,
+        watch,
+        model=model,
+        data=Points(train=60, test=30, validation=20, batch_size=8),
+        max_epochs=1,
+        max_steps=-1,
+    )
     assert watch.seen[0][""]
     assert watch.seen[0]["critic"]
     assert not any(training for name, training in watch.seen[0].items() if name.split(".")[0] == "net")
@@ -101,7 +108,10 @@ def test_a_trainer_that_fits_twice_looks_after_both(tmp_path):
 
 def models():
     return {
-        "gan": (GAN([2], None, network="mlp", latent_dim=2, channels=4), Points(train=60, test=30, validation=20, batch_size=8)),
+        "gan": (
+            GAN([2], None, network="mlp", latent_dim=2, channels=4),
+            Points(train=60, test=30, validation=20, batch_size=8),
+        ),
         "mixture": (GaussianMixture([1, 8, 8]), Digits()),
         "pixelcnn": (patch_model(), Patches()),
     }

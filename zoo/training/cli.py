@@ -24,13 +24,14 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from zoo.callbacks.ema import EMA
-from zoo.callbacks.run import ProgressBar, RunRecord, SaveLast
+from zoo.callbacks.run import ProgressBar, RunRecord, SaveBest, SaveLast
 from zoo.classes import ABSENT, class_path_of, up_to_date
 from zoo.errors import CheckpointError, ZooError, warn
 from zoo.hub import building, packing, store
 from zoo.hub.config import read_config
 from zoo.hub.folder import load_weights
 from zoo.model import Model
+from zoo.training import predictions
 from zoo.training.families import families
 from zoo.training.files import AtomicCheckpointIO, in_todays_names, read_run
 from zoo.training.recipes import in_order, options, read_recipes
@@ -79,6 +80,12 @@ class ZooCLI(LightningCLI):
             config = self.start.config
             parser.set_defaults({"model": {"class_path": config["class_path"], "init_args": config["init_args"]}})
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            parser.add_argument("--out", type=str | None, default=None, help="CSV file for the loss of each datum.")
+        return parser
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; the run's folder follows from the recipe's name, and the run's checkpoints from its folder."""
         if known := self._subcommand_parsers.get(args[0] if args else ""):
@@ -101,6 +108,11 @@ class ZooCLI(LightningCLI):
             config.weights_only = True  # a run's checkpoint is tensors and plain values, and no code
         if config["from"] and not self.start:
             self.start = _pretrained(config["from"])
+        if self.config.subcommand == "predict":
+            predictions.check_out(config.out)
+            config.return_predictions = True
+            if config.trainer.devices == "auto":
+                config.trainer.devices = 1
         check_trust(config, self.argv)
         self._find_checkpoint(config)
 
@@ -205,9 +217,11 @@ class ZooCLI(LightningCLI):
             callback.dirpath = callback.dirpath or folder
         best = []
         # Without a number of a validation none tells which weights are the best.
-        if self.model.monitor and not saving:
+        if self.model.monitor:
             number = {"monitor": f"val_{self.model.monitor.name}", "mode": self.model.monitor.mode}
-            best = [ModelCheckpoint(folder, "best", **number, enable_version_counter=False)]
+            kind = SaveBest if saving else ModelCheckpoint
+            if not any(each.filename == "best" and each.monitor for each in saving):
+                best = [kind(folder, "best", **number, enable_version_counter=False)]
         last = any(isinstance(callback, SaveLast) for callback in callbacks)
         return best + ([] if last else [SaveLast()])
 
@@ -242,6 +256,13 @@ class ZooCLI(LightningCLI):
             raise ZooError(f"{name} defines no {step}: export the run, and measure it with `zoo evaluate`.")
         if command == "predict" and not getattr(self.model, "likelihood", None):
             raise ZooError(f"{name} has no likelihood, which `predict` computes of each datum: use its own methods.")
+        if command == "predict" and self.trainer.world_size > 1:
+            raise ZooError("Several processes would each predict a part: set trainer.devices to 1.")
+
+    def after_predict(self) -> None:
+        """Tell what came of it."""
+        found = self.trainer.predict_loop.predictions
+        print(predictions.report(found, self.model, self.datamodule, self.config.predict.out))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -252,7 +273,12 @@ def main(argv: list[str] | None = None) -> None:
     """
     given = in_order(sys.argv[1:] if argv is None else argv)
     with tempfile.TemporaryDirectory(prefix="zoo-recipes-") as folder:
-        _run(in_todays_names(given, Path(folder)))
+        try:
+            _run(in_todays_names(given, Path(folder)))
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt):  # which Lightning turns into a failure
+                raise stop.__context__ from None
+            raise
 
 
 def _run(argv: list[str]) -> None:
