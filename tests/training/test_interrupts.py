@@ -38,7 +38,7 @@ class Signal(Callback):
     """Sends this process a signal in the midst of a batch, or of a validation."""
 
     def __init__(
-        self, batch: int, number: int = signal.SIGINT, hook: str = "on_before_zero_grad", times: int = 1
+        self, batch: int, number: int = int(signal.SIGINT), hook: str = "on_before_zero_grad", times: int = 1
     ) -> None:
         self.batch, self.number, self.times = batch, number, times
         setattr(self, hook, self.send)

@@ -35,7 +35,7 @@ from zoo.training import predictions
 from zoo.training.families import families
 from zoo.training.files import AtomicCheckpointIO, in_todays_names, read_run
 from zoo.training.recipes import in_order, options, read_recipes
-from zoo.training.refusals import Parser, Refused, check_recipe
+from zoo.training.refusals import Parser, Refused, check_recipe, said_of
 from zoo.training.trust import check_trust
 
 families()  # which imports them, and the data sets: they may then be named without a path
@@ -174,7 +174,8 @@ class ZooCLI(LightningCLI):
         except ZooError:
             raise
         except ValueError as error:
-            raise ZooError(str(error.__cause__ or error)) from error
+            said = str(error.__cause__ or error)
+            raise ZooError(said_of(said, "", ()) if "\n" in said else said) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Checkpoints, curves and the record of the run come with every run; a recipe may add to them."""
