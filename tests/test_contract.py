@@ -8,9 +8,11 @@ brings its model, its data and its measurements in one file of its own, and no o
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -275,3 +277,15 @@ def test_a_bound_does_not_depend_on_the_batch(name):
             trainer.validate(model, made(name, size)[1], verbose=False)
         values.append(float(trainer.callback_metrics[f"val_{model.metric}"]))
     assert values[0] == pytest.approx(values[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", [*TOYS, *FAMILIES])
+def test_it_can_be_pickled_and_copied(tmp_path, name):
+    """As spawned processes and notebooks do; also after a run, which leaves its traces in a model."""
+    model = train(tmp_path, name, **steps(name, 2))
+    for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert type(other) is type(model)
+        assert other.hparams == model.hparams
+        assert list(differences({"state_dict": other.state_dict()}, {"state_dict": model.state_dict()})) == []
+        if draws(model) and model.spec.kind != "graph":
+            assert torch.equal(other.eval().sample(2, seed=3), model.eval().sample(2, seed=3))

@@ -9,9 +9,12 @@ from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.strategies import DDPStrategy
 
 from zoo.errors import CheckpointError, ZooError
 from zoo.model.entry import Entry
+from zoo.model.modes import TrainingMode
 from zoo.model.optimization import Optimization
 from zoo.model.pretrained import Pretrained
 from zoo.model.randomness import Randomness
@@ -98,11 +101,46 @@ class Model(Pretrained, Entry, Optimization, Randomness, metaclass=_Made):
                 model.to(self.device)
         return model
 
+    # -- trainer --------------------------------------------------------------------------------------------------
+
+    unused_parameters: bool = False
+    """Whether a backward pass leaves some parameters without a gradient, which several processes must know of."""
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What every run needs; as the first of all hooks it also looks at the trainer."""
+        self.check_trainer(self.trainer)
+        return [] if any(isinstance(each, TrainingMode) for each in self.trainer.callbacks) else [TrainingMode()]
+
+    def check_trainer(self, trainer: Trainer) -> None:
+        """Refuse settings of a trainer under which the model cannot run.
+
+        Raises:
+            ZooError: in one sentence, which, and what to set instead.
+        """
+        name = type(self).__name__
+        if trainer.precision not in ("32-true", "16-mixed", "bf16-mixed"):
+            raise ZooError(
+                f"{name} computes in float32, of which mixed precision takes a part in 16 bits: set the trainer's "
+                f"precision to 32-true or bf16-mixed, not {trainer.precision}."
+            )
+        if self.automatic_optimization:
+            return
+        if trainer.gradient_clip_val:
+            raise ZooError(f"{name} takes its steps by itself, and clips no gradients: leave out gradient_clip_val.")
+        if trainer.accumulate_grad_batches != 1:
+            raise ZooError(
+                f"{name} takes its steps by itself, each of one batch: leave out accumulate_grad_batches, and make the "
+                f"batches larger."
+            )
+
     # -- data -----------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
         """Refuse data that the model was not made for, before any compute: of another kind, shape, levels or labels."""
         self.check_data(getattr(self._trainer, "datamodule", None), labels=stage == "fit", arguments=self.hparams)
+        strategy = getattr(self._trainer, "strategy", None)
+        if self.unused_parameters and isinstance(strategy, DDPStrategy):
+            strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
         alone = not any(parameter.requires_grad for parameter in self.parameters())
         if stage == "fit" and alone and getattr(self._trainer, "world_size", 1) > 1:
             name = type(self).__name__

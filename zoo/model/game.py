@@ -65,6 +65,7 @@ class Game(Model):
 
     net: nn.Module
     critic: nn.Module
+    unused_parameters = True  # a pass is of one of the two networks
 
     def __init__(
         self,
@@ -193,10 +194,20 @@ class Game(Model):
         self.watch(
             spread > ALIKE,
             f"All samples of optimizer step {self.trainer.global_step + 1} are alike, the generator has collapsed: "
-            f"lower the learning rates or hold the critic (penalty, critic_norm: spectral), and start again.",
+            f"{self.remedy}, and start again.",
         )
         optimizer.step()
         self._latest["train_generator"] = loss
+
+    @property
+    def remedy(self) -> str:
+        """Lower rates, and what holds the critic, of what the family takes."""
+        norm, holds = self.hparams.get("critic_norm"), []
+        if "penalty" in self.hparams and norm != "batch":  # which a penalty does not go with
+            holds.append("a larger penalty" if self.penalty else "penalty: 10")
+        if norm in ("batch", "none"):
+            holds.append("critic_norm: spectral")
+        return "lower the learning rates" + (f" or hold the critic ({', '.join(holds)})" if holds else "")
 
     # -- passes: of the parts of a batch, for only tensors are captured -------------------------------------------
 
@@ -221,13 +232,19 @@ class Game(Model):
         self, x: Any, label: Tensor | None = None, condition: Any = None, index: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """The generator's gradients of the parts of a batch: the loss and the `spread` of samples, scalars."""
-        real, asked = self._both(Batch(x, label, condition, index))
         self.critic.requires_grad_(False)  # whose gradients would cost as much again
+        try:
+            return self._generator_pass(Batch(x, label, condition, index))
+        finally:  # also after an interrupt: it is to learn on
+            self.critic.requires_grad_(True)
+
+    def _generator_pass(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        real, asked = self._both(batch)
         fake = self.fake(real, asked)
         of_real = None
         if self.distance.paired:
             with torch.no_grad():
-                of_real = self.critic(real, label).float()
+                of_real = self.critic(real, batch.label).float()
         of_fake = self.critic(fake, asked.label).float()
         with full_precision(self.device):
             loss = self.distance.generator_loss(of_real, of_fake)
@@ -236,7 +253,6 @@ class Game(Model):
             loss = loss + extra
         self.net.zero_grad()
         self.manual_backward(loss)
-        self.critic.requires_grad_(True)
         # Samples that are alike are as they should be where the data are.
         spread = self.spread(fake)
         return loss.detach(), torch.where(self.spread(real) > ALIKE, spread, math.inf)
