@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import warnings
@@ -133,3 +134,19 @@ def test_the_iteration_comes_where_plain_steps_come(kind: str):
             largest = float(slope.abs().max())
             torch.testing.assert_close(found, slope, rtol=0, atol=1e-6 * largest + 1e-7 * epsilon, msg=case)
     assert rested > CASES / 4, "else the gradient is hardly held against anything"
+
+
+@pytest.mark.parametrize("kind", ["normal", "duplicates", "grid", "line", "clusters"])
+def test_a_combination_of_steps_does_not_lose_what_was_reached(kind: str):
+    """Without debiasing the value is the dual problem's, which plain steps never lower."""
+    for seed in range(3):
+        x, y = points_of(kind, seed)
+        epsilon = 0.003 * epsilon_of(x, y, 2.0, 0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of course it is not done
+            values = [
+                float(sinkhorn(x, y, epsilon=epsilon, debiased=False, tolerance=1e-10, iterations=count))
+                for count in range(1, 30)
+            ]
+        for before, after in itertools.pairwise(values):
+            assert after > before - 0.1 * epsilon, f"{kind}, seed {seed}"

@@ -265,7 +265,9 @@ def _settled(
             f, combined = plain, False
             left.clear(), reached.clear()
             continue
-        kept, error, plain = dual, off, f.lerp(new, share)
+        # A whole step of two sets is worth at least the pair that it has just made.
+        kept = max(dual, float(new.double().mean() + other.double().mean())) if share == 1 else dual
+        error, plain = off, f.lerp(new, share)
         if error < tolerance:
             return plain
         left.append((plain - f).double())
