@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zoo.batch import Batch
     from zoo.errors import CheckpointError, DataError, HubError, ZooError
+    from zoo.evaluation.comparison import distance
     from zoo.evaluation.measure import evaluate
     from zoo.hub.remote import pull
     from zoo.hub.store import load, names, push, save
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 _HOMES = {
     **dict.fromkeys(["load", "names", "push", "save"], "zoo.hub.store"),
     "pull": "zoo.hub.remote",
+    "distance": "zoo.evaluation.comparison",
     "evaluate": "zoo.evaluation.measure",
     "Batch": "zoo.batch",
     "DataSpec": "zoo.spec",
@@ -44,6 +46,7 @@ __all__ = [
     "Model",
     "Result",
     "ZooError",
+    "distance",
     "evaluate",
     "load",
     "names",
