@@ -90,6 +90,17 @@ def test_where_only_one_column_is_far_it_is_as_exact(name: str):
     assert float(far) == pytest.approx(float(function(x, y)), rel=2e-4)
 
 
+# With an epsilon as large as the clusters are apart Sinkhorn's tolerance hides the rest; a given one shows it.
+@pytest.mark.parametrize("name", [*(name for name in DEFAULTS if "sinkhorn" not in name), *list(SCALED)[:3]])
+def test_clusters_far_apart_are_seen_from_within(name: str):
+    """In float32, where the squared distance of the clusters has no digits left for that of neighbours."""
+    function = SCALED.get(name) or DEFAULTS[name][0]
+    x, y = ((part * 16).round() / 16 for part in (sample(60), sample(60, 0.5, seed=1)))
+    x[:30] += 2.0**14
+    y[:30] += 2.0**14
+    assert float(function(x.float(), y.float())) == pytest.approx(float(function(x, y)), rel=1e-3)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_of_a_narrow_type_it_is_computed_in_float32(name: str, dtype: torch.dtype):

@@ -100,7 +100,8 @@ def precision_recall(real: Tensor, generated: Tensor, *, k: int = 3) -> tuple[Te
         generated: features.
         k: neighbours.
     """
-    real, generated = prepared(real, generated, least=2)
+    # Squares by products lose what is small beside the whole: the neighbours within clusters that are far apart.
+    real, generated = (features.double() for features in prepared(real, generated, least=2))
     if not 1 <= k < min(len(real), len(generated)):
         raise DataError(f"k must be 1 to {min(len(real), len(generated)) - 1}, fewer than the features, not {k}.")
     with full_precision(real.device):

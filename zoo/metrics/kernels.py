@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import DataError
-from zoo.metrics.points import by_rows, check_points, pairwise, prepared
+from zoo.metrics.points import by_rows, checked, pairwise, prepared
 from zoo.nn.devices import full_precision
 
 MEDIAN = 1000  # points of each set whose distances give a kernel its scale
@@ -157,14 +157,14 @@ def mmd(x: Tensor, y: Tensor, kernel: Kernel | None = None, *, unbiased: bool = 
             negative (equation 5).
     """
     kernel, least = Gaussian() if kernel is None else kernel, 2 if unbiased else 1
-    if kernel.shifts:
-        x, y = prepared(x, y, least=least)
-    else:
-        check_points(x, y, least=least)
-    kernel = kernel.fitted(x, y)
+    x, y = (prepared if kernel.shifts else checked)(x, y, least=least)
+    dtype, kernel = x.dtype, kernel.fitted(x, y)
+    if isinstance(kernel, Gaussian | RationalQuadratic):
+        # Squares by products lose what is small beside the whole: the inside of clusters that are far apart.
+        x, y = x.double(), y.double()
     with full_precision(x.device):
         cross = by_rows(lambda rows, other: kernel(rows, other).mean(1), x, y).mean()
-        return _within(x, kernel, unbiased) + _within(y, kernel, unbiased) - 2 * cross
+        return (_within(x, kernel, unbiased) + _within(y, kernel, unbiased) - 2 * cross).to(dtype)
 
 
 def energy_distance(x: Tensor, y: Tensor, *, unbiased: bool = True) -> Tensor:

@@ -40,8 +40,16 @@ def check_points(x: Tensor, y: Tensor, *, least: int = 1) -> None:
         )
 
 
+def checked(x: Tensor, y: Tensor, *, least: int = 1) -> tuple[Tensor, Tensor]:
+    """Two sets, checked, in float32 or wider."""
+    check_points(x, y, least=least)
+    return _wide(x), _wide(y)
+
+
 def prepared(x: Tensor, y: Tensor, *, least: int = 1, power: float = 2.0) -> tuple[Tensor, Tensor]:
     """Two sets as a distance takes them that only sees differences x - y: checked, in float32 or wider, and near zero.
+
+    `checked` does no more than the first two.
 
     A column that is far from the origin beside its spread is moved there, both sets alike, so that no products of large
     numbers cancel. It is moved where all of its values lie within a factor of two: their differences from a number
@@ -51,8 +59,7 @@ def prepared(x: Tensor, y: Tensor, *, least: int = 1, power: float = 2.0) -> tup
         DataError: they do not fit each other, are too few, or so far apart or near each other that the cost to this
             power or the square of a distance is no finite number of their type, or none but zero.
     """
-    check_points(x, y, least=least)
-    x, y = _wide(x), _wide(y)
+    x, y = checked(x, y, least=least)
     both = torch.stack([*x.detach().aminmax(dim=0), *y.detach().aminmax(dim=0)])
     low, high = both.amin(0), both.amax(0)
     size = torch.minimum(low.abs(), high.abs())

@@ -119,10 +119,10 @@ def sinkhorn(
     whose least Q is not P but a shrunken copy of it.
 
     The potentials are iterated on the scale of logarithms, with epsilon falling to its value from the largest cost, in
-    float64 where float32 is too coarse for an epsilon so much smaller than that. The matrix of costs is computed anew
-    in each iteration, a block at a time: time grows as N M, memory as N + M. Gradients are those at the solution (the
-    potentials' own vanish there), computed with the value: no iteration is remembered for them, and there are no second
-    ones.
+    float64 where float32 is too coarse for an epsilon so much smaller than that; the value is in float64 always, for it
+    may be small beside its terms. The matrix of costs is computed anew in each iteration, a block at a time: time grows
+    as N M, memory as N + M. Gradients are those at the solution (the potentials' own vanish there), computed with the
+    value: no iteration is remembered for them, and there are no second ones.
 
     Args:
         x: a sample of P.
@@ -144,18 +144,18 @@ def sinkhorn(
     if epsilon is None:
         epsilon = default_epsilon(x, y, p=p)
     dtype = x.dtype
-
-    def centred(points: Tensor) -> Tensor:
-        return points - points.mean(0) if p == 2 else points
-
-    schedule = _schedule(centred(x.detach()), centred(y.detach()), p, epsilon)
-    # Potentials are as large as costs, and a mass is the exp of how many epsilon go into them.
-    if torch.finfo(dtype).eps * schedule[0] > tolerance * epsilon:
-        x, y = x.double(), y.double()
-    # What a shift costs is the same for every coupling, and would cancel in products of far points.
-    value = (x.mean(0) - y.mean(0)).square().sum() if p == 2 else x.new_zeros(())
-    x, y = centred(x), centred(y)
-    fixed_x, fixed_y = x.detach(), y.detach()
+    # The divergence may be small beside its terms: what it is made of in the end is computed in float64.
+    x, y = x.double(), y.double()
+    value = x.new_zeros(())
+    if p == 2:  # what a shift costs is the same for every coupling, and would cancel in products of far points
+        value = (x.mean(0) - y.mean(0)).square().sum()
+        x, y = x - x.mean(0), y - y.mean(0)
+    exact_x, exact_y = x.detach(), y.detach()
+    schedule = _schedule(exact_x, exact_y, p, epsilon)
+    # Potentials are as large as costs, and a mass is the exp of how many epsilon go into them. Where that leaves digits
+    # enough, the iteration needs no more than the points have: its errors are squared in the value.
+    enough = torch.finfo(dtype).eps * schedule[0] <= tolerance * epsilon
+    fixed_x, fixed_y = (points.to(dtype) if enough else points for points in (exact_x, exact_y))
     how = schedule, tolerance, iterations
 
     def both(f: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
@@ -164,19 +164,19 @@ def sinkhorn(
 
     # At the solution a potential is a function of its own points, given the other potential: one more half-step has
     # the gradient of the whole. The coupling has the masses exp((f_i + g_j - c_ij) / epsilon) / (N M).
-    f = _settled(both, x.new_zeros(len(x)), 1, *how)
-    g = _half_step(y, fixed_x, f, p, epsilon)
-    value = value + _half_step(x, fixed_y, g.detach(), p, epsilon).mean() + g.mean()
+    f = _settled(both, fixed_x.new_zeros(len(x)), 1, *how).double()
+    g = _half_step(y, exact_x, f, p, epsilon)
+    value = value + _half_step(x, exact_y, g.detach(), p, epsilon).mean() + g.mean()
     if debiased:
-        for points, fixed in ((x, fixed_x), (y, fixed_y)):
+        for points, exact, fixed in ((x, exact_x, fixed_x), (y, exact_y, fixed_y)):
 
             def one(f: Tensor, epsilon: float, fixed: Tensor = fixed) -> tuple[Tensor, Tensor]:
                 new = _half_step(fixed, fixed, f, p, epsilon)
                 return new, new
 
             # A set with itself has one potential; averaged steps reach it in a few (Feydy et al. 2018).
-            own = _settled(one, x.new_zeros(len(points)), 0.5, *how)
-            value = value - _half_step(points, fixed, own, p, epsilon).mean()
+            own = _settled(one, fixed.new_zeros(len(points)), 0.5, *how).double()
+            value = value - _half_step(points, exact, own, p, epsilon).mean()
         if p <= 2:  # where it is never negative; a finite iteration may be, by its tolerance
             value = value + value.detach().clamp(min=0) - value.detach()
     return value.to(dtype)
