@@ -15,6 +15,7 @@ from zoo import face
 if TYPE_CHECKING:
     from zoo.batch import Batch
     from zoo.errors import CheckpointError, DataError, HubError, ZooError
+    from zoo.evaluation.comparison import distance
     from zoo.evaluation.measure import evaluate
     from zoo.hub.pretrained import from_pretrained, push_to_hub
     from zoo.hub.remote import pull
@@ -30,6 +31,7 @@ _HOMES = {
     **dict.fromkeys(["load", "names", "push", "save"], "zoo.hub.store"),
     **dict.fromkeys(["from_pretrained", "push_to_hub"], "zoo.hub.pretrained"),
     "pull": "zoo.hub.remote",
+    "distance": "zoo.evaluation.comparison",
     "evaluate": "zoo.evaluation.measure",
     "Batch": "zoo.batch",
     "DataSpec": "zoo.spec",
@@ -48,6 +50,7 @@ __all__ = [
     "Model",
     "Result",
     "ZooError",
+    "distance",
     "evaluate",
     "from_pretrained",
     "load",
