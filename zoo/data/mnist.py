@@ -231,7 +231,8 @@ class MNIST(_IDX):
         count, path = self.fixed_counts[split], self.fixed / f"binarized_mnist_{split}.amat"
         remedy = "put Larochelle's file of this name there"
         try:
-            text = np.fromfile(path, np.uint8)
+            # A digit and a space each, however many spaces.
+            text = np.frombuffer(files.read_regular(path, count * 784 * 4), np.uint8)
         except OSError as error:
             raise DataError(f"{path} cannot be read ({error.strerror}): {remedy}.") from None
         lines, digits = np.count_nonzero(text == ord("\n")), text[text > ord(" ")] - ord("0")
