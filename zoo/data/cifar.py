@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zoo import files
 from zoo.batch import Batch
+from zoo.classes import CLASS_NAMES
 from zoo.data.images import ImageData
 from zoo.errors import DataError
 
@@ -36,6 +37,7 @@ class CIFAR10(ImageData):
     hub_id = "uoft-cs/cifar10"
     shape = (3, 32, 32)
     classes = 10
+    class_names = CLASS_NAMES["zoo.data.CIFAR10"]
     folder: ClassVar[str] = "cifar-10-batches-bin"
     url: ClassVar[str] = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
     md5: ClassVar[str] = "c32a1d4ab5d03f1284b67883e8d87530"

@@ -8,10 +8,11 @@ import os
 import re
 import stat
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zoo.classes import HUB_DATASETS, SPECS, dataset_title, up_to_date
+from zoo.classes import CLASS_NAMES, HUB_DATASETS, SPECS, dataset_title, up_to_date
 from zoo.errors import CheckpointError, DataError, one_line, show
 from zoo.files import write_atomically
 from zoo.references import WHOSE
@@ -56,9 +57,13 @@ def spec_of(config: Mapping[str, Any]) -> DataSpec | None:
         own = {key: value for key, value in config["init_args"].items() if key in names}
         given = SPECS.get(config["class_path"], {}) | own
     try:
-        return DataSpec.from_config(given)
+        spec = DataSpec.from_config(given)
     except DataError:
         return None
+    if spec.class_names is None:
+        names = CLASS_NAMES.get((config.get("data") or {}).get("class_path"), ())
+        spec = replace(spec, class_names=names) if names and len(names) == spec.classes else spec
+    return spec
 
 
 def title_of(config: Mapping[str, Any], dataset: str | None = None) -> str:

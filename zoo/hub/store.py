@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.errors import CheckpointError, ZooError, show
 from zoo.files import replace_folder
-from zoo.hub.config import CONFIG, DTYPES, FORMAT, read_config, write_config
+from zoo.hub.config import CONFIG, DTYPES, FORMAT, read_config, spec_of, write_config
 from zoo.hub.folder import load_weights, write_weights
 from zoo.hub.remote import REPO_ID, pull, pull_config, push_folder
 
@@ -191,6 +191,7 @@ def _load_folder(
         raise CheckpointError(f"{folder / CONFIG}: {error}") from error
     weights = load_weights(folder, config)
     model = build(model_class, config["init_args"], weights, str(folder)).eval()
+    model.adopt_class_names(spec_of(config))
     count = sum(p.numel() for p in model.parameters())
     if count != config["weights"]["parameters"]:
         declared = show(config["weights"]["parameters"])
