@@ -38,6 +38,7 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What Pillow may take a file for: others, as EPS, run programs, whatever the file is called."""
 
+MOST_NAME = 160  # characters of a path in a sentence
 MOST_BYTES = 2**27
 MOST_PIXELS = 2**26
 _MOST_SIDE = 2**15
@@ -59,10 +60,11 @@ def read_picture(path: str | Path, channels: int = 3, size: tuple[int, int] | No
     try:
         data = read_regular(path, MOST_BYTES)
     except FileNotFoundError:
-        raise DataError(f"There is no file {path}.") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read as a picture: {error.strerror or error}.") from None
-    return decode(data, str(path), channels, size)
+        raise DataError(f"There is no file {said_name(str(path))}.") from None
+    except (OSError, ValueError) as error:  # a path with a NUL byte
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{said_name(str(path))} cannot be read as a picture: {reason}.") from None
+    return decode(data, said_name(str(path)), channels, size)
 
 
 def decode(data: bytes, what: str, channels: int = 3, size: tuple[int, int] | None = None) -> Tensor:
@@ -93,6 +95,12 @@ def decode(data: bytes, what: str, channels: int = 3, size: tuple[int, int] | No
     except Exception as error:  # whatever a decoder makes of a damaged file, MemoryError too
         raise DataError(f"{what} cannot be read as a picture: {one_line(error)}.") from None
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def said_name(path: str) -> str:
+    """A path for a sentence: without what moves a terminal's cursor, and no longer than a line or two."""
+    text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in path)
+    return text if len(text) <= MOST_NAME else "..." + text[3 - MOST_NAME :]
 
 
 def to_levels(pixels: Tensor, levels: int) -> Tensor:
