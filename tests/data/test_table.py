@@ -79,7 +79,7 @@ def test_layouts_of_text(tmp_path, text, rows):
 )
 @pytest.mark.parametrize("name", ["train.npy", "train.csv"])
 def test_levels_say_which_numbers_a_batch_has(table, levels, values, dtype, name):
-    data = table(values, name=name, levels=levels, batch_size=1)
+    data = table(values, name=name, levels=levels, batch_size=1, delimiter=",")
     data.setup()
     x, label, condition, index = next(iter(data.train_dataloader()))
     assert (x.dtype, label, condition, index.tolist()) == (dtype, None, None, [0])
@@ -169,9 +169,9 @@ class Exploit:
         ("t.npy", npy(np.zeros((2, 2), complex)), "is not numeric"),
         ("t.npy", npy(np.zeros((2, 2, 2))), r"has shape \(2, 2, 2\): save a table"),
         ("t.npy", npy(np.zeros(2)), r"has shape \(2,\)"),
-        ("t.csv", b"a,b\n0,1\n", "line 1, has 'a', which is not numeric: remove headers"),
-        ("t.csv", b"0,1\n\n0,\n", "line 3, has '', which is not numeric"),
-        ("t.txt", b"0|1\n", r"line 1, has '0\|1', .* say delimiter where it is not ' '"),
+        ("t.csv", b"a,0\n0,1\n", "line 1, column 1, has 'a', which is not numeric: leave out columns of text"),
+        ("t.csv", b"0,1\n\n0,\n", "line 3, column 2, is empty, not numeric: fill in"),
+        ("t.txt", b"0|1\n", r"line 1, column 1, has '0\|1', .* say delimiter where it is not ' '"),
         ("t.csv", b"0,1\n0,1,1\n", "line 2, has 3 numbers, but the first has 2"),
         ("t.txt", b"0 1\n0\n", "line 2, has 1 numbers, but the first has 2"),
         ("t.csv", b"\xff\xfe0\x00", "is no text"),
