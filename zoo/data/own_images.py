@@ -218,8 +218,8 @@ class OwnImages(ImageData):
         shares["train"] = placed[start:]
         if not shares["train"]:
             raise DataError(
-                f"{self.title} has {len(placed)} pictures that can be read, too few to hold some out for "
-                f"{' and '.join(absent)}: add pictures."
+                f"{self.title} has {len(placed)} pictures to train on, too few to hold some out for "
+                f"{' and '.join(absent)}: add some."
             )
         return {name: [sources[i] for i in sorted(i for _, i in part)] for name, part in shares.items()}
 
