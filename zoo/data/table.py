@@ -164,7 +164,7 @@ def _npy(path: Path) -> np.ndarray:
             elif len(shape) != 2:
                 wrong = f"has shape {show(shape)}: save a table, (rows, columns)"
             elif promised > os.fstat(file.fileno()).st_size - file.tell():
-                wrong = f"is no array of numbers, for it is cut off: {show(shape)} of them take {promised:,} bytes"
+                wrong = f"is no array of numbers, for it is cut off: {show(shape, 60)} of them are promised"
         table = None if wrong else np.load(path, allow_pickle=False)
     except (OSError, MemoryError):
         raise
