@@ -71,6 +71,8 @@ def read_regular(path: str | Path, most: int) -> bytes:
     Raises:
         OSError: it is absent, no regular file, larger, or cannot be read; `strerror` says which.
     """
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, "its name holds a NUL byte", str(path))
     # Without O_NONBLOCK to open a pipe waits for its writer. What is opened is what is looked at.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:

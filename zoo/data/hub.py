@@ -80,7 +80,7 @@ class HubDataset(OwnImages):
     def _local(self) -> Path | None:
         """The folder of that name, where there is one."""
         folder = (self.base or Path()) / Path(self.name).expanduser()
-        return folder if folder.is_dir() else None
+        return folder if os.path.isdir(folder) else None
 
     def found(self) -> tuple[dict[str, list[tuple[str, str | None, Callable[[], bytes]]]], bool]:
         """The pictures of the data set, by split, with the names of their classes.

@@ -80,7 +80,7 @@ class Table(TensorData):
             DataError: no file is there, or it is damaged.
         """
         if not self._tables:
-            self._table("test" if self._path("test").is_file() else "train")
+            self._table("test" if os.path.isfile(self._path("test")) else "train")
         return tuple(next(iter(self._tables.values())).shape[1:])
 
     @property
@@ -127,7 +127,7 @@ class Table(TensorData):
 def _read(path: Path, delimiter: str | None, whole: bool) -> tuple[np.ndarray, tuple[str, ...] | None]:
     """A file's numbers, (N, D) with N and D positive, and the names of its columns."""
     where = said_name(str(path.absolute()))
-    if path.exists() and not path.is_file():  # a device or a pipe may never end
+    if os.path.exists(path) and not os.path.isfile(path):  # a device or a pipe may never end
         raise DataError(f"{where} is no file: put the table there, or give another name.")
     if path.suffix.lower() not in (".npy", *TEXT):
         raise DataError(f"{where} has an unknown format: save it as .npy, or as text named {', '.join(TEXT)}.")
