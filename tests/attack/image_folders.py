@@ -128,7 +128,7 @@ def _encoded(rng: random.Random, form: str, mode: str) -> bytes:
     if form == "JPEG":
         options["progressive"] = rng.random() < 0.5
     if form == "ICO":
-        options["sizes"] = [(16, 16)]
+        image, options["sizes"] = image.resize((16, 16)), [(16, 16)]
     file = io.BytesIO()
     image.save(file, form, **options)
     return file.getvalue()

@@ -220,6 +220,9 @@ def test_without_a_folder_the_sentence_says_how_to_give_it():
     ("arguments", "complaint"),
     [
         ({"size": 0}, "size must be of 1 to"),
+        ({"size": [1, 10**6]}, "size must be of 1 to 32,768 pixels a side"),
+        ({"class_names": "ab"}, "class_names must be a list of names, not 'ab'"),
+        ({"held_out": "x"}, "held_out must be a share"),
         ({"channels": 2}, "channels must be 3 for colour or 1 for grey, not 2"),
         ({"levels": 257}, "levels of pictures must be 2 to 256, not 257"),
         ({"held_out": 0}, "held_out must be a share above 0 and below 0.5, not 0"),

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.errors import DataError, one_line
+from zoo.errors import DataError, one_line, show
 from zoo.files import read_regular
 
 if TYPE_CHECKING:
@@ -184,21 +184,24 @@ def _pixels(image: Image.Image, how: dict[str, Any], channels: int, size: tuple[
 
 def _shrunk(bands: Iterator[np.ndarray], height: int, width: int, channels: int, size: tuple[int, int]) -> np.ndarray:
     """Means over the areas of new pixels, uint8 (*size, channels), of rows that come in bands."""
-    rows, y = np.zeros((size[0], width * channels)), 0
+    rows = _means(bands, height, size[0], width * channels).reshape(size[0], width, channels)
+    columns = rows.transpose(1, 0, 2).reshape(width, -1)
+    parts = (columns[x : x + _BAND] for x in range(0, width, _BAND))
+    means = _means(parts, width, size[1], size[0] * channels).reshape(size[1], size[0], channels)
+    return np.floor(means.transpose(1, 0, 2) + 0.5).clip(0, 255).astype(np.uint8)
+
+
+def _means(bands: Iterator[np.ndarray], old: int, new: int, numbers: int) -> np.ndarray:
+    """(new, numbers): `old` lines, which come in bands, as `new` ones, each the mean over its part of them."""
+    lines, start, scale = np.zeros((new, numbers)), 0, old / new
     for band in bands:
-        first, last = y * size[0] // height, -(-(y + len(band)) * size[0] // height)
-        share = _shares(np.arange(first, last), np.arange(y, y + len(band)), height / size[0])
-        rows[first:last] += share @ band.reshape(len(band), -1)
-        y += len(band)
-    across = _shares(np.arange(size[1]), np.arange(width), width / size[1])
-    means = np.einsum("ow,hwc->hoc", across, rows.reshape(size[0], width, channels), optimize=True)
-    return np.floor(means + 0.5).clip(0, 255).astype(np.uint8)
-
-
-def _shares(new: np.ndarray, old: np.ndarray, scale: float) -> np.ndarray:
-    """(new, old): the part of each new pixel, `scale` old ones long, that lies in each old one."""
-    overlap = np.minimum((new[:, None] + 1) * scale, old + 1) - np.maximum(new[:, None] * scale, old)
-    return overlap.clip(0) / scale
+        end = start + len(band)
+        first, last = start * new // old, -(-end * new // old)
+        at, given = np.arange(first, last)[:, None], np.arange(start, end)
+        overlap = np.minimum((at + 1) * scale, given + 1) - np.maximum(at * scale, given)
+        lines[first:last] += (overlap.clip(0) / scale) @ band.reshape(len(band), numbers)
+        start = end
+    return lines
 
 
 def _transparent(image: Image.Image, raw: str) -> Any:
@@ -254,7 +257,7 @@ def whole_area(size: Any) -> tuple[int, int]:
     """
     sides = list(size) if isinstance(size, (list, tuple)) else [size, size]
     if len(sides) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) for side in sides):
-        raise DataError(f"size must be a number of pixels, or [height, width], not {size!r}.")
-    if min(sides) < 1 or math.prod(sides) > MOST_PIXELS:
-        raise DataError(f"size must be of 1 to {MOST_PIXELS:,} pixels, not {size!r}.")
+        raise DataError(f"size must be a number of pixels, or [height, width], not {show(size)}.")
+    if min(sides) < 1 or max(sides) > _MOST_SIDE or math.prod(sides) > MOST_PIXELS:
+        raise DataError(f"size must be of 1 to {_MOST_SIDE:,} pixels a side, not {show(size)}.")
     return sides[0], sides[1]

@@ -69,12 +69,16 @@ class OwnImages(ImageData):
         flip: bool = False,
     ) -> None:
         super().__init__(None, batch_size, None, eval_batch_size, seed, download=False)
-        if channels not in (1, 3):
+        if isinstance(channels, bool) or channels not in (1, 3):
             raise DataError(f"channels must be 3 for colour or 1 for grey, not {show(channels)}.")
         if not (isinstance(levels, int) and 2 <= levels <= 256):
             raise DataError(f"levels of pictures must be 2 to 256, not {show(levels)}.")
-        if not 0 < held_out < 0.5:
+        if not (isinstance(held_out, (int, float)) and 0 < held_out < 0.5):
             raise DataError(f"held_out must be a share above 0 and below 0.5, not {show(held_out)}.")
+        if class_names is not None and not (
+            isinstance(class_names, (list, tuple)) and all(isinstance(name, str) for name in class_names)
+        ):
+            raise DataError(f"class_names must be a list of names, not {show(class_names)}.")
         self.size, self.channels, self.levels, self.held_out, self.flip = size, channels, levels, held_out, flip
         self.shape = (channels, *whole_area(size))
         self._names = None if class_names is None else tuple(class_names)
