@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.errors import CheckpointError, DataError, ZooError, refusing, show
 from zoo.files import replacing, restore, unwritable, write_atomically
 from zoo.hub import places, publishing
-from zoo.hub.config import CONFIG, DTYPES, FORMAT, read_config, write_config
+from zoo.hub.config import CONFIG, DTYPES, FORMAT, portable, read_config, spec_of, write_config
 from zoo.hub.folder import check_undamaged, load_weights, weight_shapes, write_weights
 from zoo.hub.places import NAME
 from zoo.hub.remote import PREFIX, REPO_ID, pull, pull_config
@@ -217,6 +217,7 @@ def _load_folder(
     config = read_config(folder)
     with refusing(f"{folder} cannot be loaded"):
         model = _filled(folder, config, cls)
+    model.adopt_class_names(spec_of(config))
     rests_on = config.get("rests_on") or {}
     if model.rests_on != rests_on.get("name"):
         said, own = show(rests_on.get("name")), show(model.rests_on)
@@ -282,7 +283,8 @@ def save(
         folder: the folder to write; its parents are made.
         dtype: parameters are rounded to it (float16, bfloat16, float32); buffers keep their values, integers in the
             fewest bits that hold them. Of a weight with a mask, what the mask hides is not stored.
-        data: class_path and init_args of the data module, without paths; its title and hub_id where it has them.
+        data: class_path and init_args of the data module, of whose files the names are kept, and not the folders; its
+            title and hub_id where it has them.
         recipe: name of the recipe that trained it.
         training: hardware, minutes, steps and the like, for the card.
         reference: the number it is held against, as `zoo.references.Reference.from_config` takes it: metric, value
@@ -319,7 +321,7 @@ def save(
             "class_path": class_path_of(type(model)),
             "init_args": init_args_of(model),
             "spec": model.spec.config,
-            "data": data,
+            "data": None if data is None else portable(data),
             "recipe": recipe,
             "training": training,
             "reference": reference,
