@@ -21,6 +21,7 @@ from zoo.errors import CheckpointError, ZooError, show
 from zoo.files import replace_folder
 from zoo.hub.config import CONFIG, DTYPES, FORMAT, read_config, write_config
 from zoo.hub.folder import load_weights, write_weights
+from zoo.hub.notebook import page
 from zoo.hub.remote import REPO_ID, pull, pull_config, push_folder
 
 if TYPE_CHECKING:
@@ -167,7 +168,9 @@ def load(
         HubError: the Hub refused, failed or could not be reached.
     """
     where = {"local_files_only": local_files_only, "namespace": namespace, "token": token}
-    model = _load_folder(find(name, revision=revision, **where), cls, functools.partial(find, **where))
+    folder = find(name, revision=revision, **where)
+    model = _load_folder(folder, cls, functools.partial(find, **where))
+    model.page = functools.partial(page, folder, os.fspath(name))
     try:
         return model.to(device)
     except (RuntimeError, AssertionError) as error:
@@ -274,6 +277,7 @@ def save(
             "recipe": recipe,
             "training": training,
             "reference": reference,
+            "papers": list(model.papers),
             "weights": {
                 "dtype": dtype,
                 "parameters": sum(p.numel() for p in model.parameters()),
