@@ -83,7 +83,10 @@ def test_it_is_saved_with_a_checkpoint(tmp_path: Path):
 
 def test_bibtex_and_the_line_of_a_card():
     paper = Paper("On A", ("van den One, Ann", "Two, Bo", "Three, Cy"), 2016, "ICML", "1601.00001")
-    assert paper.cited == "van den One, Two and Three, *On A*, ICML 2016, [arXiv 1601.00001](https://arxiv.org/abs/1601.00001)"
+    assert (
+        paper.cited
+        == "van den One, Two and Three, *On A*, ICML 2016, [arXiv 1601.00001](https://arxiv.org/abs/1601.00001)"
+    )
     assert paper.bibtex("a") == (
         "@inproceedings{a,\n  title = {{On A}},\n  author = {van den One, Ann and Two, Bo and Three, Cy},\n"
         "  year = {2016},\n  booktitle = {ICML},\n  eprint = {1601.00001},\n  archivePrefix = {arXiv},\n"

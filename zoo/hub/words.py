@@ -12,7 +12,7 @@ from typing import Any
 
 def plain(text: Any) -> str:
     """Text on one line, without the characters that no one sees: those that steer a terminal, or turn writing round."""
-    return "".join(each for each in " ".join(str(text).split()) if each.isprintable())
+    return " ".join("".join(each for each in str(text) if each.isprintable() or each.isspace()).split())
 
 
 def words(text: Any) -> str:
@@ -21,4 +21,5 @@ def words(text: Any) -> str:
     parts = re.split(r"(`[^`]*`)", re.sub(r"`{2,}", "`", plain(text)))
     parts[::2] = [re.sub(r"([\\\[\]<>`])", r"\\\1", part) for part in parts[::2]]
     # Nor may it begin as a heading, a rule, a fence or a list does.
-    return re.sub(r"^(?=[#=~*]|[-+](\s|[-+]|$))", r"\\", "".join(parts))
+    line = re.sub(r"^(?=[#=~*]|[-+](\s|[-+]|$))", r"\\", "".join(parts))
+    return re.sub(r"^(\d+)(?=[.)](\s|$))", r"\1\\", line)
