@@ -15,7 +15,7 @@ from string import Template
 
 from zoo.errors import ZooError
 from zoo.files import write_atomically
-from zoo.hub.config import hub_id_of, spec_of, title_of
+from zoo.hub.config import CONFIG, hub_id_of, spec_of, title_of
 from zoo.hub.example import example, install
 from zoo.hub.limits import intended_use, limits
 from zoo.hub.tables import dictionary, effort, family, last_name, markdown, size, start_of
@@ -96,7 +96,8 @@ def write_all() -> list[Path]:
     """Write the cards of all bundled checkpoints anew, and return those that have changed."""
     from zoo.hub import store
 
-    cards = {store.BUNDLED / name / "README.md": name for name in store.names()}
+    folders = {name: store.BUNDLED / name for name in store.names()}
+    cards = {folder / "README.md": name for name, folder in folders.items() if (folder / CONFIG).is_file()}
     before = {card: card.read_bytes() if card.is_file() else None for card in cards}
     return [card for card, name in cards.items() if write(card.parent, name).read_bytes() != before[card]]
 
