@@ -103,18 +103,18 @@ def pull(repo_id: str, *, revision: str | None = None) -> None:
 
 
 def show_card(name: str | None = None, *, write: bool = False, readme: bool = False) -> None:
-    """Print a checkpoint's card, made anew from its config.json, or write cards and tables.
+    """Print a checkpoint's card, made anew from its config.json, or write the cards and tables of all.
 
     Args:
         name: a name from `zoo list`, a folder, or a Hub repository NAMESPACE/NAME.
         write: write it into the checkpoint's folder instead of printing it.
-        readme: replace the table of checkpoints in ./README.md.
+        readme: write all bundled cards, and the tables in ./README.md and ./docs, anew.
     """
     from zoo.hub import card, store, tables
     from zoo.hub.config import read_config
 
     if name is None and not readme:
-        raise ZooError("Name the checkpoint whose card to make, or give --readme for the table in README.md.")
+        raise ZooError("Name the checkpoint whose card to make, or give --readme for all cards and tables.")
     if name is not None:
         folder = store.find(name)
         if write:
@@ -124,7 +124,8 @@ def show_card(name: str | None = None, *, write: bool = False, readme: bool = Fa
             shown = folder.resolve().name if store.is_own(name, folder) else name
             print(card.render(read_config(folder), shown, (folder / card.PICTURE).is_file()), end="")
     if readme:
-        print(tables.write_readme(Path("README.md")))
+        for path in [*card.write_all(), *tables.write_pages(Path())]:
+            print(path)
 
 
 def _json(value: Any) -> str:

@@ -251,6 +251,9 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
             need(number(best.get("value")), "reference.best.value", "a number", best.get("value"))
             need(text(best.get("source")), "reference.best.source", "a string", best.get("source"))
 
+    papers = config.get("papers") or []
+    need(isinstance(papers, list) and all(map(text, papers)), "papers", "a list of keys or null", papers)
+
     weights = config["weights"]
     need(isinstance(weights, dict), "weights", "an object", weights)
     dtype, parameters, hashes = (weights.get(key) for key in ("dtype", "parameters", "sha256"))

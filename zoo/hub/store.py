@@ -22,6 +22,7 @@ from zoo.files import replacing, restore, unwritable, write_atomically
 from zoo.hub import places, publishing
 from zoo.hub.config import CONFIG, DTYPES, FORMAT, portable, read_config, spec_of, write_config
 from zoo.hub.folder import check_undamaged, load_weights, weight_shapes, write_weights
+from zoo.hub.notebook import page
 from zoo.hub.places import NAME
 from zoo.hub.remote import PREFIX, REPO_ID, pull, pull_config
 
@@ -200,7 +201,9 @@ def load(
         HubError: the Hub refused, failed or could not be reached.
     """
     where = {"local_files_only": local_files_only, "namespace": namespace, "token": token}
-    model = _load_folder(find(name, revision=revision, **where), cls, functools.partial(find, **where))
+    folder = find(name, revision=revision, **where)
+    model = _load_folder(folder, cls, functools.partial(find, **where))
+    model.page = functools.partial(page, folder, os.fspath(name))
     try:
         return model.to(device)
     except (RuntimeError, AssertionError) as error:
@@ -325,6 +328,7 @@ def save(
             "recipe": recipe,
             "training": training,
             "reference": reference,
+            "papers": list(model.papers),
             "weights": {
                 "dtype": dtype,
                 "parameters": sum(p.numel() for p in model.parameters()),

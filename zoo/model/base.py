@@ -61,6 +61,14 @@ class Model(Pretrained, Entry, Optimization, Randomness, metaclass=_Made):
 
     spec: DataSpec
     protocol: str = ""  # how its numbers are taken, beside the data's protocol; for the card
+    papers: tuple[str, ...] = ()  # keys of `zoo.papers.PAPERS` that a card cites; a property where arguments decide
+
+    page: Callable[[], str | None] | None = None
+    """What a notebook shows of a model that was loaded; whoever loads it puts it here."""
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook asks for; None, and it shows the layers, of a model that was not loaded."""
+        return self.page and self.page()
 
     def measurements(self) -> list[Measurement]:
         """What `zoo.evaluate` measures of this model beside its likelihood; new ones in each call."""
