@@ -5,34 +5,29 @@ Everything is made once for a process of the runner, by the zoo's own commands, 
 
 from __future__ import annotations
 
-import gzip
+import contextlib
 import hashlib
-import io
 import multiprocessing
 import os
+import re
 import shutil
 import socket
 import sys
-import tarfile
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import victims
 import yaml
 from hub_server import Fault, File, HubServer, Repo
-from victims import Ending, contents
 
-import zoo.training.cli  # heavy, hence before processes are forked
+import zoo.training.cli  # noqa: F401  (heavy, hence before processes are forked)
 from zoo import cli
-from zoo.autoregressive import PixelCNN
-from zoo.callbacks.run import SaveLast
-from zoo.data import CIFAR10, FashionMNIST
-from zoo.hub import store
+from zoo.hub import remote, store
 from zoo.training.files import read_run
 
 NAME = "pixelcnn-attacked"
@@ -79,7 +74,6 @@ class Breaking(HubServer):
 
     def __init__(self) -> None:
         self.break_at(None, "")
-        self.line: Line | None = None
         super().__init__()
         self.line = Line(self.port)
 
@@ -99,8 +93,6 @@ class Breaking(HubServer):
 
     def take_fault(self, request: str) -> Fault | None:
         """The fault of a request."""
-        import re
-
         with self.lock:
             number, self.count = self.count, self.count + 1
         if self.at is None or not self.at <= number < self.at + self.times:
@@ -132,65 +124,75 @@ class Breaking(HubServer):
         found = self.files(repo_id) if repo_id in self.repos else {}
         return {name: data for name, data in found.items() if not name.startswith(".")}
 
-    def replace(self, repo_id: str, path: str, data: bytes) -> None:
-        """Give another content for a file, under the name of the right one."""
+    def spoil(self, repo_id: str, path: str, how: str) -> None:
+        """Give another content for a file, under the checksum of the right one."""
         with self.lock:
-            repo = self.repos[repo_id]
-            file = repo.commits[repo.branches["main"]][path]
-            if file.lfs:
-                self.objects[file.oid] = data
+            files = self.repos[repo_id].commits[self.repos[repo_id].branches["main"]]
+            data = bytearray(files[path].data)
+            if how == "flip":
+                data[len(data) // 2] ^= 1
+            data = {"flip": bytes(data), "cut": bytes(data[:-1]), "other": b"something else"}[how]
+            if files[path].lfs:
+                self.objects[files[path].oid] = data
             else:
-                repo.commits[repo.branches["main"]][path] = File(data, lfs=False)
+                files[path] = File(data, lfs=False)
 
     def paced(self, how: str, value: int = 0) -> None:
-        """Make the line "good", "slow" (a few bytes at a time), "dead" after bytes, or "closed"."""
-        self.line.how, self.line.value = how, value
+        """Make the line "good", "slow" (a few bytes at a time), "dead" after bytes, "closed" after bytes or "gone"."""
+        self.line.set(how, value)
 
 
 STALL = 2.5  # longer than the clients are told to wait
 
 
 class Line:
-    """A line to a server on loopback, which passes on what comes, in the way that `how` says."""
+    """A line to a server on loopback, which passes on what comes, in the way that it is set to."""
 
     def __init__(self, port: int) -> None:
         self.how, self.value, self.upstream = "good", 0, port
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self._listen, daemon=True).start()
+        self.port = 0
+        self.listener: socket.socket | None = None
+        self.set("good", 0)
 
-    def _listen(self) -> None:
-        while True:
-            client, _ = self.listener.accept()
-            if self.how == "closed":
-                client.close()
-                continue
-            server = socket.create_connection(("127.0.0.1", self.upstream))
-            for source, sink, paced in ((client, server, False), (server, client, True)):
-                threading.Thread(target=self._pass, args=(source, sink, paced), daemon=True).start()
+    def set(self, how: str, value: int) -> None:
+        """How answers come, from now on."""
+        self.how, self.value = how, value
+        if how == "gone":  # nobody listens
+            self.listener.shutdown(socket.SHUT_RDWR)  # which ends the waiting for the next
+            self.listener.close()
+            self.listener = None
+        elif self.listener is None:
+            self.listener = socket.create_server(("127.0.0.1", self.port))
+            self.port = self.listener.getsockname()[1]
+            threading.Thread(target=self._listen, args=(self.listener,), daemon=True).start()
 
-    def _pass(self, source: socket.socket, sink: socket.socket, paced: bool) -> None:
-        passed = 0
-        try:
+    def _listen(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                server = socket.create_connection(("127.0.0.1", self.upstream))
+                for source, sink, answers in ((client, server, False), (server, client, True)):
+                    threading.Thread(target=self._pass, args=(source, sink, answers), daemon=True).start()
+
+    def _pass(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
+        passed, how, value = 0, self.how, self.value
+        with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
-                if paced and self.how == "dead":
-                    data = data[: max(0, self.value - passed)]
-                if paced and self.how == "slow":
-                    for start in range(0, len(data), 256):
-                        sink.sendall(data[start : start + 256])
+                if answers and how == "slow":
+                    for start in range(0, len(data), 512):
+                        sink.sendall(data[start : start + 512])
                         time.sleep(0.002)
-                elif data:
-                    sink.sendall(data)
-                passed += len(data)
-        except OSError:
-            pass
-        finally:
-            for end in (source, sink):
-                try:
-                    end.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
-            source.close()
+                    continue
+                if answers and how in ("dead", "closed"):
+                    data = data[: max(0, value - passed)]
+                    passed += len(data)
+                sink.sendall(data)
+                if answers and how == "closed" and passed == value:
+                    break
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        source.close()
 
 
 def use(hub: Hub, home: Path) -> None:
@@ -228,8 +230,10 @@ class Bench:
         self.hub = Hub()
         use(self.hub, self.home)
         # Nothing waits for long: the Hub's client between its attempts, the zoo for an answer.
-        sleep = time.sleep
+        sleep, urlopen = time.sleep, urllib.request.urlopen
         time.sleep = lambda seconds: sleep(min(seconds, 0.01))
+        urllib.request.urlopen = lambda *given, **named: urlopen(*given, **{**named, "timeout": 1})
+        remote._TIMEOUT = 1.0
         self.place(self.work)
         self.recipe = self.folder / "tiny.yaml"
         self.recipe.write_text(yaml.safe_dump(recipe()))
@@ -241,6 +245,7 @@ class Bench:
     def place(self, folder: Path) -> None:
         """Let the bundled checkpoints be those of a folder, here and in processes forked from now on."""
         store.BUNDLED = folder / "checkpoints"
+        os.environ["ZOO_CHECKPOINTS"] = str(store.BUNDLED)
 
     def fit(self, run: Path, *more: str) -> Callable[[], int]:
         """Train into a run's folder."""

@@ -88,7 +88,7 @@ def judge(case: Any) -> Outcome:
     except ZooError as error:
         said = str(error)
         if len(said) >= CHARACTERS:
-            return Outcome("fault", f"a message of {len(said)} characters: {ascii(said[:200])}...")
+            return Outcome("fault", f"a message of {len(said)} characters: {said[:200]!a}...")
         if not said.isprintable():
             return Outcome("fault", f"a message of several lines, or with characters that cannot be printed: {said!a}")
         if not said:
@@ -96,7 +96,7 @@ def judge(case: Any) -> Outcome:
         return Outcome("refused", said)
     except BaseException as error:  # a KeyboardInterrupt or SystemExit of a case's own is a fault like any other
         where = traceback.extract_tb(error.__traceback__)[-1]
-        text = f"{type(error).__name__}: {ascii(str(error)[:2000])} in {Path(where.filename).name}:{where.lineno}"
+        text = f"{type(error).__name__}: {str(error)[:2000]!a} in {Path(where.filename).name}:{where.lineno}"
         return Outcome("fault", text)
     return Outcome("worked")
 
