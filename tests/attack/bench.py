@@ -20,12 +20,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import sklearn.datasets  # noqa: F401
 import torch
 import victims
 import yaml
 from hub_server import Fault, File, HubServer, Repo
 
-import zoo.training.cli  # noqa: F401  (heavy, hence before processes are forked)
+import zoo.training.cli  # noqa: F401  (heavy, hence before processes are forked; so is sklearn)
 from zoo import cli
 from zoo.hub import remote, store
 from zoo.training.files import read_run
