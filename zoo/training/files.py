@@ -14,6 +14,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from zoo.classes import CLASSES, run_up_to_date, up_to_date
 from zoo.errors import CheckpointError
+from zoo.hub.places import recipe as recipe_of
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -63,7 +64,7 @@ def read_recipes(argv: list[str]) -> dict[str, Any]:
     recipes = {}
     for path in options(argv, "--config", "-c"):
         with contextlib.suppress(OSError, yaml.YAMLError, UnicodeDecodeError):
-            recipes[path] = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            recipes[path] = yaml.safe_load((recipe_of(path) or Path(path)).read_text(encoding="utf-8"))
     return recipes
 
 
@@ -71,10 +72,12 @@ def in_todays_names(argv: list[str], folder: Path) -> list[str]:
     """A command line whose recipes and classes are in the names of today.
 
     Args:
-        argv: as it was given; without old names it is returned as it is.
+        argv: as it was given; without old names it is returned as it is, but for recipes of the zoo that are named
+            where they are not: they come from the checkout or the wheel.
         folder: an empty one for the recipes that had to be written anew, under their own file names.
     """
-    words = {**CLASSES}
+    own = {path: recipe_of(path) for path in options(argv, "--config", "-c")}
+    words = {**CLASSES, **{path: str(file) for path, file in own.items() if file}}
     for i, (path, recipe) in enumerate(read_recipes(argv).items()):
         current = up_to_date(recipe)
         if current != recipe:
