@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from zoo.errors import CheckpointError, show
@@ -21,6 +22,7 @@ def export_run(
     dtype: str = "float16",
     overwrite: bool = False,
     cls: type[Model] | None = None,
+    finish: Callable[[Path, Model], None] | None = None,
 ) -> Path:
     """Write a run's weights as a checkpoint folder.
 
@@ -33,6 +35,7 @@ def export_run(
         dtype: of the stored weights.
         overwrite: replace a checkpoint that is there, with its numbers and notes.
         cls: the model's class, needed where it is not one of the zoo's own.
+        finish: as for `zoo.hub.store.save`.
 
     Returns:
         The folder.
@@ -86,6 +89,7 @@ def export_run(
         recipe=record["recipe"],
         training=training,
         reference=record["reference"],
+        finish=finish,
     )
 
 
