@@ -17,6 +17,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,18 @@ def _serve(pipe: Any) -> None:
             pipe.send((False, found(*arguments) if callable(found) else found))
         except Exception as error:
             pipe.send((True, f"{type(error).__name__}: {error}"))
+
+
+@dataclass(frozen=True)
+class Spoilt(File):
+    """A file that is announced as another one."""
+
+    announced: str
+
+    @property
+    def oid(self) -> str:
+        """That of the other one."""
+        return self.announced
 
 
 class Breaking(HubServer):
@@ -136,7 +149,7 @@ class Breaking(HubServer):
             if files[path].lfs:
                 self.objects[files[path].oid] = data
             else:
-                files[path] = File(data, lfs=False)
+                files[path] = Spoilt(data, False, files[path].oid)
 
     def paced(self, how: str, value: int = 0) -> None:
         """Make the line "good", "slow" (a few bytes at a time), "dead" after bytes, "closed" after bytes or "gone"."""
@@ -234,7 +247,7 @@ class Bench:
         sleep, urlopen = time.sleep, urllib.request.urlopen
         time.sleep = lambda seconds: sleep(min(seconds, 0.01))
         urllib.request.urlopen = lambda *given, **named: urlopen(*given, **{**named, "timeout": 1})
-        remote._TIMEOUT = 1.0
+        remote._TIMEOUT = remote._SILENCE = 1.0
         self.place(self.work)
         self.recipe = self.folder / "tiny.yaml"
         self.recipe.write_text(yaml.safe_dump(recipe()))
