@@ -172,7 +172,6 @@ def work(module: ModuleType, seed: int, n: int, folder: str, counter: Any, pipe:
     except Exception as error:
         pipe.send(("start", number + 1, "the making of the case itself"))
         pipe.send(("end", "fault", f"{type(error).__name__}: {error}", 0.0, 0.0, 0))
-        raise
     pipe.send(("none",))
 
 

@@ -102,6 +102,10 @@ def test_each_way_to_end_is_judged(tmp_path: Path):
     assert "foreign 7" in again.stdout
     assert "ZeroDivisionError: division by zero" in again.stderr
     assert attack("--only", "toy_attack", "--count", "2", path=tmp_path).returncode == 0
+    (tmp_path / "broken_attack.py").write_text("def cases(seed, n, folder):\n    yield 1 / 0\n")
+    done = attack("--only", "broken_attack", "--jobs", "2", "--json", str(out), path=tmp_path)
+    assert done.returncode == 1
+    assert set(faults_of(out).values()) == {"ZeroDivisionError: division by zero"}
 
 
 @pytest.mark.slow
