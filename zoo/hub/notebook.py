@@ -11,7 +11,8 @@ from pathlib import Path
 
 from zoo.errors import ZooError
 from zoo.hub.card import PICTURE
-from zoo.hub.config import read_bytes, read_config, title_of
+from zoo.hub.config import read_config, title_of
+from zoo.hub.reading import read_bytes
 from zoo.hub.tables import family, last_name, size
 from zoo.hub.words import plain
 from zoo.references import headline, reference_of
