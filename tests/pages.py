@@ -163,7 +163,8 @@ def run(words: list[str], where: str) -> None:
     argv = named(words)[1:]
     if argv[0] in cli.TRAINING:
         data = " ".join(argv)
-        argv += [option for option in TINY if not option.startswith("--data") or "zoo.data.Table" not in data]
+        left_out = "--data" if "zoo.data.Table" in data else "--data.validation" if "ImageFolder" in data else "-no"
+        argv += [option for option in TINY if not option.startswith(left_out)]
     else:
         argv = drawn_small([words[0], *argv])[1:]
     try:
@@ -196,6 +197,14 @@ def reader(folder: Path, page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = "\n".join(f"{i % 2},{i // 2 % 2},{i // 4 % 2},{i // 8 % 2}" for i in range(64)) + "\n"
     for name in ("train.csv", "test.csv"):
         (folder / name).write_text(rows)
+    numbers = torch.randn(64, 3, generator=torch.Generator().manual_seed(0)).tolist()
+    heights = "height,weight,age\n" + "".join(",".join(f"{each:.4f}" for each in row) + "\n" for row in numbers)
+    for name in ("heights.csv", "more-heights.csv"):
+        (folder / name).write_text(heights)
+    for i in range(40):
+        (folder / "pictures" / ("cat", "dog")[i % 2]).mkdir(parents=True, exist_ok=True)
+        picture = Image.effect_noise((40 + i, 60), 50).convert("RGB")
+        picture.save(folder / "pictures" / ("cat", "dog")[i % 2] / f"{i}.png")
     write(folder / "data" / "MNIST" / "raw", MNIST_FILES)
     write(folder / "data" / "FashionMNIST" / "raw", MNIST_FILES)
     write(folder / "data" / "cifar-10-batches-bin", CIFAR_FILES)

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shlex
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from zoo.cli import main
 from zoo.data import HubDataset
 from zoo.errors import DataError
 from zoo.hub.data import datamodule
+from zoo.training.files import read_run
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_without_the_library_a_sentence_says_how_to_get_it(monkeypatch, tmp_path):
@@ -147,3 +154,18 @@ def test_no_data_set_of_that_name(datasets, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="`datasets` cannot load the folder"):
         HubDataset("empty", root=str(tmp_path)).setup("fit")
+
+
+@pytest.mark.slow
+def test_the_command_of_docs_data_md_fine_tunes_on_it(datasets, tmp_path, monkeypatch, capsys):
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    command = re.search(r"<!-- run by tests/data/test_hub_dataset.py -->\n```sh\n(.*?)```", page, re.DOTALL)[1]
+    saved(tmp_path / "pets", train=table(datasets, 20))
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(command.replace("\\\n", " ").replace("NAMESPACE/NAME", "./pets"))
+    tiny = ["--data.batch_size=2", "--trainer.max_steps=1", "--trainer.callbacks=null", "--trainer.precision=32-true"]
+    more = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.limit_val_batches=0"]
+    assert main([*words[1:], *tiny, *more]) == 0, capsys.readouterr().err
+    data = read_run(tmp_path / "runs" / "pixelcnn-hub" / "checkpoints" / "last.ckpt")["callbacks"]
+    assert any("zoo.data.HubDataset" in str(kept) for kept in data.values())
