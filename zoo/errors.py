@@ -5,6 +5,7 @@ How values and a stranger's words are shown, in such sentences and elsewhere, is
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import sys
@@ -107,6 +108,11 @@ def warn(sentence: str) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("zoo", "torch"):
         level, frame = level + 1, frame.f_back
     warnings.warn(sentence, stacklevel=level)
+
+
+def close_to(word: str, known: Iterable[str]) -> str | None:
+    """The known word that somebody who wrote `word` may have meant, if any is close."""
+    return next(iter(difflib.get_close_matches(word, list(known), 1, 0.6)), None)
 
 
 def listed(names: Iterable[str]) -> str:

@@ -153,5 +153,5 @@ class LAPGAN(Game, Latents, GenerativeModel):
     def fake(self, real: list[Tensor], batch: Batch) -> list[Tensor]:
         """What is drawn at each scale, given the low-pass of the data, as the critics see it."""
         lows = [view.chunk(2, 1)[1] for view in real[1:]]
-        z = torch.randn(len(real[0]), self.latent_size, device=self.device)
+        z = torch.randn(len(real[0]), self.latent_size, device=self.device, dtype=torch.float32)
         return views(self.net(z, batch.label, lows), lows)

@@ -101,6 +101,6 @@ class CIFAR10(ImageData):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """In training, mirror images at random, on their device and from its global RNG."""
         if self.flip and self._training():
-            mirrored = torch.rand(batch.size, 1, 1, 1, device=batch.x.device) < 0.5
+            mirrored = torch.rand(batch.size, 1, 1, 1, device=batch.x.device, dtype=torch.float32) < 0.5
             batch = batch._replace(x=torch.where(mirrored, batch.x.flip(3), batch.x))
         return batch

@@ -30,7 +30,7 @@ class ImageData(TensorData):
 def binarize(images: Tensor) -> Tensor:
     """Draw each pixel, 0 or 1, with p = intensity / 255, from the global RNG of the images' device."""
     # rand is in [0, 1): intensity 0 always gives 0, and 255 always 1.
-    return (torch.rand(images.shape, device=images.device) * 255 < images).to(torch.uint8)
+    return (torch.rand(images.shape, device=images.device, dtype=torch.float32) * 255 < images).to(torch.uint8)
 
 
 def binarize_once(images: Tensor, seed: int = 0) -> Tensor:

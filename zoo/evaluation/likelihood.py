@@ -23,7 +23,7 @@ class Likelihood(Measurement):
     Args:
         model: with `log_prob` or `elbo`.
         samples: draws for each datum behind a bound.
-        seed: of these draws; each batch adds the number of data before it.
+        seed: of these draws, which belong to each datum by its index, however large the batches are.
     """
 
     def __init__(self, model: GenerativeModel, samples: int = 1, seed: int = 0) -> None:
@@ -36,11 +36,13 @@ class Likelihood(Measurement):
 
     def update(self, batch: Batch) -> None:
         """Log-likelihoods of a batch; a `ZooError` where one is not finite."""
+        if batch.index is None:
+            batch = batch._replace(index=torch.arange(self.n, self.n + batch.size))
         x, given = batch.x, self.model.conditions(batch)
         if self.model.likelihood == "exact":
             log_prob = self.model.log_prob(x, **given)[None]
         else:
-            given |= {"samples": self.samples, "seed": self.seed + self.n}
+            given |= {"samples": self.samples, "seed": self.seed}
             log_prob = self.model.elbo_draws(x, **given) if self.averages else self.model.elbo(x, **given)[None]
         self.found.append(_finite(log_prob, self.n))
         self.n += batch.size

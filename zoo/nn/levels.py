@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ZooError
+from zoo.nn.devices import precise
 
 
 def to_unit(x: Tensor, levels: int | None) -> Tensor:
@@ -27,20 +28,12 @@ def finite(y: Tensor) -> Tensor:
     return y
 
 
-def drawn_components(weights: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
-    """`n` indices drawn with the probabilities `weights` (K,), on the CPU, where a seed means the same everywhere."""
-    weights = weights.detach().cpu()
-    if not bool(finite(weights).sum() > 0):
-        raise ZooError("The weights of the mixture's components are all zero: the model is damaged.")
-    return torch.multinomial(weights, n, replacement=True, generator=generator)
-
-
 def from_unit(y: Tensor, levels: int | None) -> Tensor:
     """The level nearest to each value in [-1, 1], uint8; continuous data as they are. The inverse of `to_unit`."""
     if levels is None:
         return finite(y)
     top = levels - 1
-    return ((y.float() + 1) * (top / 2)).round().clamp(0, top).to(torch.uint8)
+    return finite(((precise(y) + 1) * (top / 2)).round().clamp(0, top)).to(torch.uint8)
 
 
 class LevelFeatures(nn.Module):
