@@ -3,6 +3,7 @@
 >>> import zoo
 >>> model = zoo.load("pixelcnn-cifar10")
 >>> images = model.sample(16, seed=0)  # uint8 (16, 3, 32, 32)
+>>> zoo.show(images)  # a picture, in a notebook
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from zoo.hub.remote import pull
     from zoo.hub.store import load, names, push, save
     from zoo.model import GenerativeModel, Model
+    from zoo.pictures.show import show
     from zoo.results import Result
     from zoo.spec import DataSpec
 
@@ -33,6 +35,7 @@ _HOMES = {
     "pull": "zoo.hub.remote",
     "distance": "zoo.evaluation.comparison",
     "evaluate": "zoo.evaluation.measure",
+    "show": "zoo.pictures.show",
     "Batch": "zoo.batch",
     "DataSpec": "zoo.spec",
     "Result": "zoo.results",
@@ -59,6 +62,7 @@ __all__ = [
     "push",
     "push_to_hub",
     "save",
+    "show",
 ]
 
 

@@ -33,12 +33,6 @@ def _visible(character: str) -> str:
     return json.dumps(character)[1:-1]
 
 
-def literal(text: object) -> str:
-    """Text on one line that Markdown shows as it is: no tag, no link and no picture is made of a stranger's words."""
-    line = plain(" ".join(str(text).split())).replace("<", "&lt;")
-    return re.sub(r"\](?=[(\[:])", r"\\]", line)
-
-
 class ZooError(ValueError):
     """Anything `zoo` refuses or cannot do; the command line prints its text alone, without a traceback.
 

@@ -254,8 +254,7 @@ def test_a_card_and_a_table_make_nothing_of_words(evil):
 
     body = card.render(checked(evil), "x").partition("\n---\n")[2]
     for text in (body, tables.results_table({"pixelcnn-evil": checked(evil)})):
-        assert "<script" not in text
-        assert not re.search(r"(?<!\\)\]\(https://example", text)
+        assert not re.search(r"(?<!\\)(<script|\]\(https://example)", text)
         assert not re.search(r"^# d", text, re.M)
         for row in text.splitlines():
             if row.startswith("|"):

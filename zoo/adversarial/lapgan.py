@@ -80,6 +80,8 @@ class LAPGAN(Game, Latents, GenerativeModel):
         torch.Size([2, 192])
     """
 
+    papers = ("lapgan",)
+
     net: PyramidGenerator
 
     def __init__(

@@ -202,6 +202,8 @@ class DARN(GenerativeModel):
         >>> model.elbo(x, seed=0)           # (4,) nats
     """
 
+    papers = ("darn",)
+
     def __init__(
         self,
         shape: list[int] = [1, 28, 28],  # noqa: B006  a plain JSON value, never changed

@@ -110,6 +110,8 @@ class EoNADE(BinaryAutoregressive):
         >>> model.log_prob(x)               # (4,) nats
     """
 
+    papers = ("eonade",)
+
     def __init__(
         self,
         shape: list[int] = [1, 28, 28],  # noqa: B006  a plain JSON value, never changed

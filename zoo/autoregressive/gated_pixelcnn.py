@@ -278,6 +278,8 @@ class GatedPixelCNN(RasterModel):
         >>> model.log_prob(x)                       # (4,) nats, log p(x)
     """
 
+    papers = ("gated-pixelcnn",)
+
     def __init__(
         self,
         shape: list[int] = [1, 8, 8],  # noqa: B006  a plain JSON value, never changed

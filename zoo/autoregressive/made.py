@@ -64,6 +64,8 @@ class MADE(GenerativeModel):
         >>> model.log_prob(x)               # (4,) nats
     """
 
+    papers = ("made",)
+
     def __init__(
         self,
         shape: list[int] = [1, 28, 28],  # noqa: B006  a plain JSON value, never changed

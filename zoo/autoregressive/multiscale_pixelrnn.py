@@ -205,6 +205,8 @@ class MultiScalePixelRNN(RasterModel):
         >>> model.log_prob(x)               # (4,) nats
     """
 
+    papers = ("pixelrnn",)
+
     net: MultiScaleNet
 
     def __init__(

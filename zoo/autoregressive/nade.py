@@ -174,6 +174,8 @@ class NADE(BinaryAutoregressive):
         >>> model.log_prob(x)               # (4,) nats
     """
 
+    papers = ("nade",)
+
     def __init__(
         self,
         shape: list[int] = [1, 28, 28],  # noqa: B006  a plain JSON value, never changed

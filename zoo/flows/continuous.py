@@ -189,6 +189,8 @@ class ContinuousFlow(VectorFlow):
         ZooError: torchdiffeq is not installed.
     """
 
+    papers = ("ffjord", "neural-ode")
+
     def __init__(
         self,
         shape: list[int] = [2],  # noqa: B006  a plain JSON value, never changed

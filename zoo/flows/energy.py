@@ -67,6 +67,8 @@ class EnergyFlow(GenerativeModel):
         >>> model.divergence_by_quadrature()[0]
     """
 
+    papers = ("planar",)
+
     def __init__(
         self,
         energy: str | dict[str, Any] = "energy1",

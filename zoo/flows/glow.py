@@ -191,6 +191,8 @@ class Glow(ImageFlow):
         >>> model.elbo(x, seed=0)                           # (4,) nats
     """
 
+    papers = ("glow",)
+
     initialized: Tensor
 
     def __init__(

@@ -6,10 +6,11 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from zoo.classes import HUB_DATASETS, SPECS, dataset_title, up_to_date
+from zoo.classes import CLASS_NAMES, HUB_DATASETS, SPECS, dataset_title, up_to_date
 from zoo.errors import CheckpointError, DataError, plain, refusing, show
 from zoo.files import write_atomically
 from zoo.hub.reading import read_json
@@ -68,9 +69,13 @@ def spec_of(config: Mapping[str, Any]) -> DataSpec | None:
         own = {key: value for key, value in config["init_args"].items() if key in names}
         given = SPECS.get(config["class_path"], {}) | own
     try:
-        return DataSpec.from_config(given)
+        spec = DataSpec.from_config(given)
     except DataError:
         return None
+    if spec.class_names is None:
+        names = CLASS_NAMES.get((config.get("data") or {}).get("class_path"), ())
+        spec = replace(spec, class_names=names) if names and len(names) == spec.classes else spec
+    return spec
 
 
 def title_of(config: Mapping[str, Any], dataset: str | None = None) -> str:
@@ -89,6 +94,33 @@ def hub_id_of(config: Mapping[str, Any], dataset: str | None = None) -> str | No
     if dataset in (None, name) and "hub_id" in own:
         return own["hub_id"]
     return HUB_DATASETS.get(name if dataset is None else dataset)
+
+
+def portable(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration says of a data module, without the folders of somebody's machine.
+
+    A file that it names by a path from the root, from a home folder or by way of the folder above is a file of that
+    name, which is looked for in the folder that whoever evaluates the checkpoint gives as `root`.
+    """
+
+    def own(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [own(each) for each in value]
+        if isinstance(value, Mapping):
+            return {key: own(each) for key, each in value.items()}
+        if not isinstance(value, (str, os.PathLike)):
+            return value
+        text = os.fspath(value)
+        for path in (PurePosixPath(text), PureWindowsPath(text)):
+            away = path.is_absolute() or path.drive or text.startswith("~") or ".." in path.parts
+            if len(text) > 2 and away and path.name:
+                return path.name
+        return text
+
+    found, arguments = dict(data), data.get("init_args")
+    if isinstance(arguments, Mapping):
+        found["init_args"] = {key: value if key == "class_names" else own(value) for key, value in arguments.items()}
+    return found
 
 
 def write_config(folder: str | os.PathLike[str], config: Mapping[str, Any]) -> None:
@@ -218,6 +250,9 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
             need(isinstance(best, dict), "reference.best", "an object or null", best)
             need(number(best.get("value")), "reference.best.value", "a number", best.get("value"))
             need(text(best.get("source")), "reference.best.source", "a string", best.get("source"))
+
+    papers = config.get("papers") or []
+    need(isinstance(papers, list) and all(map(text, papers)), "papers", "a list of keys or null", papers)
 
     weights = config["weights"]
     need(isinstance(weights, dict), "weights", "an object", weights)

@@ -224,6 +224,11 @@ class FlowVAE(Latents, GenerativeModel):
             self.spec.shape, latent_dim, posterior, layers, flow_hidden, context, channels, blocks, hidden
         )
 
+    @property
+    def papers(self) -> tuple[str, ...]:
+        """That of the posterior."""
+        return ("iaf",) if self.hparams.posterior == "iaf" else ("planar",)
+
     def elbo(self, x: Tensor, *, samples: int = 1, seed: int | None = None, index: Tensor | None = None) -> Tensor:
         """A lower bound on log p(x): images uint8 (N, C, H, W) to (N,) nats.
 

@@ -70,6 +70,11 @@ class GaussianMixture(Dequantized, GenerativeModel):
 
     # -- density ------------------------------------------------------------------------------------------------
 
+    @property
+    def papers(self) -> tuple[str, ...]:
+        """That of the shared factor; one Gaussian is nobody's."""
+        return ("semi-tied",) if self.hparams.components > 1 else ()
+
     def log_density(self, y: Tensor) -> Tensor:
         """log p(y) of continuous y in [0, levels), a unit a level: (N, *shape) to (N,) nats."""
         e = self._innovations(y)

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 from abc import ABCMeta
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,6 +61,14 @@ class Model(Pretrained, Entry, Optimization, Randomness, metaclass=_Made):
 
     spec: DataSpec
     protocol: str = ""  # how its numbers are taken, beside the data's protocol; for the card
+    papers: tuple[str, ...] = ()  # keys of `zoo.papers.PAPERS` that a card cites; a property where arguments decide
+
+    page: Callable[[], str | None] | None = None
+    """What a notebook shows of a model that was loaded; whoever loads it puts it here."""
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook asks for; None, and it shows the layers, of a model that was not loaded."""
+        return self.page and self.page()
 
     def measurements(self) -> list[Measurement]:
         """What `zoo.evaluate` measures of this model beside its likelihood; new ones in each call."""
@@ -137,7 +146,10 @@ class Model(Pretrained, Entry, Optimization, Randomness, metaclass=_Made):
 
     def setup(self, stage: str) -> None:
         """Refuse data that the model was not made for, before any compute: of another kind, shape, levels or labels."""
-        self.check_data(getattr(self._trainer, "datamodule", None), labels=stage == "fit", arguments=self.hparams)
+        data = getattr(self._trainer, "datamodule", None)
+        self.check_data(data, labels=stage == "fit", arguments=self.hparams)
+        if stage == "fit":
+            self.adopt_class_names(getattr(data, "spec", None))
         strategy = getattr(self._trainer, "strategy", None)
         if self.unused_parameters and isinstance(strategy, DDPStrategy):
             strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
@@ -145,6 +157,13 @@ class Model(Pretrained, Entry, Optimization, Randomness, metaclass=_Made):
         if stage == "fit" and alone and getattr(self._trainer, "world_size", 1) > 1:
             name = type(self).__name__
             raise ZooError(f"{name} has nothing that several processes could train: set trainer.devices to 1.")
+
+    def adopt_class_names(self, spec: DataSpec | None) -> None:
+        """Know the classes by the names that `spec` has for them, where it has as many."""
+        own = getattr(self, "spec", None)
+        if spec is not None and spec.class_names is not None and own is not None and own.classes == spec.classes:
+            with contextlib.suppress(AttributeError):  # a property of somebody's model
+                self.spec = replace(own, class_names=spec.class_names)
 
     def check_data(self, data: Any, *, labels: bool = False, arguments: Collection[str] = ()) -> None:
         """Refuse a data module whose data are not the model's.
