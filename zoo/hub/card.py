@@ -16,7 +16,7 @@ from string import Template
 from zoo.errors import ZooError
 from zoo.files import write_atomically
 from zoo.hub.config import CONFIG, hub_id_of, spec_of, title_of
-from zoo.hub.example import example, install
+from zoo.hub.example import example, finetuning, install, recipe_of
 from zoo.hub.limits import intended_use, limits
 from zoo.hub.tables import dictionary, effort, family, last_name, markdown, size, start_of
 from zoo.hub.words import plain, words
@@ -44,7 +44,7 @@ def render(config: Config, name: str | None = None, picture: bool | None = None)
         "load_name": shlex.quote(load_name),
         "install": install(config),
         "example": example(config, load_name),
-        "finetune": _finetune(config, load_name),
+        "finetune": finetuning(config, load_name),
         "summary": _summary(config),
         "picture": "![samples](samples.png)" if picture else "",
         "numbers": _numbers(config),
@@ -75,8 +75,8 @@ def template() -> str:
 
 def default_name(config: Config) -> str:
     """Name that a config.json implies: its recipe's, else MODEL-DATA, say `pixelcnn-fashion-mnist`."""
-    if _recipe(config):
-        return _recipe(config)
+    if recipe_of(config):
+        return recipe_of(config)
     data = title_of(config) if config.get("data") else "data"
     return re.sub(r"[^a-z0-9]+", "-", f"{last_name(config['class_path'])} {data}".lower()).strip("-")
 
@@ -176,19 +176,6 @@ def _summary(config: Config) -> str:
     return sentence + "."
 
 
-def _recipe(config: Config) -> str:
-    """The name of its recipe; empty where there is none, or where a stranger's is no plain name."""
-    recipe = config.get("recipe") or ""
-    return recipe if re.fullmatch(r"[A-Za-z0-9][\w.-]*", recipe, re.ASCII) else ""
-
-
-def _finetune(config: Config, load_name: str) -> str:
-    """The command that trains it further on data of one's own; empty where no recipe is known."""
-    if not _recipe(config):
-        return ""
-    return f"lightning fit --config recipes/{_recipe(config)}.yaml --from {shlex.quote(load_name)} --data ..."
-
-
 def _bibtex(config: Config) -> str:
     """The entries of its papers in a fence; empty where it has none."""
     entries = [paper.bibtex(key) for key, paper in papers_of(config.get("papers")).items()]
@@ -269,8 +256,8 @@ def _training(config: Config) -> str:
         "lightning": ("lightning", "{}"),
     }
     lines = []
-    if _recipe(config):
-        lines.append(f"- recipe: `lightning fit --config recipes/{_recipe(config)}.yaml`")
+    if recipe_of(config):
+        lines.append(f"- recipe: `lightning fit --config recipes/{recipe_of(config)}.yaml`")
     for key, (label, form) in labels.items():
         if training.get(key) is not None:
             # The values of a stranger's config.json may be anything; text is shown as it is.
