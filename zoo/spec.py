@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import DataError, show
@@ -24,6 +26,8 @@ KINDS = {
 Images and video are uint8 with values 0..levels-1, tokens int64, levels being the size of the vocabulary, vectors of
 levels uint8 or int64; whatever has no levels is floating point. A batch of graphs is ragged."""
 
+MOST_NAME = 100  # characters of a class's name
+
 _SIZES = {"image": 3, "vector": 1, "tokens": 1, "graph": 1, "video": 4}
 
 
@@ -38,6 +42,8 @@ class DataSpec:
         classes: number of labels, 0 for unlabelled data.
         kind: one of `KINDS`; by default an image for three sizes, and a vector for one.
         condition: what a datum is given, None for nothing.
+        class_names: of each label, where the classes have names. They change nothing of what data are: specifications
+            that differ in them alone are equal.
 
     Raises:
         DataError: there are no such data.
@@ -48,6 +54,7 @@ class DataSpec:
     classes: int = 0
     kind: str = ""
     condition: DataSpec | None = None
+    class_names: tuple[str, ...] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         try:  # JSON and YAML bring lists; a tuple compares and hashes
@@ -73,6 +80,8 @@ class DataSpec:
             raise DataError(f"The shape of {self.kind} data is {KINDS[self.kind]}, which {list(self.shape)} is not.")
         if self.kind == "tokens" and self.levels is None:
             raise DataError("Tokens have levels, the size of the vocabulary: say how many.")
+        if self.class_names is not None:
+            object.__setattr__(self, "class_names", _names(self.class_names, self.classes))
 
     @property
     def dims(self) -> int:
@@ -97,13 +106,14 @@ class DataSpec:
     def config(self) -> dict[str, Any]:
         """The specification as plain JSON, from which `from_config` makes it again."""
         condition = None if self.condition is None else self.condition.config
-        return {
+        config = {
             "kind": self.kind,
             "shape": list(self.shape),
             "levels": self.levels,
             "classes": self.classes,
             "condition": condition,
         }
+        return config if self.class_names is None else {**config, "class_names": list(self.class_names)}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> DataSpec:
@@ -126,6 +136,7 @@ class DataSpec:
             **whole,
             kind=kind,
             condition=None if condition is None else cls.from_config(condition),
+            class_names=config.get("class_names"),
         )
 
     def fits(
@@ -226,9 +237,16 @@ class DataSpec:
             ) from None
 
     def labels(
-        self, label: int | Sequence[int] | Tensor | None, n: int, device: Any = "cpu", values: bool = True
+        self,
+        label: int | str | Sequence[int | str] | Tensor | None,
+        n: int,
+        device: Any = "cpu",
+        values: bool = True,
     ) -> Tensor | None:
         """The labels of `n` data, int64 (n,) on a device, or None where none are given.
+
+        A class may be given by its name, where `class_names` has them. Text that is no name but a number is that label:
+        of classes named 1, 2 and 3, as folders may be, "3" is the third, and 2 is.
 
         Looking at the values of a tensor waits for the GPU; `values=False` looks at shape and dtype alone.
 
@@ -242,6 +260,10 @@ class DataSpec:
             return None
         if not classes:
             raise DataError("The model was made without classes: leave out the label.")
+        if isinstance(label, str):
+            label = self._label_of(label)
+        elif isinstance(label, (list, tuple)):
+            label = [self._label_of(each) if isinstance(each, str) else each for each in label]
         try:
             given = torch.as_tensor(label)
         except (TypeError, ValueError, RuntimeError):
@@ -255,6 +277,40 @@ class DataSpec:
             span = f"{int(given.min())}..{int(given.max())}" if given.ndim else f"{int(given)}"
             raise DataError(f"label is {span}; this model takes 0..{classes - 1}.")
         return given.to(device, torch.int64).expand(n)
+
+    def _label_of(self, name: str) -> int:
+        """The label of a class by its name, in which capitals matter where two differ in them alone."""
+        names = self.class_names or ()
+        if name in names:
+            return names.index(name)
+        alike = [i for i, each in enumerate(names) if each.casefold() == name.strip().casefold()]
+        if len(alike) == 1:
+            return alike[0]
+        if re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", name):
+            return int(name)
+        if not names:
+            raise DataError(
+                f"There is no class {show(name)}, for the names of the {self.classes} are not known: give a number, "
+                f"0..{self.classes - 1}."
+            )
+        by_form = {each.casefold(): each for each in names}
+        close = [by_form[each] for each in difflib.get_close_matches(name[:MOST_NAME].casefold(), by_form, n=3)]
+        hint = f"close to it {'is' if len(close) == 1 else 'are'} {', '.join(close)}" if close else ""
+        hint = hint or f"there are {', '.join(names[:10])}{' and more' if len(names) > 10 else ''}"
+        raise DataError(f"There is no class {show(name)}: {hint}.")
+
+
+def _names(names: Any, classes: int) -> tuple[str, ...]:
+    """The names of classes, which may come from a stranger: one for each label, short, on a line, and different."""
+    if not isinstance(names, (list, tuple)) or len(names) != classes:
+        raise DataError(f"class_names must be one name for each of the {classes} classes, not {show(names)}.")
+    for name in names:
+        if not isinstance(name, str) or not 1 <= len(name) <= MOST_NAME or not name.isprintable():
+            raise DataError(f"The name of a class must be of 1 to {MOST_NAME} printable characters, not {show(name)}.")
+    if len(set(names)) != len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise DataError(f"Two classes have the name {show(twice)}: give each its own.")
+    return tuple(names)
 
 
 def _whole(value: object) -> bool:

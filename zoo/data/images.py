@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.batch import Batch
 from zoo.data.tensors import TensorData
 
 
@@ -25,6 +26,14 @@ class ImageData(TensorData):
 
     shape: tuple[int, int, int]
     levels: int = 256
+    flip: bool = False  # whether training images are mirrored
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """In training, where `flip` says so, mirror images at random, on their device and from its global RNG."""
+        if self.flip and self._training():
+            mirrored = torch.rand(batch.size, 1, 1, 1, device=batch.x.device) < 0.5
+            batch = batch._replace(x=torch.where(mirrored, batch.x.flip(3), batch.x))
+        return batch
 
 
 def binarize(images: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from zoo import metrics
+from zoo.data.decoding import ENDINGS, read_picture
 from zoo.data.splits import split_of
 from zoo.errors import ZooError, warn
 from zoo.evaluation import fidelity
@@ -28,7 +29,6 @@ from zoo.pictures import images as pictures
 from zoo.results import Result
 from zoo.spec import DataSpec
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 SPLITS = ("train", "test")
 EXACT = 2000  # points of each set for which the exact distance takes seconds
 SCATTERED = 1000  # images of each set that are compared by their scattering features
@@ -161,14 +161,13 @@ def _folder(path: Path, n: int | None) -> Tensor:
         raise ZooError(f"There is no picture in {path}: it takes files ending in {', '.join(ENDINGS)}.")
     images: list[Tensor] = []
     for file in _first(files, n, str(path)):
-        with pictures.opened(file) as image:
-            width, height = image.size
-            if images and (height, width) != images[0].shape[1:]:
-                raise ZooError(
-                    f"{file} is {width} x {height} pixels, and the pictures before it "
-                    f"{images[0].shape[2]} x {images[0].shape[1]}: resize them to one size."
-                )
-            images.append(pictures.decoded(image, 3))
+        picture = read_picture(file)
+        if images and picture.shape != images[0].shape:
+            raise ZooError(
+                f"{file} is {picture.shape[2]} x {picture.shape[1]} pixels, and the pictures before it "
+                f"{images[0].shape[2]} x {images[0].shape[1]}: resize them to one size."
+            )
+        images.append(picture)
     return torch.stack(images)
 
 

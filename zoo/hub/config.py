@@ -8,10 +8,11 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from zoo.classes import HUB_DATASETS, SPECS, dataset_title, up_to_date
+from zoo.classes import CLASS_NAMES, HUB_DATASETS, SPECS, dataset_title, up_to_date
 from zoo.errors import CheckpointError, DataError, one_line, show
 from zoo.files import write_atomically
 from zoo.references import WHOSE
@@ -56,9 +57,13 @@ def spec_of(config: Mapping[str, Any]) -> DataSpec | None:
         own = {key: value for key, value in config["init_args"].items() if key in names}
         given = SPECS.get(config["class_path"], {}) | own
     try:
-        return DataSpec.from_config(given)
+        spec = DataSpec.from_config(given)
     except DataError:
         return None
+    if spec.class_names is None:
+        names = CLASS_NAMES.get((config.get("data") or {}).get("class_path"), ())
+        spec = replace(spec, class_names=names) if names and len(names) == spec.classes else spec
+    return spec
 
 
 def title_of(config: Mapping[str, Any], dataset: str | None = None) -> str:
@@ -77,6 +82,33 @@ def hub_id_of(config: Mapping[str, Any], dataset: str | None = None) -> str | No
     if dataset in (None, name) and "hub_id" in own:
         return own["hub_id"]
     return HUB_DATASETS.get(name if dataset is None else dataset)
+
+
+def portable(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration says of a data module, without the folders of somebody's machine.
+
+    A file that it names by a path from the root, from a home folder or by way of the folder above is a file of that
+    name, which is looked for in the folder that whoever evaluates the checkpoint gives as `root`.
+    """
+
+    def own(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [own(each) for each in value]
+        if isinstance(value, Mapping):
+            return {key: own(each) for key, each in value.items()}
+        if not isinstance(value, (str, os.PathLike)):
+            return value
+        text = os.fspath(value)
+        for path in (PurePosixPath(text), PureWindowsPath(text)):
+            away = path.is_absolute() or path.drive or text.startswith("~") or ".." in path.parts
+            if len(text) > 2 and away and path.name:
+                return path.name
+        return text
+
+    found, arguments = dict(data), data.get("init_args")
+    if isinstance(arguments, Mapping):
+        found["init_args"] = {key: value if key == "class_names" else own(value) for key, value in arguments.items()}
+    return found
 
 
 def write_config(folder: str | os.PathLike[str], config: Mapping[str, Any]) -> None:

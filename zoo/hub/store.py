@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.errors import CheckpointError, ZooError, show
 from zoo.files import replace_folder
-from zoo.hub.config import CONFIG, DTYPES, FORMAT, read_config, write_config
+from zoo.hub.config import CONFIG, DTYPES, FORMAT, portable, read_config, spec_of, write_config
 from zoo.hub.folder import load_weights, write_weights
 from zoo.hub.notebook import page
 from zoo.hub.remote import REPO_ID, pull, pull_config, push_folder
@@ -194,6 +194,7 @@ def _load_folder(
         raise CheckpointError(f"{folder / CONFIG}: {error}") from error
     weights = load_weights(folder, config)
     model = build(model_class, config["init_args"], weights, str(folder)).eval()
+    model.adopt_class_names(spec_of(config))
     count = sum(p.numel() for p in model.parameters())
     if count != config["weights"]["parameters"]:
         declared = show(config["weights"]["parameters"])
@@ -240,7 +241,8 @@ def save(
         folder: the folder to write; its parents are made.
         dtype: parameters are rounded to it (float16, bfloat16, float32); buffers keep their values, integers in the
             fewest bits that hold them. Of a weight with a mask, what the mask hides is not stored.
-        data: class_path and init_args of the data module, without paths; its title and hub_id where it has them.
+        data: class_path and init_args of the data module, of whose files the names are kept, and not the folders; its
+            title and hub_id where it has them.
         recipe: name of the recipe that trained it.
         training: hardware, minutes, steps and the like, for the card.
         reference: the number it is held against, as `zoo.references.Reference.from_config` takes it: metric, value
@@ -273,7 +275,7 @@ def save(
             "class_path": class_path_of(type(model)),
             "init_args": init_args_of(model),
             "spec": model.spec.config,
-            "data": data,
+            "data": None if data is None else portable(data),
             "recipe": recipe,
             "training": training,
             "reference": reference,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -84,11 +85,21 @@ class Model(Optimization, Watching, Randomness):
 
     def setup(self, stage: str) -> None:
         """Refuse data that the model was not made for, before any compute: of another kind, shape, levels or labels."""
-        self.check_data(getattr(self._trainer, "datamodule", None), labels=stage == "fit", arguments=self.hparams)
+        data = getattr(self._trainer, "datamodule", None)
+        self.check_data(data, labels=stage == "fit", arguments=self.hparams)
+        if stage == "fit":
+            self.adopt_class_names(getattr(data, "spec", None))
         alone = not any(parameter.requires_grad for parameter in self.parameters())
         if stage == "fit" and alone and getattr(self._trainer, "world_size", 1) > 1:
             name = type(self).__name__
             raise ZooError(f"{name} has nothing that several processes could train: set trainer.devices to 1.")
+
+    def adopt_class_names(self, spec: DataSpec | None) -> None:
+        """Know the classes by the names that `spec` has for them, where it has as many."""
+        own = getattr(self, "spec", None)
+        if spec is not None and spec.class_names is not None and own is not None and own.classes == spec.classes:
+            with contextlib.suppress(AttributeError):  # a property of somebody's model
+                self.spec = replace(own, class_names=spec.class_names)
 
     def check_data(self, data: Any, *, labels: bool = False, arguments: Collection[str] = ()) -> None:
         """Refuse a data module whose data are not the model's.

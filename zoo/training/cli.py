@@ -49,8 +49,9 @@ class Pretrained(NamedTuple):
 class ZooCLI(LightningCLI):
     """LightningCLI that knows recipes, run folders and published weights."""
 
-    def __init__(self, start: Pretrained | None, *, names_data: bool, **kwargs: Any) -> None:
+    def __init__(self, start: Pretrained | None, *, names_data: bool, about: str | None, **kwargs: Any) -> None:
         self.start = start
+        self.about = about  # the class of data that the recipe's reference is about, where it is the recipe's
         self.names_data = names_data  # whether the command line or a recipe says which data
         super().__init__(**kwargs)
 
@@ -161,6 +162,8 @@ class ZooCLI(LightningCLI):
         if config["enable_checkpointing"] is not False:
             callbacks += self._checkpoints(root, callbacks)
         reference = self._get(self.config_init, "reference")
+        if self.about and self.about != type(self._get(self.config_init, "data")).__name__:
+            reference = None  # a recipe's number is one of its own data
         # `RunRecord` precedes the callback that saves, so that what is saved counts the batch that was just seen.
         start = self.start and {
             "name": self.start.name,
@@ -246,9 +249,11 @@ def _run(argv: list[str]) -> None:
     name = next(iter(options(argv, "--from")), None)
     # Float32 products in TF32 where the hardware has it; the published numbers are computed in full float32.
     torch.set_float32_matmul_precision("high")
+    recipes = list(read_recipes(argv).values())
     ZooCLI(
         _pretrained(name) if name else None,
-        names_data=bool(options(argv, "--data")) or any(map(_names_data, read_recipes(argv).values())),
+        names_data=bool(options(argv, "--data")) or any(map(_names_data, recipes)),
+        about=None if any(word.startswith("--reference") for word in argv) else _about(recipes),
         model_class=Model,
         datamodule_class=LightningDataModule,
         subclass_mode_model=True,
@@ -281,6 +286,14 @@ def _pretrained(name: str) -> Pretrained:
 def _several(given: Any) -> list[Any]:
     """What a trainer takes as one or as a list of them, as a new list."""
     return list(given) if isinstance(given, list) else [] if given is None else [given]
+
+
+def _about(recipes: list[Any]) -> str | None:
+    """The name of the class of data of the last recipe with a reference; None where it does not say."""
+    last = next((each for each in reversed(recipes) if isinstance(each, dict) and each.get("reference")), {})
+    data = last.get("data")
+    path = data.get("class_path") if isinstance(data, dict) else data
+    return path.rpartition(".")[2] if isinstance(path, str) else None
 
 
 def _names_data(recipe: Any) -> bool:

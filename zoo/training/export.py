@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from zoo.errors import CheckpointError
@@ -59,6 +60,8 @@ def export_run(
     building.check_arguments(cls, init_args)
     # The averaged weights, where `EMA` was in use.
     model = building.build(cls, init_args, state["state_dict"], str(path))
+    if record.get("class_names"):
+        model.adopt_class_names(replace(model.spec, class_names=record["class_names"]))
     if hasattr(model, "recalibrate_batch_norm"):
         model.recalibrate_batch_norm()
     training = {
