@@ -10,10 +10,13 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from zoo.errors import DataError
+from zoo.errors import DataError, one_line
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 _PACKED = 2**16  # bytes by which a packed file may exceed what it holds
 
@@ -21,37 +24,131 @@ _PACKED = 2**16  # bytes by which a packed file may exceed what it holds
 def write_atomically(path: Path, data: bytes | str) -> None:
     """Write `data` to `path`, by way of a file beside it: nobody ever sees half of it.
 
+    Where `path` is a link, the file takes the link's place, and what it led to stays as it is.
+
     Raises:
         DataError: it cannot be written.
     """
+    with writing(path), tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent, delete=False) as file:
+        try:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.close()
+            os.chmod(file.name, 0o644)  # temporary files are private, data and checkpoints are not
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Whatever keeps `path`, a file or a folder, from being written is one sentence with the remedy.
+
+    Raises:
+        DataError: in place of an OSError.
+    """
     try:
-        with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent, delete=False) as file:
-            try:
-                file.write(data.encode() if isinstance(data, str) else data)
-                file.close()
-                os.chmod(file.name, 0o644)  # temporary files are private, data and checkpoints are not
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        yield
     except OSError as error:
-        raise DataError(f"cannot write {path} ({error}): free disk space there, and run again.") from None
+        raise unwritable(path, error) from None
+
+
+def unwritable(path: str | os.PathLike[str], error: OSError) -> DataError:
+    """What to say of a file or a folder that cannot be written: which, why, and what helps."""
+    path = os.fspath(path)
+    if error.errno in _FULL:
+        remedy = "free disk space there, and run again"
+    elif error.errno in _FORBIDDEN:
+        remedy = f"make {os.path.dirname(path) or 'this folder'} writable, or choose another folder"
+    elif error.errno in (errno.ENOENT, errno.ENOTDIR):
+        remedy = f"make the folder {os.path.dirname(path)} first"
+    else:
+        remedy = "choose another name or another folder"
+    return DataError(f"cannot write {path} ({error.strerror or one_line(error)}): {remedy}.")
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, beside `folder`, in whose place it is put in the end; an error before leaves all as it was.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    restore(folder)
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.new-", dir=folder.parent))
+        try:
+            new.chmod(0o755)
+            yield new
+            replace_folder(new, folder)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
 
 
 def replace_folder(new: Path, folder: Path) -> None:
-    """Put the folder `new`, a sibling, in the place of `folder`; a reader sees the old one or the new one."""
-    if not folder.exists():
+    """Put the folder `new`, a sibling, in the place of `folder`, which it need not have.
+
+    At every moment the old one or the new one is there. Where the system cannot exchange two names in one step there
+    is a moment at which neither is, and the old one lies beside: from there `restore` takes it back.
+    """
+    if not os.path.lexists(folder):
         new.rename(folder)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old-", dir=folder.parent))
-    folder.rename(old / folder.name)
+    if _exchanged(new, folder):
+        shutil.rmtree(new, ignore_errors=True)
+        return
+    backup = _backup(folder)
+    _discard(backup)  # left by a process that was killed when the new one was in its place already
+    folder.rename(backup)
     try:
         new.rename(folder)
     except OSError:
-        (old / folder.name).rename(folder)
+        backup.rename(folder)
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    _discard(backup)
+
+
+def restore(folder: Path) -> None:
+    """Take back what `replace_folder` was about to replace when it was killed; nothing to do nearly always."""
+    backup = _backup(folder)
+    if not os.path.lexists(folder) and backup.is_dir():
+        with suppress(OSError):  # another process has done it, or nobody may
+            backup.rename(folder)
+
+
+def replaced(folder: Path) -> list[Path]:
+    """The folders in `folder` that `restore` might take back."""
+    ends = _backup(Path("x")).name.partition("x")
+    names = [path.name for path in folder.iterdir() if path.name.startswith(ends[0]) and path.name.endswith(ends[2])]
+    return [folder / name.removeprefix(ends[0]).removesuffix(ends[2]) for name in names]
+
+
+def _backup(folder: Path) -> Path:
+    """Where the old folder lies for a moment: always the same, so that it is found again."""
+    return folder.with_name(f".{folder.name}.replaced")
+
+
+def _discard(backup: Path) -> None:
+    """Remove a backup, under another name: one that is half removed must not be taken back."""
+    if os.path.lexists(backup):
+        rubbish = Path(tempfile.mkdtemp(prefix=f"{backup.name}-", dir=backup.parent))
+        backup.rename(rubbish / backup.name)
+        shutil.rmtree(rubbish, ignore_errors=True)
+
+
+def _exchanged(a: Path, b: Path) -> bool:
+    """Exchange two names in one step: by Linux's renameat2 or macOS's renamex_np; False where there is neither."""
+    import ctypes
+
+    library = ctypes.CDLL(None) if os.name == "posix" else None
+    names = os.fsencode(a), os.fsencode(b)
+    if hasattr(library, "renameat2"):
+        here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        return library.renameat2(here, names[0], here, names[1], exchange) == 0
+    if hasattr(library, "renamex_np"):
+        return library.renamex_np(*names, 2) == 0  # RENAME_SWAP
+    return False
 
 
 def data_root(root: str | Path | None = None) -> Path:
@@ -142,6 +239,8 @@ def fetch(urls: Iterable[str], md5: str, folder: Path) -> Path:
         try:
             digest = _download(url, path)
         except (OSError, HTTPException) as error:  # urllib's own errors are OSErrors
+            if getattr(error, "errno", None) in _FULL:  # with which no other source helps
+                raise unwritable(path, error) from None
             failures.append(f"{url}: {error}")
             continue
         if digest == md5:

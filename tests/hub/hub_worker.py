@@ -13,9 +13,16 @@ import time
 _sleep = time.sleep
 time.sleep = lambda seconds: _sleep(min(seconds, 0.01))
 
-from zoo.hub import remote, store  # noqa: E402
+from zoo.hub import pretrained, remote, store  # noqa: E402
+
+
+def push_loaded(name, repo_id, **options):
+    """A model in memory."""
+    return store.load(name).push_to_hub(repo_id, **options)
+
 
 calls = {"config_of": store.config_of, "find": store.find, "load": store.load, "push": store.push, "pull": remote.pull}
+calls |= {"from_pretrained": pretrained.from_pretrained, "push_loaded": push_loaded}
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # whatever else is printed goes to standard error
 

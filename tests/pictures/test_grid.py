@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from interrupted import refused_beyond
 from PIL import Image
 
 from zoo.errors import ZooError
@@ -85,3 +86,24 @@ def test_what_are_no_images_is_refused(x):
         images.grid(x)
     with pytest.raises(ZooError, match="no image to draw"):
         images.grid(torch.zeros(0, 1, 4, 4, dtype=torch.uint8))
+
+
+def test_a_full_disk_leaves_the_picture_that_was_there(tmp_path):
+    path, x = tmp_path / "x.png", levels(4, (3, 40, 40), 256)
+    path.write_bytes(b"old")
+    kinds, said = refused_beyond(lambda: images.save(x, path), 1000)
+    assert "ZooError" in kinds
+    assert str(path) in said
+    assert "free disk space" in said
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_picture_takes_the_place_of_a_link_and_is_not_written_through_it(tmp_path):
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine")
+    (tmp_path / "x.png").symlink_to(mine)
+    images.save(levels(1, (1, 4, 4), 2), tmp_path / "x.png", 2)
+    assert mine.read_text() == "mine"
+    with Image.open(tmp_path / "x.png") as picture:
+        assert picture.format == "PNG"

@@ -154,7 +154,7 @@ class GAN(Game, Latents, GenerativeModel):
 
     def fake(self, real: Tensor, batch: Batch) -> Tensor:
         """As many samples as there are data, (N, *shape)."""
-        z = torch.randn(len(real), self.latent_size, device=self.device)
+        z = torch.randn(len(real), self.latent_size, device=self.device, dtype=torch.float32)
         return self.generate(z, batch.label)
 
     def fake_labels(self, label: Tensor | None) -> Tensor | None:

@@ -7,8 +7,8 @@ import re
 import shlex
 from typing import Any
 
+from zoo.errors import plain
 from zoo.hub.config import spec_of
-from zoo.hub.words import plain
 from zoo.results import Config, results_of
 from zoo.spec import DataSpec
 
@@ -79,7 +79,7 @@ def _drawn(spec: DataSpec | None, name: str) -> list[str]:
     """Lines that sample, and that show what can be seen."""
     picture = spec.picture if spec else None
     n = {"plane": 10_000, "film": 4}.get(picture or "", 16)
-    names = (getattr(spec, "class_names", None) or ()) if spec else ()
+    names = spec.class_names if spec else None
     label = f"label={json.dumps(plain(names[0])) if names else 0}, " if spec and spec.classes else ""
     of_class = f"; {spec.classes} classes there are" if label else ""
     shape = f"  # {_shape(spec, n)}{of_class}" if spec else ""

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, literal
 from zoo.files import write_atomically
-from zoo.hub.config import title_of
+from zoo.hub.config import title_of, worded
 from zoo.references import binarization, headline, reference_of
 from zoo.results import Config
 
@@ -122,6 +122,7 @@ def results_table(configs: Mapping[str, Config], top: str = "") -> str:
         configs: config.json by name.
         top: the way from the page to the folder that `checkpoints/` is in: "../" from docs/.
     """
+    configs = {name: worded(config, literal) for name, config in configs.items()}
     header, *rows = table(configs)
     lines = []
     for row, config in zip(rows, configs.values(), strict=True):
@@ -132,7 +133,7 @@ def results_table(configs: Mapping[str, Config], top: str = "") -> str:
 
 def likelihoods_table(configs: Mapping[str, Config], dataset: str, top: str = "") -> str:
     """Markdown table of `likelihoods`, with links to the cards, as `results_table` has them."""
-    header, *rows = likelihoods(configs, dataset)
+    header, *rows = likelihoods({name: worded(config, literal) for name, config in configs.items()}, dataset)
     return markdown(header, [[_link(name, top), *cells] for name, *cells in rows])
 
 
@@ -188,11 +189,10 @@ def page_table(configs: Mapping[str, Config], name: str, top: str = "") -> str:
 
 
 def bundled() -> dict[str, Config]:
-    """config.json of every bundled checkpoint, by name."""
+    """config.json of every checkpoint that goes by a plain name, by this; nothing is fetched."""
     from zoo.hub import store
-    from zoo.hub.config import read_config
 
-    return {name: read_config(store.find(name)) for name in store.names()}
+    return {name: store.config_of(name) for name in store.names()}
 
 
 def start_of(training: Any) -> dict[str, Any]:

@@ -5,7 +5,10 @@ The files are written with Pillow and depend on nothing but the pixels: equal im
 
 from __future__ import annotations
 
+import errno
+import io
 import math
+import os
 from pathlib import Path
 
 import torch
@@ -14,6 +17,7 @@ from torch.nn import functional as F
 
 from zoo.data.decoding import read_picture, to_levels
 from zoo.errors import ZooError
+from zoo.files import unwritable, write_atomically
 from zoo.spec import DataSpec
 
 GAP = 2  # white pixels between the cells of a grid
@@ -83,19 +87,18 @@ def save(
             than half the bytes.
 
     Raises:
-        ZooError: when these are not images, or the file cannot be written.
+        ZooError: when these are not images, or the file cannot be written; what was there before stays.
     """
     from PIL import Image
 
     path = writable(path)
     pixels = grid(images, levels, columns=columns).permute(1, 2, 0).numpy()
-    try:
-        image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-        if palette:
-            image = image.quantize(256, dither=Image.Dither.NONE)
-        image.save(path, format="PNG", optimize=palette)
-    except OSError as error:
-        raise ZooError(f"{path} cannot be written: {error.strerror or error}.") from error
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    if palette:
+        image = image.quantize(256, dither=Image.Dither.NONE)
+    data = io.BytesIO()
+    image.save(data, format="PNG", optimize=palette)
+    write_atomically(path, data.getvalue())
     return path
 
 
@@ -108,6 +111,8 @@ def writable(path: str | Path) -> Path:
         raise ZooError(f"{path} is a folder; name a file in it.")
     if not path.parent.is_dir():
         raise ZooError(f"There is no folder {path.parent} to write {path.name} into; make it first.")
+    if not os.access(path.parent, os.W_OK):
+        raise unwritable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
     return path
 
 
