@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from zoo.errors import ZooError, plain
+from zoo.errors import DataError, ZooError, plain
+
+if TYPE_CHECKING:
+    from zoo.model import Model
 
 
 def list_checkpoints(*, json: bool = False, table: str | None = None) -> None:
@@ -41,19 +44,27 @@ def export(run: Path, name: str, *, dtype: str = "float16", overwrite: bool = Fa
         dtype: of the stored weights; float32 for small models whose numbers 16 bits would change.
         overwrite: replace a checkpoint of that name, with its numbers and notes.
     """
-    from zoo.hub import card, store
+    from zoo.hub import card
     from zoo.pictures.samples import draw, has_picture
     from zoo.training.export import export_run
 
-    folder = export_run(run, name, dtype=dtype, overwrite=overwrite)
-    card.write(folder)  # first, so that a picture that cannot be drawn leaves a whole checkpoint
-    picture = folder / "samples.png"
-    if not picture.exists():
-        model = store.load(folder)
-        if has_picture(model):
-            draw(model, picture)
-            card.write(folder)  # now with the picture
-    print(folder)
+    failed: list[Exception] = []
+
+    def finish(folder: Path, model: Model) -> None:
+        """Add the card and the picture, so that no one ever sees the checkpoint without them."""
+        card.write(folder, name)
+        try:
+            if has_picture(model):
+                draw(model, folder / card.PICTURE)
+                card.write(folder, name)  # now with the picture
+        except DataError:  # of a disk that is full
+            raise
+        except Exception as error:  # a picture that cannot be drawn leaves a whole checkpoint
+            failed.append(error)
+
+    print(export_run(run, name, dtype=dtype, overwrite=overwrite, finish=finish))
+    if failed:
+        raise failed[0]
 
 
 def push(

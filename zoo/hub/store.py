@@ -278,6 +278,7 @@ def save(
     reference: Mapping[str, Any] | None = None,
     results: Sequence[Result | Mapping[str, Any]] = (),
     notes: Sequence[str] = (),
+    finish: Callable[[Path, Model], None] | None = None,
 ) -> Path:
     """Write a model as a checkpoint folder, whole or not at all, replacing a checkpoint that is there.
 
@@ -294,6 +295,8 @@ def save(
             and source, and maybe whose, kind, samples, protocol, decimals, also and best.
         results: measured numbers, for the card.
         notes: free sentences, for the card.
+        finish: called with the new folder and the model that was loaded from it, before it takes its place: what else
+            belongs to the checkpoint comes with it.
 
     Returns:
         The folder.
@@ -346,7 +349,9 @@ def save(
             config["rests_on"] = {"name": model.rests_on, "sha256": below}
         write_config(temporary, up_to_date(config))
         # What cannot be loaded is not written: a broken export must show here, not on a user's machine.
-        _load_folder(temporary, type(model))
+        loaded = _load_folder(temporary, type(model))
+        if finish is not None:
+            finish(temporary, loaded)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def export_run(
     dtype: str = "float16",
     overwrite: bool = False,
     cls: type[Model] | None = None,
+    finish: Callable[[Path, Model], None] | None = None,
 ) -> Path:
     """Write a run's weights as a checkpoint folder.
 
@@ -34,6 +36,7 @@ def export_run(
         dtype: of the stored weights.
         overwrite: replace a checkpoint that is there, with its numbers and notes.
         cls: the model's class, needed where it is not one of the zoo's own.
+        finish: as for `zoo.hub.store.save`.
 
     Returns:
         The folder.
@@ -89,6 +92,7 @@ def export_run(
         recipe=record["recipe"],
         training=training,
         reference=record["reference"],
+        finish=finish,
     )
 
 
