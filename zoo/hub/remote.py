@@ -28,6 +28,7 @@ _FILE_ERRORS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG),
 )
+_BROKEN = ("RemoteProtocolError", "ReadError")  # of the client's HTTP library, whichever that is
 _TIMEOUT = 10.0  # seconds for the first answer of the Hub; after that its cache is used
 
 logger = logging.getLogger(__name__)
@@ -126,8 +127,14 @@ def _cached(repo_id: str, revision: str | None) -> Path | None:
 def _fetch(repo_id: str, revision: str | None, token: str | None) -> Path:
     from huggingface_hub import HfApi, hf_hub_download
 
-    def download(file: str, at: str | None, force: bool) -> Path:
-        return Path(hf_hub_download(repo_id, file, revision=at, token=token, force_download=force))
+    def download(file: str, at: str | None, force: bool, attempts: int = 3) -> Path:
+        try:
+            return Path(hf_hub_download(repo_id, file, revision=at, token=token, force_download=force))
+        except Exception as error:
+            # Newer clients go on by themselves; with older ones another call goes on where this one broke off.
+            if attempts == 1 or not any(type(each).__name__ in _BROKEN for each in _behind(error)):
+                raise
+        return download(file, at, force, attempts - 1)
 
     with explained(repo_id, revision, token):
         info = HfApi(token=token).model_info(repo_id, revision=revision, timeout=_TIMEOUT)
@@ -200,17 +207,23 @@ def explained(repo_id: str, revision: str | None, token: str | None) -> Iterator
         raise kind(sentence) from error
 
 
+def _behind(error: BaseException) -> list[BaseException]:
+    """An error and those that led to it."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return chain
+
+
 def _explanation(error: Exception, repo_id: str, revision: str | None) -> tuple[type[HubError], str]:
     """The kind of a client's error and a sentence for it, judging by all errors behind it."""
     from huggingface_hub import HfApi, constants, errors
 
     hub = f"the Hub at {HfApi().endpoint}"
     the_hub = hub[0].upper() + hub[1:]
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in chain:
-        chain.append(cause)
-        cause = cause.__cause__ or cause.__context__
+    chain = _behind(error)
 
     def caught(*kinds: type[BaseException]) -> bool:
         return any(isinstance(e, kinds) for e in chain)
