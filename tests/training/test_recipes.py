@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import types
 from pathlib import Path
@@ -12,7 +13,7 @@ import yaml
 from tiny_runs import fit, patch_model, sealed
 
 from zoo import cli
-from zoo.errors import CheckpointError
+from zoo.errors import CheckpointError, ZooError
 from zoo.training import cli as training
 from zoo.training.files import read_run
 from zoo.training.recipes import BYTES, in_order, options
@@ -277,3 +278,26 @@ def test_a_recipe_has_nothing_fetched_and_no_folder_unpickled(parse, path):
     Path("r.yaml").write_text(f"model: {{class_path: zoo.mixtures.Uniform}}\nckpt_path: {path}\n")
     assert "give --ckpt_path yourself" in sentence(parse("fit", "--config", "r.yaml"))
     assert parse("fit", "--config", "r.yaml", "--ckpt_path", path).status == 0
+
+
+@pytest.mark.slow
+def test_damaged_recipes_train_or_are_refused_in_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "attack"))
+    for name, case in importlib.import_module("recipes").cases(seed=0, n=10, folder=tmp_path):
+        try:
+            case()
+        except ZooError as error:
+            assert str(error).startswith("zoo: "), name
+            assert len(str(error)) < 500, name
+            assert "\n" not in str(error), name
+
+
+@pytest.mark.parametrize("key", ["model", "data"])
+def test_arguments_without_their_class(parse, key):
+    recipe = yaml.safe_load(BASE)
+    del recipe[key]["class_path"]
+    Path("r.yaml").write_text(yaml.safe_dump(recipe))
+    argument = {"model": "model.shape", "data": "data.batch_size"}[key]
+    assert f"No class is named whose argument {argument} would be: add {key}.class_path." in sentence(
+        parse("fit", "--config", "r.yaml")
+    )
