@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import types
 from pathlib import Path
 
@@ -284,12 +285,13 @@ def test_a_recipe_has_nothing_fetched_and_no_folder_unpickled(parse, path):
 def test_damaged_recipes_train_or_are_refused_in_one_sentence(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "attack"))
     for name, case in importlib.import_module("recipes").cases(seed=0, n=10, folder=tmp_path):
+        said = "zoo: "
         try:
             case()
         except ZooError as error:
-            assert str(error).startswith("zoo: "), name
-            assert len(str(error)) < 500, name
-            assert "\n" not in str(error), name
+            said = str(error)
+        assert re.fullmatch("zoo: [ -~]*", said), name
+        assert len(said) < 500, name
 
 
 @pytest.mark.parametrize("key", ["model", "data"])
@@ -297,7 +299,5 @@ def test_arguments_without_their_class(parse, key):
     recipe = yaml.safe_load(BASE)
     del recipe[key]["class_path"]
     Path("r.yaml").write_text(yaml.safe_dump(recipe))
-    argument = {"model": "model.shape", "data": "data.batch_size"}[key]
-    assert f"No class is named whose argument {argument} would be: add {key}.class_path." in sentence(
-        parse("fit", "--config", "r.yaml")
-    )
+    said = sentence(parse("fit", "--config", "r.yaml"))
+    assert re.search(rf"No class is named whose argument {key}\.\w+ would be: add {key}\.class_path\.", said)
