@@ -10,10 +10,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from zoo import face
+
 if TYPE_CHECKING:
     from zoo.batch import Batch
     from zoo.errors import CheckpointError, DataError, HubError, ZooError
     from zoo.evaluation.measure import evaluate
+    from zoo.hub.pretrained import from_pretrained, push_to_hub
     from zoo.hub.remote import pull
     from zoo.hub.store import load, names, push, save
     from zoo.model import GenerativeModel, Model
@@ -25,6 +28,7 @@ __version__ = "0.1.0"
 # Looked up on first use, so that `import zoo` and `zoo --help` do not wait for torch.
 _HOMES = {
     **dict.fromkeys(["load", "names", "push", "save"], "zoo.hub.store"),
+    **dict.fromkeys(["from_pretrained", "push_to_hub"], "zoo.hub.pretrained"),
     "pull": "zoo.hub.remote",
     "evaluate": "zoo.evaluation.measure",
     "Batch": "zoo.batch",
@@ -45,10 +49,12 @@ __all__ = [
     "Result",
     "ZooError",
     "evaluate",
+    "from_pretrained",
     "load",
     "names",
     "pull",
     "push",
+    "push_to_hub",
     "save",
 ]
 
@@ -61,3 +67,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_HOMES])
+
+
+face.hand_over(__getattr__)

@@ -63,6 +63,25 @@ def unwritable(path: str | os.PathLike[str], error: OSError) -> DataError:
     return DataError(f"cannot write {path} ({error.strerror or one_line(error)}): {remedy}.")
 
 
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, beside `folder`, in whose place it is put in the end; an error before leaves all as it was.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    restore(folder)
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.new-", dir=folder.parent))
+        try:
+            new.chmod(0o755)
+            yield new
+            replace_folder(new, folder)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+
+
 def replace_folder(new: Path, folder: Path) -> None:
     """Put the folder `new`, a sibling, in the place of `folder`, which it need not have.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from zoo.errors import ZooError
 
 
 def list_checkpoints(*, json: bool = False, table: str | None = None) -> None:
-    """List the bundled checkpoints with what they reached.
+    """List the checkpoints that go by a plain name, with what they reached.
 
     Args:
         json: print their config.json instead of a table, as one JSON object by name.
@@ -29,7 +30,10 @@ def list_checkpoints(*, json: bool = False, table: str | None = None) -> None:
 
 
 def export(run: Path, name: str, *, dtype: str = "float16", overwrite: bool = False) -> None:
-    """Make a checkpoint folder, checkpoints/NAME, from a training run.
+    """Make a checkpoint folder from a training run, and print it.
+
+    In a clone of the zoo it is checkpoints/NAME. Elsewhere, or if that is set, NAME in the folder ZOO_CHECKPOINTS, by
+    default zoo/checkpoints in the user's data folder. Each command finds it there by its name.
 
     Args:
         run: the run's folder, or one .ckpt file in it.
@@ -53,21 +57,36 @@ def export(run: Path, name: str, *, dtype: str = "float16", overwrite: bool = Fa
 
 
 def push(
-    name: str, *, repo_id: str, private: bool = False, revision: str | None = None, message: str | None = None
+    name: str,
+    *,
+    repo_id: str,
+    private: bool = False,
+    revision: str | None = None,
+    message: str | None = None,
+    dry_run: bool = False,
 ) -> None:
     """Publish a checkpoint as a Hugging Face Hub repository.
 
-    The access token is the one of `hf auth login`, or the environment's HF_TOKEN.
+    First it lists what is sent: config.json, the weights that this names, the card and pictures. The access token is
+    the one of `hf auth login`, or the environment's HF_TOKEN.
 
     Args:
-        name: a name from `zoo list`, or a folder.
+        name: a name from `zoo list` that is here, or a folder.
         repo_id: the repository NAMESPACE/NAME; it is made if there is none.
         private: make a new repository private.
         revision: branch to push to; by default main.
         message: of the commit.
+        dry_run: only list what would be sent.
     """
-    from zoo.hub import store
+    from zoo.hub import publishing, store
+    from zoo.hub.config import read_config
 
+    folder = store.to_push(name)
+    for file, content in publishing.contents(folder, read_config(folder), repo_id).items():
+        said = f"{publishing.size(content):>11,} bytes  {file}"
+        print(said, file=sys.stdout if dry_run else sys.stderr)
+    if dry_run:
+        return
     print(store.push(name, repo_id, private=private, revision=revision, message=message))
 
 

@@ -8,6 +8,7 @@ distances and Sinkhorn divergence.
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from zoo.evaluation.fidelity import distance
 from zoo.hub import store
 from zoo.hub.config import read_config
 from zoo.hub.data import datamodule
+from zoo.hub.remote import PREFIX
 from zoo.model.asking import check_draws
 from zoo.nn.devices import checked_device
 from zoo.pictures import images as pictures
@@ -60,7 +62,7 @@ def gather(
     path = Path(name).expanduser()
     if path.is_dir() and not (path / "config.json").exists():
         return _folder(path, n)
-    name, _, split = str(name).partition(":")
+    name, split = re.fullmatch(f"((?:{PREFIX})?[^:]*):?(.*)", str(name), re.DOTALL).groups()
     if not split:
         model = store.load(name, device=checked_device(device))
         check_draws(model)

@@ -109,4 +109,10 @@ def init_args_of(model: Model) -> dict[str, Any]:
     import inspect
 
     accepted = inspect.signature(type(model).__init__).parameters
-    return {key: value for key, value in model.hparams.items() if key in accepted}
+    kept = {key: value for key, value in model.hparams.items() if key in accepted}
+    for key, parameter in list(accepted.items())[1:]:
+        named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if named and parameter.default is parameter.empty and key not in kept:
+            remedy = "call self.save_hyperparameters() in its constructor"
+            raise CheckpointError(f"{type(model).__name__} has not kept its argument {key}: {remedy}.")
+    return kept

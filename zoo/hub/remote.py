@@ -17,14 +17,15 @@ from typing import Any
 
 from zoo.errors import CheckpointError, HubError, ZooError, one_line, show
 from zoo.hub.config import CONFIG, read_config
-from zoo.hub.folder import INDEX, verify, weight_files
+from zoo.hub.folder import verify, weight_files
 
+PREFIX = "hf-hub:"  # as timm has it
 REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TOKEN = re.compile(r"[!-~]+")
 _FILE_ERRORS = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG),
 )
 _TIMEOUT = 10.0  # seconds for the first answer of the Hub; after that its cache is used
@@ -45,7 +46,7 @@ def pull(
     reached, the cached one serves. What is damaged in the cache is fetched anew.
 
     Args:
-        repo_id: `namespace/name`.
+        repo_id: `namespace/name`, also written `hf-hub:namespace/name`.
         revision: branch, tag or commit; by default the main branch.
         local_files_only: never use the network.
         token: for private repositories; else the one the Hub's client is logged in with.
@@ -57,7 +58,7 @@ def pull(
         HubError: the Hub refused, failed or could not be reached, and nothing usable is cached.
         CheckpointError: the repository holds no sound checkpoint.
     """
-    _check_request(repo_id, revision, token)
+    repo_id = check_request(repo_id, revision, token)
     if local_files_only:
         folder = _cached(repo_id, revision)
         if folder is None:
@@ -91,11 +92,11 @@ def pull_config(repo_id: str, *, revision: str | None = None, token: str | None 
         HubError: the Hub refused, failed or could not be reached, and it is not cached.
         CheckpointError: it is none.
     """
-    _check_request(repo_id, revision, token)
+    repo_id = check_request(repo_id, revision, token)
     from huggingface_hub import HfApi, hf_hub_download
 
     try:
-        with _explained(repo_id, revision, token):
+        with explained(repo_id, revision, token):
             # At a commit, so that the cache does not learn of a branch whose weights it has not.
             commit = HfApi(token=token).model_info(repo_id, revision=revision, timeout=_TIMEOUT).sha
             return read_config(Path(hf_hub_download(repo_id, CONFIG, revision=commit, token=token)).parent)
@@ -117,7 +118,7 @@ def _cached(repo_id: str, revision: str | None) -> Path | None:
     """The cached folder of a revision, possibly incomplete."""
     from huggingface_hub import try_to_load_from_cache
 
-    with _explained(repo_id, revision, None):
+    with explained(repo_id, revision, None):
         config = try_to_load_from_cache(repo_id, CONFIG, revision=revision)
     return Path(config).parent if isinstance(config, str) else None
 
@@ -128,7 +129,7 @@ def _fetch(repo_id: str, revision: str | None, token: str | None) -> Path:
     def download(file: str, at: str | None, force: bool) -> Path:
         return Path(hf_hub_download(repo_id, file, revision=at, token=token, force_download=force))
 
-    with _explained(repo_id, revision, token):
+    with explained(repo_id, revision, token):
         info = HfApi(token=token).model_info(repo_id, revision=revision, timeout=_TIMEOUT)
         files = {sibling.rfilename for sibling in info.siblings or ()}
         if CONFIG not in files:
@@ -158,48 +159,27 @@ def _fetch(repo_id: str, revision: str | None, token: str | None) -> Path:
     return folder
 
 
-def push_folder(
-    folder: Path, repo_id: str, *, private: bool, revision: str | None, token: str | None, message: str | None
-) -> str:
-    """Send a checkpoint folder, already validated, to the Hub; the repository and branch are made if need be.
-
-    Weights, card and pictures of an earlier push that this one does not replace are removed.
-
-    Returns:
-        The address of the commit.
+def repository(repo_id: str) -> str:
+    """`namespace/name` of what may also be written `hf-hub:namespace/name`.
 
     Raises:
-        HubError: the Hub refused, failed or could not be reached.
+        HubError: it is neither.
     """
-    _check_request(repo_id, revision, token)
-    files = {CONFIG, "README.md", *weight_files(read_config(folder))}
-    from huggingface_hub import HfApi
-
-    with _explained(repo_id, None, token):
-        api = HfApi(token=token)
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        if revision is not None:
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=repo_id,
-            folder_path=folder,
-            revision=revision,
-            commit_message=message or f"Upload {folder.name}",
-            allow_patterns=[*sorted(files), "*.png"],
-            delete_patterns=["*.safetensors", INDEX, "README.md", "*.png"],
-            ignore_patterns=["*/*"],
-        )
-    return commit.commit_url
-
-
-def _check_request(repo_id: str, revision: str | None, token: str | None) -> None:
-    if not REPO_ID.fullmatch(repo_id) or ".." in repo_id:
+    plain = repo_id.removeprefix(PREFIX)
+    if not REPO_ID.fullmatch(plain) or ".." in plain:
         raise HubError(f"{show(repo_id)} is no repository of a Hub; write namespace/name.")
+    return plain
+
+
+def check_request(repo_id: str, revision: str | None, token: str | None) -> str:
+    """The repository that is meant; raises `HubError` where it, the revision or the token cannot be one."""
+    repo_id = repository(repo_id)
     if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
         raise HubError(f"{show(revision)} is no revision; give a branch, a tag or a commit.")
     # Checked here because the HTTP library's own complaint would print it.
     if token is not None and not _TOKEN.fullmatch(token):
         raise HubError("The Hub token is empty or holds blanks or control characters; copy it again.")
+    return repo_id
 
 
 def _at(revision: str | None) -> str:
@@ -207,7 +187,7 @@ def _at(revision: str | None) -> str:
 
 
 @contextmanager
-def _explained(repo_id: str, revision: str | None, token: str | None) -> Iterator[None]:
+def explained(repo_id: str, revision: str | None, token: str | None) -> Iterator[None]:
     """Turn whatever the Hub's client raises into one sentence."""
     try:
         yield
@@ -222,7 +202,7 @@ def _explained(repo_id: str, revision: str | None, token: str | None) -> Iterato
 
 def _explanation(error: Exception, repo_id: str, revision: str | None) -> tuple[type[HubError], str]:
     """The kind of a client's error and a sentence for it, judging by all errors behind it."""
-    from huggingface_hub import HfApi, errors
+    from huggingface_hub import HfApi, constants, errors
 
     hub = f"the Hub at {HfApi().endpoint}"
     the_hub = hub[0].upper() + hub[1:]
@@ -242,7 +222,9 @@ def _explanation(error: Exception, repo_id: str, revision: str | None) -> tuple[
         return _UnreachableError, f"HF_HUB_OFFLINE is set, so {hub} is not asked for {repo_id}."
     if caught(errors.GatedRepoError):
         return HubError, f"{repo_id} is gated: ask for access on its page, then {login}."
-    if caught(errors.RepositoryNotFoundError):
+    # Without a token the Hub gives no code, and its client knows only by https what is meant.
+    unknown = status == 401 and not any("Invalid credentials" in str(e) for e in chain)
+    if caught(errors.RepositoryNotFoundError) or unknown:
         return HubError, f"There is no {repo_id} on {hub}, or it is private; check the name, or {login}."
     if caught(errors.RevisionNotFoundError):
         return HubError, f"{repo_id} on {hub} has no revision {show(revision)}; give a branch, tag or commit."
@@ -261,12 +243,16 @@ def _explanation(error: Exception, repo_id: str, revision: str | None) -> tuple[
     for e in chain:
         if isinstance(e, OSError) and e.errno in _FILE_ERRORS:
             remedy = "make room or set HF_HOME to another folder"
-            return HubError, f"The Hub's cache cannot be written ({e.strerror}): {remedy}."
+            cache = constants.HF_HUB_CACHE
+            return HubError, f"The Hub's cache cannot be written, {cache} ({e.strerror}): {remedy}."
     # The client's HTTP library differs between its versions; its errors all derive from the same base.
     transport = next(c for c in errors.HfHubHTTPError.__mro__ if c.__name__ == "HTTPError")
     if caught(transport, OSError):
+        # The client's library for Xet says where it was in its text alone.
+        xet = any("xet-" in str(e) or "cas-" in str(e) for e in chain)
+        unless = ", or set HF_HUB_DISABLE_XET=1 where it does not take Xet," if xet else ""
         return _UnreachableError, (
             f"{the_hub} cannot be reached or broke the connection ({type(chain[-1]).__name__}); "
-            f"check the network and try {repo_id} again."
+            f"check the network{unless} and try {repo_id} again."
         )
     return HubError, f"The Hub's client failed with {repo_id}: {type(error).__name__}: {one_line(error)}."

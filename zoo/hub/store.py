@@ -1,27 +1,29 @@
 """A name -> files -> a model; and the same folder to and from a Hugging Face Hub.
 
-A checkpoint is found, in this order: as a folder path, among the bundled `checkpoints/`, in the Hub's cache,
-on the Hub. What a folder holds and how it is checked is in `zoo.hub.folder`, how a model is made from it in
-`zoo.hub.building`, how it travels in `zoo.hub.remote`. Importing this file imports neither torch nor a Hub's client.
+A checkpoint is found, in this order: as a folder path, among one's own and the bundled checkpoints (which folders these
+are is in `zoo.hub.places`), in the Hub's cache, on the Hub. What a folder holds and how it is checked is in
+`zoo.hub.folder`, how a model is made from it in `zoo.hub.building`, how it travels in `zoo.hub.remote`. Importing this
+file imports neither torch nor a Hub's client.
 """
 
 from __future__ import annotations
 
 import difflib
+import errno
 import functools
 import os
-import re
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import CheckpointError, ZooError, show
-from zoo.files import replace_folder
+from zoo.errors import CheckpointError, DataError, ZooError, show
+from zoo.files import replacing, restore, unwritable, write_atomically
+from zoo.hub import places, publishing
 from zoo.hub.config import CONFIG, DTYPES, FORMAT, read_config, write_config
 from zoo.hub.folder import load_weights, write_weights
-from zoo.hub.remote import REPO_ID, pull, pull_config, push_folder
+from zoo.hub.places import NAME
+from zoo.hub.remote import PREFIX, REPO_ID, pull, pull_config
 
 if TYPE_CHECKING:
     from zoo.model import Model
@@ -30,19 +32,21 @@ if TYPE_CHECKING:
 
 BUNDLED = Path(__file__).resolve().parents[2] / "checkpoints"
 MOST_BELOW = 4  # models, each of which rests on the next
-NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)+")
+
+
+def folders() -> list[Path]:
+    """Where checkpoints with plain names are: the first folder is the one to write to."""
+    return list(dict.fromkeys((places.own(BUNDLED), BUNDLED)))
 
 
 def names() -> list[str]:
-    """The names of the bundled checkpoints, sorted."""
-    if not BUNDLED.is_dir():
-        return []
-    return sorted(path.name for path in BUNDLED.iterdir() if is_bundled(path.name))
+    """The plain names there are, sorted: of checkpoints here, and of those that a wheel knows to be on the Hub."""
+    return sorted({*places.index(), *places.names_in(folders())})
 
 
 def is_bundled(name: str) -> bool:
-    """Whether a bundled checkpoint has this name."""
-    return bool(NAME.fullmatch(name)) and (BUNDLED / name / CONFIG).is_file()
+    """Whether a checkpoint with this plain name is here."""
+    return places.among(folders(), name) is not None
 
 
 def find(
@@ -56,10 +60,12 @@ def find(
     """The folder of a checkpoint, fetched from the Hub if need be.
 
     Args:
-        name: the path of a folder (with a separator in it), a bundled name, or `namespace/name` on the Hub.
+        name: the path of a folder (with a separator in it), a plain name as `names` has it, or `namespace/name` on the
+            Hub, also written `hf-hub:namespace/name`.
         revision: a branch, tag or commit of the Hub repository; with it, a name is looked up on the Hub.
         local_files_only: look into the Hub's cache only, never at the network.
-        namespace: where plain names that are not bundled live on the Hub; else ZOO_HUB_NAMESPACE says it.
+        namespace: where plain names that are not here live on the Hub; else ZOO_HUB_NAMESPACE says it, else
+            `zoo.hub.places.NAMESPACE` has those that the wheel lists, whose weights are then the wheel's.
         token: for private repositories; else the one the Hub's client is logged in with.
 
     Raises:
@@ -69,7 +75,10 @@ def find(
     place = _place(name, revision, namespace)
     if isinstance(place, Path):
         return place
-    return pull(place, revision=revision, local_files_only=local_files_only, token=token)
+    folder = pull(place, revision=revision, local_files_only=local_files_only, token=token)
+    if _listed(name, revision, namespace):
+        _check_listed(os.fspath(name), folder, place)
+    return folder
 
 
 def config_of(name: str | os.PathLike[str], *, revision: str | None = None) -> dict[str, Any]:
@@ -84,7 +93,9 @@ def config_of(name: str | os.PathLike[str], *, revision: str | None = None) -> d
         HubError: the Hub refused, failed or could not be reached.
     """
     place = _place(name, revision, None)
-    return read_config(place) if isinstance(place, Path) else pull_config(place, revision=revision)
+    if isinstance(place, Path):
+        return read_config(place)
+    return places.index()[name] if _listed(name, revision, None) else pull_config(place, revision=revision)
 
 
 def may_be_name(text: str) -> bool:
@@ -100,19 +111,35 @@ def _place(name: str | os.PathLike[str], revision: str | None, namespace: str | 
             raise CheckpointError(f"{folder} is a local folder, which has no revision {show(revision)}.")
         return folder
     text = os.fspath(name)
-    if REPO_ID.fullmatch(text) and ".." not in text:
+    if text.startswith(PREFIX) or (REPO_ID.fullmatch(text) and ".." not in text):
         return text
     if not NAME.fullmatch(text):
         raise CheckpointError(
             f"{show(text)} is no checkpoint's name; names look like pixelcnn-cifar10, "
             "those of a Hub like namespace/pixelcnn-cifar10, and folders like ./runs/mine."
         )
-    if revision is None and is_bundled(text):
-        return BUNDLED / text
-    namespace = namespace or os.environ.get("ZOO_HUB_NAMESPACE")
+    here = places.among(folders(), text) if revision is None else None
+    if here is not None:
+        return here
+    namespace = namespace or os.environ.get("ZOO_HUB_NAMESPACE") or (places.NAMESPACE if text in places.index() else "")
     if namespace:
         return _place(f"{namespace}/{text}", revision, None)
     raise CheckpointError(_unknown(text, revision))
+
+
+def _listed(name: str | os.PathLike[str], revision: str | None, namespace: str | None) -> bool:
+    """Whether a name that is not here is one of the wheel's, which it has on the Hub in its own namespace."""
+    elsewhere = namespace or revision or os.environ.get("ZOO_HUB_NAMESPACE")
+    return not elsewhere and os.fspath(name) in places.index()
+
+
+def _check_listed(name: str, folder: Path, repo_id: str) -> None:
+    """Refuse what is published under a plain name now, where it is not what the name stood for in this wheel."""
+    if read_config(folder)["weights"]["sha256"] != places.index()[name]["weights"]["sha256"]:
+        raise CheckpointError(
+            f"The weights on the Hub as {repo_id} are others than this version of zoo knows as {name}: upgrade zoo, or "
+            f"write {repo_id} if you trust them."
+        )
 
 
 def _local_folder(name: str | os.PathLike[str]) -> Path | None:
@@ -122,7 +149,11 @@ def _local_folder(name: str | os.PathLike[str]) -> Path | None:
     the place of a bundled checkpoint.
     """
     text = os.fspath(name)
+    if text.startswith(PREFIX):
+        return None
     folder = Path(os.path.expanduser(text))
+    if os.sep in text:
+        restore(folder)
     if not isinstance(name, str) or text.startswith(("/", "./", "../", "~")):
         if not folder.is_dir():
             raise CheckpointError(f"There is no folder {folder}.")
@@ -137,6 +168,8 @@ def _unknown(name: str, revision: str | None) -> str:
             "pass namespace, or set ZOO_HUB_NAMESPACE."
         )
     close = difflib.get_close_matches(name, names(), n=3)
+    if name in places.index():
+        return f"{name} is not here: `zoo pull {places.NAMESPACE}/{name}` fetches it from the Hub."
     hint = f"close to it are {', '.join(close)}" if close else "`zoo list` names those there are"
     return f"There is no bundled checkpoint {name}; {hint}, and one on the Hub is written namespace/{name}."
 
@@ -250,6 +283,7 @@ def save(
 
     Raises:
         CheckpointError: the model cannot be stored so that `load` gives it back.
+        DataError: the folder cannot be written; a checkpoint that was there stays.
     """
     from zoo.classes import class_path_of, up_to_date
     from zoo.hub.packing import init_args_of, stored
@@ -257,13 +291,16 @@ def save(
 
     if dtype not in DTYPES:
         raise CheckpointError(f"dtype must be one of {', '.join(DTYPES)}, not {show(dtype)}.")
+    if getattr(model, "spec", None) is None:
+        name = type(model).__name__
+        raise CheckpointError(f"{name} does not say what its data are: set self.spec, a DataSpec, in its constructor.")
     folder = Path(folder)
+    restore(folder)
+    if folder.is_symlink():
+        raise CheckpointError(f"{folder} is a link, to {os.path.realpath(folder)}: name the folder itself.")
     if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} exists and is no checkpoint; remove it or choose another folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.new-", dir=folder.parent))
-    try:
-        temporary.chmod(0o755)
+    with replacing(folder) as temporary:
         hashes = write_weights(stored(model, dtype), temporary)
         config = {
             "format": FORMAT,
@@ -292,9 +329,6 @@ def save(
         write_config(temporary, up_to_date(config))
         # What cannot be loaded is not written: a broken export must show here, not on a user's machine.
         _load_folder(temporary, type(model))
-        replace_folder(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
@@ -307,11 +341,12 @@ def push(
     token: str | None = None,
     message: str | None = None,
 ) -> str:
-    """Publish a checkpoint on the Hub: weights, config.json, card and pictures, and nothing else.
+    """Publish a checkpoint on the Hub: what `zoo.hub.publishing.contents` lists, and nothing else.
 
     Args:
-        name: a bundled name or a folder path; it must load.
-        repo_id: `namespace/name` on the Hub, made if it does not exist.
+        name: the plain name of a checkpoint that is here, or a folder path; it must load.
+        repo_id: `namespace/name` on the Hub, made if it does not exist; its card says this name. A folder that has no
+            card gets this one as well.
         private: whether a new repository is private.
         revision: the branch to push to, made if it does not exist; by default the main branch.
         token: with the right to write; else the one the Hub's client is logged in with.
@@ -324,25 +359,39 @@ def push(
         CheckpointError: the checkpoint is missing or broken.
         HubError: the Hub refused, failed or could not be reached.
     """
-    folder = _local_folder(name)
-    if folder is None:
-        if not is_bundled(os.fspath(name)):
-            raise CheckpointError(_unknown(os.fspath(name), None))
-        folder = BUNDLED / name
+    folder = to_push(name)
     config = read_config(folder)
+    files = publishing.contents(folder, config, repo_id)
     if config["class_path"].startswith("zoo."):
         _load_folder(folder, None)
     else:
         load_weights(folder, config)  # the code of a class from elsewhere is not run here
-    return push_folder(folder, repo_id, private=private, revision=revision, token=token, message=message)
+    if not (folder / publishing.CARD).exists():
+        with suppress(DataError):  # a folder that cannot be written is published with a card, and stays without
+            write_atomically(folder / publishing.CARD, files[publishing.CARD])
+    return publishing.push_files(files, repo_id, private=private, revision=revision, token=token, message=message)
+
+
+def to_push(name: str | os.PathLike[str]) -> Path:
+    """The folder that `push` sends; never one from the Hub.
+
+    Raises:
+        CheckpointError: there is no such checkpoint here.
+    """
+    folder = _local_folder(name) or places.among(folders(), os.fspath(name))
+    if folder is None:
+        raise CheckpointError(_unknown(os.fspath(name), None))
+    return folder
 
 
 def is_own(name: str, folder: Path) -> bool:
-    """Whether a checkpoint is bundled or a folder that was named, and not one in the Hub's cache."""
-    return folder.parent == BUNDLED or folder == Path(name).expanduser()
+    """Whether a checkpoint is here or a folder that was named, and not one in the Hub's cache."""
+    return folder.parent in folders() or folder == Path(name).expanduser()
 
 
 def check_own(name: str, folder: Path) -> None:
-    """Refuse to change what lies in the Hub's cache."""
+    """Refuse to change what lies in the Hub's cache, or cannot be written."""
     if not is_own(name, folder):
         raise ZooError(f"{name} is in the Hub's cache, which is not to be changed: --write takes a folder of your own.")
+    if not os.access(folder, os.W_OK):  # before minutes of computing
+        raise unwritable(folder / CONFIG, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))

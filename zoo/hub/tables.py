@@ -148,11 +148,10 @@ def write_readme(path: str | Path) -> Path:
 
 
 def bundled() -> dict[str, Config]:
-    """config.json of every bundled checkpoint, by name."""
+    """config.json of every checkpoint that goes by a plain name, by this; nothing is fetched."""
     from zoo.hub import store
-    from zoo.hub.config import read_config
 
-    return {name: read_config(store.find(name)) for name in store.names()}
+    return {name: store.config_of(name) for name in store.names()}
 
 
 def start_of(training: Any) -> dict[str, Any]:

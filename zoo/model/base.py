@@ -14,6 +14,7 @@ from zoo.batch import as_batch
 from zoo.errors import CheckpointError, ZooError
 from zoo.model.modes import TrainingMode
 from zoo.model.optimization import Optimization
+from zoo.model.pretrained import Pretrained
 from zoo.model.randomness import Randomness
 from zoo.model.watching import Watching
 from zoo.nn.devices import generator_of
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from zoo.model.measurement import Measurement
 
 
-class Model(Optimization, Watching, Randomness):
+class Model(Pretrained, Optimization, Watching, Randomness):
     """A LightningModule of the zoo: it says what data it takes, and its constructor's arguments are plain JSON values.
 
     One that is no distribution, a translator or an embedding, derives from this and has verbs of its own; a

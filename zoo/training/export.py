@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zoo.errors import CheckpointError
+from zoo.errors import CheckpointError, show
+from zoo.files import restore
 from zoo.hub import building, store
 from zoo.hub.config import CONFIG
+from zoo.hub.places import NAME
 from zoo.model import Model
 from zoo.training.files import read_run
 
@@ -26,7 +28,8 @@ def export_run(
         run: a run's folder, whose `checkpoints/last.ckpt` is taken, or a `.ckpt` file. It is your own run: only
             its tensors and plain values are read, never code.
         name: FAMILY-DATASET.
-        out: where to write; `checkpoints/NAME` unless given.
+        out: where to write; by default NAME in the first of `zoo.hub.store.folders`, where `zoo.load` looks: in a
+            checkout `checkpoints/NAME`.
         dtype: of the stored weights.
         overwrite: replace a checkpoint that is there, with its numbers and notes.
         cls: the model's class, needed where it is not one of the zoo's own.
@@ -36,8 +39,10 @@ def export_run(
 
     Raises:
         CheckpointError: there is no such run, it was not made by this package, or a checkpoint is there already.
+        DataError: the folder cannot be written.
     """
-    path, folder = Path(run), Path(out or store.BUNDLED / name)
+    path, folder = Path(run), Path(out or _home(name))
+    restore(folder)
     if (folder / CONFIG).exists() and not overwrite:
         raise CheckpointError(f"{folder} is a checkpoint already: choose another name, or --overwrite to replace it.")
     if path.is_dir():
@@ -82,3 +87,10 @@ def export_run(
         training=training,
         reference=record["reference"],
     )
+
+
+def _home(name: str) -> Path:
+    """The folder of a checkpoint with a plain name."""
+    if not NAME.fullmatch(name):
+        raise CheckpointError(f"{show(name)} is no checkpoint's name: write FAMILY-DATASET, as in pixelcnn-digits.")
+    return store.folders()[0] / name

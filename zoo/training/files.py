@@ -16,7 +16,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from zoo.classes import CLASSES, run_up_to_date, up_to_date
 from zoo.errors import CheckpointError
 from zoo.files import unwritable
-from zoo.training.recipes import read_recipes
+from zoo.hub.places import recipe as recipe_of
+from zoo.training.recipes import options, read_recipes
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -74,16 +75,18 @@ def in_todays_names(argv: list[str], folder: Path) -> list[str]:
     """A command line whose recipes and classes are in the names of today.
 
     Args:
-        argv: as it was given; without old names it is returned as it is.
+        argv: as it was given; without old names it is returned as it is, but for recipes of the zoo that are named
+            where they are not: they come from the checkout or the wheel.
         folder: an empty one for the recipes that had to be written anew, under their own file names.
     """
-    words = {**CLASSES}
+    own = {path: recipe_of(path) for path in options(argv, "--config", "-c")}
+    words = {**CLASSES, **{path: str(file) for path, file in own.items() if file}}
     for i, (path, recipe) in enumerate(read_recipes(argv).items()):
         current = up_to_date(recipe)
         # The parser reads a file in the encoding of the terminal.
         foreign = locale.getpreferredencoding(False).lower() not in ("utf-8", "utf8") and not path.startswith("{")
         if current != recipe or foreign:
-            copy = folder / str(i) / Path(path).name
+            copy = folder / str(i) / ("given.yaml" if path.startswith("{") else Path(path).name)
             copy.parent.mkdir(parents=True)
             copy.write_text(yaml.safe_dump(current, sort_keys=False), encoding="utf-8")
             words[path] = str(copy)
