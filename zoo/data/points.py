@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.arguments import count_of, seed_of
 from zoo.classes import class_path_of
 from zoo.data.tensors import TensorData
 from zoo.errors import DataError
@@ -82,11 +83,10 @@ class Points(TensorData):
         self.sizes = {"train": train, "validation": validation, "test": test}
         for split, size in self.sizes.items():
             most = 2 * MOST // math.prod(self.shape)
+            self.sizes[split] = size = count_of(size, split, least=0)
             if not 1 <= size <= most:
                 raise DataError(f"{split} must be from 1 to {most:,} points, not {size:,}.")
-        if not 0 <= data_seed < 2**32:
-            raise DataError(f"data_seed must be from 0 to 2**32 - 1, not {data_seed}.")
-        self.data_seed = data_seed
+        self.data_seed = seed_of(data_seed, "data_seed", bits=32) or 0
 
     @property
     def protocol(self) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from zoo import metrics
+from zoo.arguments import count_of, seed_of
 from zoo.data.splits import split_of
 from zoo.errors import ZooError, warn
 from zoo.evaluation import fidelity
@@ -55,8 +56,7 @@ def gather(
         device: where a checkpoint draws.
         root: folder of the data sets; by default ZOO_DATA or the user cache.
     """
-    if n is not None and n < 1:
-        raise ZooError(f"n must be at least 1, not {n}.")
+    n, seed = None if n is None else count_of(n), seed_of(seed)
     path = Path(name).expanduser()
     if path.is_dir() and not (path / "config.json").exists():
         return _folder(path, n)

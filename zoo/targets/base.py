@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.arguments import seed_of
 from zoo.classes import class_path_of
 from zoo.errors import DataError, one_line, show
-from zoo.spec import DataSpec, check_count
+from zoo.spec import DataSpec
 
 Random = np.random.RandomState
 
@@ -90,8 +91,10 @@ class Known(Target):
 
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
         """Draw `n` data exactly, float32 (n, *shape); a seed gives the same data each time."""
-        check_count(n)
-        return torch.from_numpy(self.draw(Random(seed), n).astype(np.float32))
+        n, seed = DataSpec(self.shape, None).count(n), seed_of(seed)
+        # RandomState takes 32 bits at a time; a seed of no more is itself.
+        words = seed if seed is None or seed < 2**32 else [seed % 2**32, seed >> 32]
+        return torch.from_numpy(self.draw(Random(words), n).astype(np.float32))
 
 
 def target_of(given: str | Mapping[str, Any]) -> Target:
