@@ -109,7 +109,7 @@ def test_pixels_are_levels():
 
 
 def test_truncated_latents_lie_within_and_keep_their_law():
-    z = draw_latents(400, 500, torch.Generator().manual_seed(0), 1.5)
+    z = draw_latents(Draws(0, 400), 500, 1.5)
     assert z.abs().max() <= 1.5
     exact = torch.randn(400_000, generator=torch.Generator().manual_seed(0))
     exact = exact[exact.abs() < 1.5]

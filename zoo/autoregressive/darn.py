@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from zoo.arguments import count_of
 from zoo.errors import DataError
 from zoo.model import GenerativeModel
-from zoo.nn.devices import full_precision
+from zoo.nn.devices import full_precision, precise
 from zoo.nn.draws import Draws
 from zoo.spec import DataSpec, check_image_shape
 
@@ -37,7 +37,7 @@ ESTIMATORS = ("half", "disarm")
 def bernoulli_log_prob(v: Tensor, logits: Tensor) -> Tensor:
     """log p(v) in nats of independent units: (..., D) and (..., D) to float32 (...)."""
     with torch.autocast(logits.device.type, enabled=False):
-        v, logits = v.float(), logits.float()
+        v, logits = precise(v), precise(logits)
         # Linear in v, which cross-entropy would not differentiate.
         return (v * logits - F.softplus(logits)).sum(-1)
 
@@ -92,7 +92,7 @@ class AutoregressiveBernoulli(nn.Module):
             a = a if self.hidden_context is None else a + self.hidden_context(c)
             for layer in self.deeper:
                 a = a + F.linear(self.dropout(F.gelu(a)), layer.weight * self.passes, layer.bias)
-            hidden = self.dropout(F.gelu(a)).float()
+            hidden = precise(self.dropout(F.gelu(a)))
         with torch.autocast(v.device.type, enabled=False):
             logits = F.linear(v.to(self.bias.dtype), self.linear * self.before, self.bias)
             if self.context is not None:
@@ -159,7 +159,7 @@ class DARNNet(nn.Module):
 
     def infer(self, x: Tensor) -> Tensor:
         """Logits of q(h|x): pixels (N, D) to (N, H)."""
-        return self.encoder(x.to(self.prior.bias.dtype)).float()
+        return precise(self.encoder(x.to(self.prior.bias.dtype)))
 
     @staticmethod
     def code(logits: Tensor, uniform: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 from zoo.batch import as_batch
 from zoo.errors import DataError
 from zoo.model import GenerativeModel
-from zoo.nn.devices import full_precision
+from zoo.nn.devices import full_precision, precise
 from zoo.nn.draws import Draws
 from zoo.nn.made import CachedPass, MADENet
 from zoo.nn.orderings import random_orderings
@@ -115,7 +115,7 @@ class MADE(GenerativeModel):
 
     def _log_prob(self, x: Tensor, sets: Tensor) -> Tensor:
         """log p_k(x): (S, N, *shape), each part under its set k of `sets` (S,), to (S, N) nats."""
-        bits = x.flatten(2).float()
+        bits = precise(x.flatten(2), self.net.head.weight)
         logits = self.net(2 * bits - 1, sets)[..., 0]
         return -F.binary_cross_entropy_with_logits(logits, bits, reduction="none").sum(2)
 

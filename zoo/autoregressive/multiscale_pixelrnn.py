@@ -36,6 +36,7 @@ from zoo.autoregressive.pixelrnn import LAYERS, PixelRNNNet, check_layers
 from zoo.autoregressive.raster import RasterModel
 from zoo.errors import DataError
 from zoo.nn.activations import ACTIVATIONS
+from zoo.nn.devices import precise
 from zoo.nn.masked import CachedStep, LayerCache, MaskedRMSNorm, residual_gain
 
 
@@ -88,7 +89,7 @@ class Upsampling(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             h = self.first(x)
         h = self.widen(self.activation(self.norm(self.small(h))))
-        return self.norm(self.large(F.pixel_shuffle(h, self.scale).float()))
+        return self.norm(self.large(precise(F.pixel_shuffle(h, self.scale))))
 
 
 class ConditionalNet(PixelRNNNet):

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from zoo.errors import DataError
 from zoo.model import GenerativeModel
 from zoo.nn.activations import ACTIVATIONS
-from zoo.nn.devices import full_precision
+from zoo.nn.devices import full_precision, precise
 from zoo.nn.draws import Draws
 from zoo.nn.levels import LevelFeatures
 from zoo.nn.masked import CachedStep, MaskedConv2d, MaskedRMSNorm
@@ -93,7 +93,7 @@ class RasterNet(nn.Module):
     def log_likelihood(self, logits: Tensor, x: Tensor) -> Tensor:
         """Log p in nats (N, C, H, W) of integers (N, C, H, W), from the logits (N, C, K, H, W)."""
         if self.levels == 2:
-            return -F.binary_cross_entropy_with_logits(logits[:, :, 0], x.float(), reduction="none")
+            return -F.binary_cross_entropy_with_logits(logits[:, :, 0], x.to(logits.dtype), reduction="none")
         # Classes last: the rows of the softmax are then contiguous in channels-last memory.
         rows, target = logits.permute(0, 3, 4, 1, 2), x.permute(0, 2, 3, 1)
         nll = F.cross_entropy(rows.flatten(0, 3), target.long().flatten(), reduction="none")
@@ -105,7 +105,7 @@ class RasterNet(nn.Module):
         F is 1, the level scaled to [-1, 1], or the size of the embedding.
         """
         if self.embed is None:
-            scaled = x.float() * (2.0 / (self.levels - 1)) - 1.0
+            scaled = precise(x, self.row_bias) * (2.0 / (self.levels - 1)) - 1.0
             return scaled if colour is None else scaled[:, None]
         return self.embed(x) if colour is None else self.embed.table[colour][x.long()]
 
@@ -126,7 +126,7 @@ class RasterNet(nn.Module):
         """The last layers, from the stream to the logits."""
         h = self.activation(self.hidden(self.activation(self.norm(h, step)), step))
         with torch.autocast(h.device.type, enabled=False):
-            return self._head(h.float(), step)
+            return self._head(precise(h), step)
 
     def _head(self, h: Tensor, step: CachedStep | None) -> Tensor:
         logits = self.head(h, step)

@@ -17,7 +17,7 @@ from zoo.flows.reconstruction import FAR, Reconstruction, refuse_lost, warn_of_l
 from zoo.model import GenerativeModel, Measurement
 from zoo.model.dequantized import Dequantized
 from zoo.nn.activations import ACTIVATIONS
-from zoo.nn.devices import full_precision
+from zoo.nn.devices import full_precision, precise
 from zoo.spec import DataSpec, check_image_shape
 
 
@@ -26,7 +26,7 @@ class ImageDensity(Flow):
 
     def forward(self, y: Tensor) -> Tensor:
         """log p(y), in nats."""
-        return self.log_prob(y)
+        return self.log_prob(precise(y, self.base.place))
 
 
 class ImageFlow(Dequantized, GenerativeModel):
@@ -99,7 +99,7 @@ class ImageFlow(Dequantized, GenerativeModel):
         x = self.check(x)
         # What was rounded on the way forward would not come back.
         with self.sampling_mode(cached=False), full_precision(self.device):
-            z = self.net.transform(x.float() + 0.5)[0]
+            z = self.net.transform(precise(x, self.net.base.place) + 0.5)[0]
         if verify:
             refuse_lost(self, x, z)
         return z

@@ -29,7 +29,7 @@ from zoo.flows.iaf import IAFTransform
 from zoo.flows.planar import Planar
 from zoo.model import GenerativeModel
 from zoo.model.latents import Latents
-from zoo.nn.devices import full_precision
+from zoo.nn.devices import full_precision, precise
 from zoo.nn.draws import Draws
 from zoo.spec import DataSpec, check_image_shape
 
@@ -152,8 +152,8 @@ class FlowVAENet(nn.Module):
     def infer(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Images to the mean and log-deviation (N, L) of the Gaussian, and the context (N, context) of the flow."""
         ends = [self.latent_dim, 2 * self.latent_dim]
-        mean, log_scale, context = (
-            self.encoder(2.0 * x.to(self.encoder.out.weight.dtype) - 1.0).float().tensor_split(ends, 1)
+        mean, log_scale, context = precise(self.encoder(2.0 * precise(x, self.encoder.out.bias) - 1.0)).tensor_split(
+            ends, 1
         )
         # An exponential far outside this range is of no use, and may be no number.
         return mean, log_scale.clamp(-7.0, 7.0), context if context.shape[1] else None
@@ -166,8 +166,8 @@ class FlowVAENet(nn.Module):
         z, log_det = self.flow(start, context)
         logits = self.decoder(z)
         with torch.autocast(x.device.type, enabled=False):
-            log_likelihood = -F.binary_cross_entropy_with_logits(logits.float(), x.float(), reduction="none")
-            return log_likelihood.flatten(1).sum(1) + self.prior.log_prob(z.float()) - (log_q - log_det.float())
+            log_likelihood = -F.binary_cross_entropy_with_logits(precise(logits), precise(x, logits), reduction="none")
+            return log_likelihood.flatten(1).sum(1) + self.prior.log_prob(precise(z)) - (log_q - precise(log_det))
 
 
 class FlowVAE(Latents, GenerativeModel):
@@ -238,10 +238,10 @@ class FlowVAE(Latents, GenerativeModel):
             seed: of the latents; the same seed gives the same bound. The global random state stays as it was.
             index: the places of the images in their split, int64 (N,), to which their latents belong; by default in x.
         """
-        x = self.check(x)
-        samples = count_of(samples, "samples")
+        x, samples = self.check(x), count_of(samples, "samples")
         draws, size = Draws(seed, self.check_index(index, len(x))), self.hparams.latent_dim
-        found, total = self.net.infer(x), x.new_full((len(x),), -math.inf, dtype=torch.float32)
+        found = self.net.infer(x)
+        total = found[0].new_full((len(x),), -math.inf)
         together = max(1, rows(x.device) // max(1, len(x)))
         for k in range(0, samples, together):
             count = min(samples - k, together)

@@ -24,7 +24,7 @@ from zoo.batch import as_batch
 from zoo.errors import DataError
 from zoo.model import GenerativeModel
 from zoo.model.dequantized import Dequantized
-from zoo.nn.devices import full_precision
+from zoo.nn.devices import full_precision, precise
 from zoo.nn.draws import Draws
 from zoo.spec import DataSpec
 
@@ -85,7 +85,7 @@ class GaussianMixture(Dequantized, GenerativeModel):
         return factor
 
     def _innovations(self, y: Tensor) -> Tensor:
-        z = y.flatten(1).float() * (2 / self.spec.levels) - 1
+        z = precise(y.flatten(1), self.mean) * (2 / self.spec.levels) - 1
         return (z - self.mean) @ self._factor().T
 
     def _joint(self, e: Tensor) -> Tensor:

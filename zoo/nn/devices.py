@@ -51,6 +51,12 @@ def full_precision(device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
 
 
+def precise(x: torch.Tensor, like: torch.Tensor | None = None) -> torch.Tensor:
+    """x in float32, or in float64 where it, or what it is `like`, is that already."""
+    own = x.dtype if x.is_floating_point() else torch.float32
+    return x.to(torch.promote_types(torch.promote_types(own, torch.float32), own if like is None else like.dtype))
+
+
 def generator_of(seed: int | None) -> torch.Generator:
     """A private generator on the CPU, so that a seed means the same on every device."""
     seed, generator = seed_of(seed), torch.Generator("cpu")

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.nn.devices import precise
+
 
 def to_unit(x: Tensor, levels: int | None) -> Tensor:
     """Levels spread over [-1, 1], in float32; continuous data, without levels, as they are."""
@@ -19,7 +21,7 @@ def from_unit(y: Tensor, levels: int | None) -> Tensor:
     if levels is None:
         return y
     top = levels - 1
-    return ((y.float() + 1) * (top / 2)).round().clamp(0, top).to(torch.uint8)
+    return ((precise(y) + 1) * (top / 2)).round().clamp(0, top).to(torch.uint8)
 
 
 class LevelFeatures(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from zoo.errors import DataError, one_line, show
 from zoo.spec import DataSpec
 
 Random = np.random.RandomState
+BLOCK = 1024  # data of one stream
 
 
 class Target:
@@ -90,11 +92,14 @@ class Known(Target):
         return self.log_density(x) - self.log_normalizer()
 
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
-        """Draw `n` data exactly, float32 (n, *shape); a seed gives the same data each time."""
+        """Draw `n` data exactly, float32 (n, *shape); a seed gives the same data each time, the first of them whatever
+        `n` is.
+        """
         n, seed = DataSpec(self.shape, None).count(n), seed_of(seed)
-        # RandomState takes 32 bits at a time; a seed of no more is itself.
-        words = seed if seed is None or seed < 2**32 else [seed % 2**32, seed >> 32]
-        return torch.from_numpy(self.draw(Random(words), n).astype(np.float32))
+        seed = secrets.randbits(64) if seed is None else seed
+        words = [seed % 2**32, seed // 2**32]  # of 32 bits, as RandomState takes them
+        blocks = [self.draw(Random([*words, block]), BLOCK) for block in range(-(-n // BLOCK))]
+        return torch.from_numpy(np.concatenate(blocks)[:n].astype(np.float32))
 
 
 def target_of(given: str | Mapping[str, Any]) -> Target:
