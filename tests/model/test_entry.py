@@ -24,7 +24,7 @@ from zoo.data.tensors import TensorData
 from zoo.errors import DataError, TrainingError, ZooError
 from zoo.evaluation.measure import evaluate
 from zoo.flows import MAF
-from zoo.model import Model
+from zoo.model import Model, entry
 
 CONTINUOUS = {"flows.ContinuousFlow", "flows.EnergyFlow", "flows.MAF", "adversarial.GAN"}
 NARROW = sorted(set(FAMILIES) - CONTINUOUS)  # of levels that bytes go beyond
@@ -456,6 +456,25 @@ def test_the_state_of_the_process_changes_nothing(name):
 # -- on a GPU ----------------------------------------------------------------------------------------------------
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="only on a GPU are values seen later")
+
+
+@pytest.mark.parametrize(
+    "name", ["autoregressive.NADE", "mixtures.GaussianMixture", "adversarial.LAPGAN", "adversarial.GAN"]
+)
+def test_what_is_seen_later_stops_the_run(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(entry, "_on_gpu", lambda x: isinstance(x, Tensor))
+    model = model_of(name, training=True)
+    beyond = torch.nan if model.spec.levels is None else 255
+    with pytest.raises(TrainingError, match=r"The batch of optimizer step \d+ holds (NaN|values beyond 0\.\.\d+)"):
+        fit(tmp_path, model=model, data=loaders(model, "training", beyond), max_epochs=2, max_steps=-1)
+
+
+@pytest.mark.parametrize("label", [10, -1])
+def test_labels_that_are_seen_later_too(tmp_path, monkeypatch, label):
+    monkeypatch.setattr(entry, "_on_gpu", lambda x: isinstance(x, Tensor))
+    model = GatedPixelCNN(**GREY, classes=10, channels=2, blocks=1)
+    with pytest.raises(TrainingError, match=r"holds labels beyond 0\.\.9"):
+        fit(tmp_path, model=model, data=loaders(model, "training", label=label), max_epochs=2, max_steps=-1)
 
 
 @GPU
