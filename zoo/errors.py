@@ -34,9 +34,17 @@ def _visible(character: str) -> str:
 
 
 def literal(text: object) -> str:
-    """Text on one line that Markdown shows as it is: no tag, no link and no picture is made of a stranger's words."""
-    line = plain(" ".join(str(text).split())).replace("<", "&lt;")
-    return re.sub(r"\](?=[(\[:])", r"\\]", line)
+    """Text as one line of Markdown that shows it as it is, but for `code` between single backticks.
+
+    No tag, link, picture, heading or fence is made of a stranger's words, wherever the line is put.
+    """
+    line = plain(" ".join(str(text).split()))
+    # Runs of backticks would pair otherwise than one by one, and so would one behind a backslash.
+    parts = re.split(r"(`[^`]*`)", re.sub(r"`{2,}", "`", line))
+    parts[::2] = [re.sub(r"([\\\[\]<>`])", r"\\\1", part) for part in parts[::2]]
+    # Nor may it begin as a heading, a rule, a fence or a list does.
+    line = re.sub(r"^(?=[#=~*]|[-+](\s|[-+]|$))", r"\\", "".join(parts))
+    return re.sub(r"^(\d+)(?=[.)](\s|$))", r"\1\\", line)
 
 
 class ZooError(ValueError):

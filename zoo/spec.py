@@ -307,7 +307,8 @@ class DataSpec:
             label = label.copy() if type(label).__module__ == "numpy" else label
             given = label if isinstance(label, torch.Tensor) else torch.as_tensor(label, device="cpu")
         except (TypeError, ValueError, RuntimeError, OverflowError):
-            raise DataError(f"label must be an integer, or {n} integers {span}, not {show(label)}.") from None
+            kind = type(label).__name__
+            raise DataError(f"label must be an integer, or {n} integers {span}, not {kind}.") from None
         if given.layout != torch.strided or given.is_nested or given.is_meta > (torch.device(device).type == "meta"):
             raise DataError(f"label must be a dense tensor of integers {span}, neither sparse nor on the meta device.")
         if given.is_floating_point() or given.is_complex() or given.is_quantized or given.dtype == torch.bool:

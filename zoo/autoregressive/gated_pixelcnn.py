@@ -314,7 +314,7 @@ class GatedPixelCNN(RasterModel):
 
     # -- likelihood -----------------------------------------------------------------------------------------------
 
-    def log_prob(self, x: Tensor, label: int | Sequence[int] | Tensor | None = None) -> Tensor:
+    def log_prob(self, x: Tensor, label: int | str | Sequence[int | str] | Tensor | None = None) -> Tensor:
         """log p(x | label), exact: images uint8 (N, C, H, W) to (N,) nats.
 
         Without a label a conditional model gives log p(x) = log (1/K) sum_y p(x | y), exact where the K labels are
@@ -322,7 +322,7 @@ class GatedPixelCNN(RasterModel):
 
         Args:
             x: images.
-            label: an integer 0..classes-1, or N of them (int64 (N,) as tensor).
+            label: an integer 0..classes-1, or N of them (int64 (N,) as tensor), or names of classes.
 
         Raises:
             DataError: where images or labels do not fit.
@@ -356,7 +356,7 @@ class GatedPixelCNN(RasterModel):
         self,
         n: int,
         *,
-        label: int | Sequence[int] | Tensor | None = None,
+        label: int | str | Sequence[int | str] | Tensor | None = None,
         seed: int | None = None,
         cached: bool = True,
     ) -> Tensor:
@@ -364,7 +364,8 @@ class GatedPixelCNN(RasterModel):
 
         Args:
             n: number of images.
-            label: an integer 0..classes-1, or n of them; without, a conditional model draws one for each image.
+            label: an integer 0..classes-1, or n of them, or names of classes; without, a conditional model draws one
+                for each image.
             seed: the same seed gives the same images, the first of them whatever `n` is.
             cached: remember the activations of earlier pixels; False runs the whole network for each sub-pixel. Both
                 draw the same images.
@@ -380,7 +381,7 @@ class GatedPixelCNN(RasterModel):
         x: Tensor,
         known: Tensor,
         *,
-        label: int | Sequence[int] | Tensor | None = None,
+        label: int | str | Sequence[int | str] | Tensor | None = None,
         seed: int | None = None,
         cached: bool = True,
     ) -> Tensor:

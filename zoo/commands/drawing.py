@@ -96,7 +96,7 @@ def _options_of(cls: type[Model], spec: DataSpec | None) -> dict[str, tuple[type
             continue
         default, text = None if required else parameter.default, helps.get(parameter.name, "")
         if parameter.name == "label" and spec and spec.class_names:
-            kind, text = str, f"{text.rstrip('.')}; or the name of a class: {', '.join(spec.class_names[:NAMED])}"
+            kind, text = str, f"{text.rstrip('.')}. Classes: {', '.join(spec.class_names[:NAMED])}"
             text += " and more" if len(spec.class_names) > NAMED else ""
         found[parameter.name] = kind, default, text
     return found

@@ -52,7 +52,7 @@ class Latents:
         n: int,
         *,
         seed: int | None = None,
-        label: int | Sequence[int] | Tensor | None = None,
+        label: int | str | Sequence[int | str] | Tensor | None = None,
         truncation: float | None = None,
     ) -> Tensor:
         """Draw `n` data: images uint8 (n, C, H, W), points float32 (n, 2).
@@ -60,7 +60,7 @@ class Latents:
         Args:
             n: number of data.
             seed: the same seed gives the same data, the first of them whatever `n` is.
-            label: an integer, or n of them; without, a conditional model draws one for each.
+            label: an integer, or n of them, or names of classes; without, a conditional model draws one for each.
             truncation: latents beyond this are drawn again (arXiv 1809.11096, section 3.1): the fewer standard
                 deviations, the more alike and the more typical the samples.
         """
@@ -79,12 +79,12 @@ class Latents:
         return draw_latents(Draws(seed, n), self.latent_size, truncation)
 
     @torch.no_grad()
-    def decode(self, z: Tensor, label: int | Sequence[int] | Tensor | None = None) -> Tensor:
+    def decode(self, z: Tensor, label: int | str | Sequence[int | str] | Tensor | None = None) -> Tensor:
         """The data of latents (N, latent_size), of sums of latents too: (N, *shape).
 
         Args:
             z: latents.
-            label: an integer or N of them, which a conditional model needs.
+            label: an integer, or N of them, or names of classes, which a conditional model needs.
         """
         z = self.check(z, "z", DataSpec((self.latent_size,), None))
         labels = self.check_labels(label, len(z))
@@ -97,7 +97,12 @@ class Latents:
             return torch.cat([self.to_data(self._generated(*each)) for each in zip(parts, given, strict=True)])
 
     def interpolate(
-        self, start: Tensor, end: Tensor, steps: int = 8, *, label: int | Sequence[int] | Tensor | None = None
+        self,
+        start: Tensor,
+        end: Tensor,
+        steps: int = 8,
+        *,
+        label: int | str | Sequence[int | str] | Tensor | None = None,
     ) -> Tensor:
         """Data on the way from latents to others: (N, latent_size) twice to (N, steps, *shape).
 
