@@ -61,7 +61,7 @@ def count_of(n: Any, what: str = "n", *, least: int = 1, size: int = 1) -> int:
         raise DataError(f"{what} must be a whole number, at least {least}, not {_shown(n)}.")
     if number < least:
         raise DataError(f"{what} must be at least {least}, not {_shown(n)}.")
-    if number * size > _memory():
+    if number * size > memory():
         raise DataError(
             f"{what} is {_shown(n)}, more than the memory of this machine holds at {size} bytes each: ask for fewer."
         )
@@ -92,7 +92,7 @@ def real_of(value: Any, what: str, *, zero: bool = False, most: float = math.inf
     return number
 
 
-def _memory() -> int:
+def memory() -> int:
     """Bytes of this machine's memory, where the system says."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

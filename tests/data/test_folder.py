@@ -279,6 +279,7 @@ trainer: {max_steps: 2, accelerator: cpu, devices: 1, enable_progress_bar: false
 """
 
 
+@pytest.mark.slow
 def test_fine_tuning_on_a_folder_takes_one_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for kind in ("cat", "dog"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from zoo.arguments import memory
 from zoo.classes import class_path_of
 from zoo.data.decoding import decode, to_levels, whole_area
 from zoo.data.images import ImageData
@@ -242,11 +242,3 @@ def check_memory(n: int, shape: tuple[int, ...], title: str) -> None:
             f"{title} takes {size / 2**30:,.1f} GiB as {n:,} images of {shape[1]}x{shape[2]}, more than half of the "
             f"memory here, {most / 2**30:,.1f} GiB: choose a smaller size, or fewer pictures."
         )
-
-
-def memory() -> int:
-    """Bytes of this machine's memory; 16 GiB where it does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 2**34
