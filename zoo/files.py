@@ -209,7 +209,7 @@ def read(path: Path, size: int, sha256: str, header: bytes = b"") -> bytes:
                 data = packed.read(size + 1)
     except FileNotFoundError:
         raise DataError(
-            f"{path} is missing: allow the download, or set ZOO_DATA (or root) to the folder that has "
+            f"{path.absolute()} is missing: allow the download, or set ZOO_DATA (or root) to the folder that has "
             f"{path.parent.name}."
         ) from None
     except (OSError, EOFError, zlib.error) as error:

@@ -130,6 +130,11 @@ def test_missing_file_without_download(tmp_path, raw):
     assert not raw.exists()
 
 
+def test_a_file_that_is_missing_is_said_with_its_whole_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(SmallMNIST("elsewhere", download=False).setup, tmp_path / "elsewhere" / "MNIST" / "raw" / NAME)
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [

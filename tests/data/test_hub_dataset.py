@@ -151,6 +151,8 @@ def test_columns_that_are_not_there(datasets, tmp_path, arguments, complaint):
 def test_no_data_set_of_that_name(datasets, tmp_path):
     with pytest.raises(DataError, match="`datasets` cannot load 'nobody/nothing' on the Hub"):
         HubDataset("nobody/nothing").setup("fit")
+    with pytest.raises(DataError, match=f"There is no folder {tmp_path / 'gone'}: give that of the data set"):
+        HubDataset("./gone", root=str(tmp_path)).setup("fit")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="`datasets` cannot load the folder"):
         HubDataset("empty", root=str(tmp_path)).setup("fit")

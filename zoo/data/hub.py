@@ -131,6 +131,9 @@ class HubDataset(OwnImages):
                 "pip install 'generative-zoo[hub-data]'."
             ) from None
         local = self._local()
+        if local is None and self.name.startswith((".", "/", "~")):
+            place = (self.base or Path()) / Path(self.name).expanduser()
+            raise DataError(f"There is no folder {said_name(str(place.absolute()))}: give that of the data set.")
         where: dict[str, Any] = {} if self.base is None or local else {"cache_dir": str(self.base)}
         if self.revision and not local:
             where["revision"] = self.revision
