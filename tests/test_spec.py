@@ -135,7 +135,7 @@ def test_labels_are_given_by_name_or_number(label, labels):
         ("hrose", "There is no class 'hrose': close to it is Horse."),
         ("zebra", "There is no class 'zebra': there are cat, dog, Horse, 10."),
         (["cat", "cta"], "There is no class 'cta': close to it is cat."),
-        ("7", "label is 7; this model takes 0..3."),
+        ("7", "label is 7; this model takes 0..3"),
         ("\x1b[2J" * 100, "There is no class '"),
         (["cat"], "label has shape"),
         ("9" * 5000, "There is no class"),

@@ -1,11 +1,11 @@
-"""A stranger's words are shown and not obeyed by a terminal, and errors end."""
+"""A stranger's words are shown and not obeyed: by a terminal, in Markdown, and in errors, which end."""
 
 import json
 import pickle
 
 import pytest
 
-from zoo.errors import CheckpointError, ZooError, one_line, plain, refusing, show
+from zoo.errors import CheckpointError, ZooError, literal, one_line, plain, refusing, show
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,32 @@ def test_control_characters_are_written_out(text, shown):
 def test_json_that_is_written_out_is_the_same_json():
     value = {"a\u202e": "\x9b\x1b\ud800 ü"}
     assert json.loads(plain(json.dumps(value, ensure_ascii=False))) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("<script>alert(1)</script>", r"\<script\>alert(1)\</script\>"),
+        ("[x](https://example.org)", r"\[x\](https://example.org)"),
+        ("![x](y.png)", r"!\[x\](y.png)"),
+        ("[x][y] [y]: z", r"\[x\]\[y\] \[y\]: z"),
+        ("uniform on [-1, 1], a  [0, 256)\n", r"uniform on \[-1, 1\], a \[0, 256)"),
+        ("a\n\n# title\x1b", r"a # title\\u001b"),
+        ("1.9 times the images\nof one", "1.9 times the images of one"),
+        ("see `tests/[x](y)`", "see `tests/[x](y)`"),
+        ("-41.25 nats", "-41.25 nats"),
+        ("# title", r"\# title"),
+        ("- [x] done", r"\- \[x\] done"),
+        ("1. first", r"1\. first"),
+        (" \n ~~~ fence", r"\~~~ fence"),
+        ("---", r"\---"),
+        ("``` `<b>` ```", r"` `\<b\>` `"),
+        (r"\`<b>`", r"\\`<b>`"),
+        ("a ` b", r"a \` b"),
+    ],
+)
+def test_markdown_makes_nothing_of_words(text, words):
+    assert literal(text) == words
 
 
 def test_a_sentence_ends_and_stays_on_its_line():

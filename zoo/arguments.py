@@ -13,9 +13,6 @@ from typing import Any
 
 from zoo.errors import DataError, show
 
-SEEDS = 2**64
-"""Seeds are 0..SEEDS-1, what a `torch.Generator` tells apart."""
-
 
 def whole(value: Any) -> int | None:
     """`value` as an `int` where it is a whole number, else None."""
@@ -28,8 +25,13 @@ def whole(value: Any) -> int | None:
         return None
 
 
-def seed_of(seed: Any, what: str = "seed") -> int | None:
+def seed_of(seed: Any, what: str = "seed", *, bits: int = 64) -> int | None:
     """A seed as an `int` of 0..2**64-1, or None where none is given.
+
+    Args:
+        seed: the number.
+        what: its name, in the sentence.
+        bits: 32 for one of NumPy's `RandomState`, whose seeds are fewer.
 
     Raises:
         DataError: it is no whole number, or none of these.
@@ -37,8 +39,8 @@ def seed_of(seed: Any, what: str = "seed") -> int | None:
     if seed is None:
         return None
     number = whole(seed)
-    if number is None or not 0 <= number < SEEDS:
-        raise DataError(f"{what} must be a whole number from 0 to 2**64 - 1, or None, not {_shown(seed)}.")
+    if number is None or not 0 <= number < 2**bits:
+        raise DataError(f"{what} must be a whole number from 0 to 2**{bits} - 1, or None, not {_shown(seed)}.")
     return number
 
 

@@ -33,6 +33,20 @@ def _visible(character: str) -> str:
     return json.dumps(character)[1:-1]
 
 
+def literal(text: object) -> str:
+    """Text as one line of Markdown that shows it as it is, but for `code` between single backticks.
+
+    No tag, link, picture, heading or fence is made of a stranger's words, wherever the line is put.
+    """
+    line = plain(" ".join(str(text).split()))
+    # Runs of backticks would pair otherwise than one by one, and so would one behind a backslash.
+    parts = re.split(r"(`[^`]*`)", re.sub(r"`{2,}", "`", line))
+    parts[::2] = [re.sub(r"([\\\[\]<>`])", r"\\\1", part) for part in parts[::2]]
+    # Nor may it begin as a heading, a rule, a fence or a list does.
+    line = re.sub(r"^(?=[#=~*]|[-+](\s|[-+]|$))", r"\\", "".join(parts))
+    return re.sub(r"^(\d+)(?=[.)](\s|$))", r"\1\\", line)
+
+
 class ZooError(ValueError):
     """Anything `zoo` refuses or cannot do; the command line prints its text alone, without a traceback.
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from zoo.arguments import count_of
 from zoo.errors import DataError, show
+from zoo.labels import checked_names, label_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,8 +25,6 @@ KINDS = {
 
 Images and video are uint8 with values 0..levels-1, tokens int64, levels being the size of the vocabulary, vectors of
 levels uint8 or int64; whatever has no levels is floating point. A batch of graphs is ragged."""
-
-MOST_NAME = 100  # characters of a class's name
 
 _SIZES = {"image": 3, "vector": 1, "tokens": 1, "graph": 1, "video": 4}
 
@@ -82,7 +79,7 @@ class DataSpec:
         if self.kind == "tokens" and self.levels is None:
             raise DataError("Tokens have levels, the size of the vocabulary: say how many.")
         if self.class_names is not None:
-            object.__setattr__(self, "class_names", _names(self.class_names, self.classes))
+            object.__setattr__(self, "class_names", checked_names(self.class_names, self.classes))
 
     @property
     def dims(self) -> int:
@@ -302,15 +299,16 @@ class DataSpec:
             raise DataError("The model was made without classes: leave out the label.")
         span = f"0..{classes - 1}"
         if isinstance(label, str):
-            label = self._label_of(label)
+            label = label_of(label, self.class_names, classes)
         elif isinstance(label, (list, tuple)):
-            label = [self._label_of(each) if isinstance(each, str) else each for each in label]
+            label = [label_of(each, self.class_names, classes) if isinstance(each, str) else each for each in label]
         try:
             # NumPy's negative strides are none of torch's.
             label = label.copy() if type(label).__module__ == "numpy" else label
             given = label if isinstance(label, torch.Tensor) else torch.as_tensor(label, device="cpu")
         except (TypeError, ValueError, RuntimeError, OverflowError):
-            raise DataError(f"label must be an integer, or {n} integers {span}, not {show(label)}.") from None
+            kind = type(label).__name__
+            raise DataError(f"label must be an integer, or {n} integers {span}, not {kind}.") from None
         if given.layout != torch.strided or given.is_nested or given.is_meta > (torch.device(device).type == "meta"):
             raise DataError(f"label must be a dense tensor of integers {span}, neither sparse nor on the meta device.")
         if given.is_floating_point() or given.is_complex() or given.is_quantized or given.dtype == torch.bool:
@@ -324,40 +322,6 @@ class DataSpec:
                 shown = f"{least}..{most}" if given.ndim else str(most)
                 raise DataError(f"label is {shown}; this model takes {span}: labels are counted from 0.")
         return given.to(device).expand(n)
-
-    def _label_of(self, name: str) -> int:
-        """The label of a class by its name, in which capitals matter where two differ in them alone."""
-        names = self.class_names or ()
-        if name in names:
-            return names.index(name)
-        alike = [i for i, each in enumerate(names) if each.casefold() == name.strip().casefold()]
-        if len(alike) == 1:
-            return alike[0]
-        if re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", name):
-            return int(name)
-        if not names:
-            raise DataError(
-                f"There is no class {show(name)}, for the names of the {self.classes} are not known: give a number, "
-                f"0..{self.classes - 1}."
-            )
-        by_form = {each.casefold(): each for each in names}
-        close = [by_form[each] for each in difflib.get_close_matches(name[:MOST_NAME].casefold(), by_form, n=3)]
-        hint = f"close to it {'is' if len(close) == 1 else 'are'} {', '.join(close)}" if close else ""
-        hint = hint or f"there are {', '.join(names[:10])}{' and more' if len(names) > 10 else ''}"
-        raise DataError(f"There is no class {show(name)}: {hint}.")
-
-
-def _names(names: Any, classes: int) -> tuple[str, ...]:
-    """The names of classes, which may come from a stranger: one for each label, short, on a line, and different."""
-    if not isinstance(names, (list, tuple)) or len(names) != classes:
-        raise DataError(f"class_names must be one name for each of the {classes} classes, not {show(names)}.")
-    for name in names:
-        if not isinstance(name, str) or not 1 <= len(name) <= MOST_NAME or not name.isprintable():
-            raise DataError(f"The name of a class must be of 1 to {MOST_NAME} printable characters, not {show(name)}.")
-    if len(set(names)) != len(names):
-        twice = next(name for i, name in enumerate(names) if name in names[:i])
-        raise DataError(f"Two classes have the name {show(twice)}: give each its own.")
-    return tuple(names)
 
 
 def _whole(value: object) -> bool:

@@ -256,7 +256,7 @@ def _npy(rng: random.Random, where: Path) -> tuple[str, Callable[[], None]]:
 
 def _sparse(path: Path) -> None:
     with path.open("wb") as file:
-        file.truncate(2**40)
+        file.truncate(2**35)
 
 
 def _bomb(path: Path) -> None:

@@ -83,6 +83,8 @@ def run(
         try:
             os.dup2(out[1], 1)
             os.dup2(err[1], 2)
+            # New ones, as of a new process: the old may have known that what they wrote to was a file.
+            sys.stdout, sys.stderr = (open(each, "w", buffering=1, closefd=False) for each in (1, 2))  # noqa: SIM115
             os.read(gate[0], 1)
             for name in (signal.SIGPROF, signal.SIGALRM):
                 signal.signal(name, signal.SIG_DFL)

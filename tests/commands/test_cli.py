@@ -175,7 +175,7 @@ def test_sample_draws_the_label(run, tmp_path):
         assert (cells(file).reshape(4, 8, 8) == pictures.to_bytes(expected, 17)[:, 0].numpy()).all()
     assert len({file.read_bytes() for file in files}) == 3
     status, out, err = run("sample", checkpoint, "--label", 10, "--out", tmp_path / "none.png")
-    assert (status, out, err) == (1, "", "zoo: label is 10; this model takes 0..9.\n")
+    assert (status, out, err) == (1, "", "zoo: label is 10; this model takes 0..9: labels are counted from 0.\n")
 
 
 @pytest.mark.parametrize(("option", "other"), [("temperature", "truncation"), ("truncation", "temperature")])

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
+from interrupted import refused_beyond
 from small_sets import (
     CIFAR_FILES,
     MNIST_FILES,
@@ -259,6 +260,21 @@ def test_failed_downloads_leave_nothing_behind(tmp_path, raw, server):
     server.server_close()
     refused(data.prepare_data, address, "check the network")
     assert contents(raw) == {}
+
+
+def test_a_full_disk_while_downloading_is_no_failure_of_the_network(tmp_path, raw, server):
+    server.pages = {f"/{name}.gz": pack(data) for name, data in MNIST_FILES.items()}
+    data = mnist(tmp_path, [server.url])
+    for size in (0, 100, 20_000):  # as the packed file, or the file itself, is written
+        kinds, said = refused_beyond(data.prepare_data, size)
+        assert "DataError" in kinds
+        assert "\n" not in said
+        assert str(raw) in said
+        assert "free disk space" in said
+        assert "network" not in said
+        assert all(contents(raw)[name] == MNIST_FILES[name] for name in contents(raw))
+    data.prepare_data()
+    assert contents(raw) == MNIST_FILES
 
 
 def test_root_that_cannot_be_written(tmp_path, server):

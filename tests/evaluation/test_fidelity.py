@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from interrupted import refused, refused_beyond
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -89,3 +90,13 @@ def test_a_folder_that_cannot_be_written_only_costs_time(tmp_path, images):
     network = Counting()
     assert seen(network, images, tmp_path) >= 30
     assert seen(network, images, tmp_path) >= 30
+
+
+def test_a_disk_that_is_full_only_costs_time(tmp_path, images):
+    def found():
+        assert torch.equal(features_of_reference(images, Counting(), "cpu", tmp_path), images.float().flatten(1))
+
+    assert refused_beyond(found, 100) is None
+    assert refused(found, 1) is None
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [refused(found, step) for step in range(2, 7)] == [None] * 5

@@ -393,7 +393,7 @@ def test_temperature_scales_the_latents(cls):
     z = model.net.base.sample(9, Draws(1, 9))
     assert torch.equal(model.sample(9, seed=1, temperature=0.5), model.decode(0.5 * z))
     assert torch.equal(model.sample(9, seed=1), model.decode(z))
-    with pytest.raises(DataError, match="temperature must be positive, not 0"):
+    with pytest.raises(DataError, match="temperature must be positive and finite, not 0"):
         model.sample(2, temperature=0.0)
     for n in (0, -1):
         with pytest.raises(DataError, match=f"n must be at least 1, not {n}"):
@@ -413,7 +413,7 @@ def test_what_does_not_fit_is_refused_before_any_compute(cls, monkeypatch):
             with pytest.raises(DataError, match=sentence):
                 function(x)
     for z in (torch.zeros(2, 15), torch.zeros(2, 16, dtype=torch.int64), [[0.0] * 16], torch.zeros(2, 1, 4, 4)):
-        with pytest.raises(DataError, match=r"z must be latents, floating point \(N, 16\), not"):
+        with pytest.raises(DataError, match=r"^z (has|must be)"):
             model.decode(z)
 
 

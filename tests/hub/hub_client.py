@@ -46,6 +46,10 @@ class Client:
 
 
 def client_environment(endpoint: str, home: Path) -> dict[str, str]:
+    """Of a process that talks to this Hub; ZOO_HUB_CLIENT is a folder with another version of the Hub's client.
+
+    `pip install --target FOLDER huggingface_hub==1.3.0` makes one.
+    """
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING", "ZOO_"))}
     return inherited | {
         "HF_ENDPOINT": endpoint,
@@ -55,7 +59,7 @@ def client_environment(endpoint: str, home: Path) -> dict[str, str]:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "NO_PROXY": "127.0.0.1,localhost",
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join(filter(None, (os.environ.get("ZOO_HUB_CLIENT"), str(ROOT)))),
     }
 
 
@@ -76,4 +80,4 @@ def one_sentence(error: RemoteError, *words: str, kind: str = "HubError") -> Non
     assert error.message.endswith(".")
     assert "hf_" not in error.message
     for word in words:
-        assert word in error.message
+        assert word in error.message, error.message

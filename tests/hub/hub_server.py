@@ -1,8 +1,9 @@
 """A small Hugging Face Hub on loopback: enough of its HTTP interface for the real client, faults on demand.
 
-Repositories with branches and commits, preupload, LFS upload to a second host name (as to a CDN), resolve
-with ETag, X-Repo-Commit and Range, tokens, and the Hub's error codes. Faults: a status for the next matching
-requests, or a connection cut after some bytes of the body.
+Repositories with branches and commits, private and gated ones, preupload, LFS upload to a second host name (as to a
+CDN), resolve with ETag, X-Repo-Commit and Range, tokens, and the Hub's error codes. Faults: a status for the next
+matching requests, a connection cut after some bytes of the body, or a pause there. What is asked is kept in `requests`,
+with headers and bodies in `sent`; `test_hub_server.py` holds the answers against what the real client sends and takes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -41,6 +44,7 @@ class Repo:
     """Branches point to commits, commits are whole sets of files."""
 
     private: bool
+    gated: bool = False
     branches: dict[str, str] = field(default_factory=dict)
     commits: dict[str, dict[str, File]] = field(default_factory=dict)
 
@@ -63,6 +67,17 @@ class Fault:
     times: int
     status: int | None = None
     cut_after: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    pause: float = 0.0
+
+
+@dataclass
+class Sent:
+    """A request: "METHOD /path", with its headers and body."""
+
+    request: str
+    headers: dict[str, str]
+    body: bytes
 
 
 class HubServer:
@@ -74,6 +89,7 @@ class HubServer:
         self.users = {"hf_alice": "alice", "hf_bob": "bob"}
         self.faults: list[Fault] = []
         self.requests: list[str] = []
+        self.sent: list[Sent] = []
         self.lock = threading.RLock()
         self.port = 0
         self._server: ThreadingHTTPServer | None = None
@@ -108,13 +124,17 @@ class HubServer:
             self._server.close_connections()
             self._server = None
 
-    def fail(self, pattern: str, status: int, times: int = 1) -> None:
+    def fail(self, pattern: str, status: int, times: int = 1, headers: dict[str, str] | None = None) -> None:
         """Answer the next matching requests with a status."""
-        self.faults.append(Fault(re.compile(pattern), times, status=status))
+        self.faults.append(Fault(re.compile(pattern), times, status=status, headers=headers or {}))
 
-    def cut(self, pattern: str, after: int, times: int = 1) -> None:
-        """Close the connection of the next matching requests after some bytes of the body."""
-        self.faults.append(Fault(re.compile(pattern), times, cut_after=after))
+    def cut(self, pattern: str, after: int, times: int = 1, pause: float = 0.0) -> None:
+        """Close the connection of the next matching requests after some bytes of the body, and a pause of seconds."""
+        self.faults.append(Fault(re.compile(pattern), times, cut_after=after, pause=pause))
+
+    def asked(self, pattern: str) -> list[Sent]:
+        """The requests whose "METHOD /path" matches."""
+        return [sent for sent in self.sent if re.search(pattern, sent.request)]
 
     def take_fault(self, request: str) -> Fault | None:
         with self.lock:
@@ -155,9 +175,11 @@ class _Server(ThreadingHTTPServer):
 
 
 class _HttpError(Exception):
-    def __init__(self, status: int, code: str | None = None, message: str = "refused") -> None:
+    def __init__(
+        self, status: int, code: str | None = None, message: str = "refused", headers: dict[str, str] | None = None
+    ) -> None:
         super().__init__(message)
-        self.status, self.code, self.message = status, code, message
+        self.status, self.code, self.message, self.headers = status, code, message, headers or {}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -175,19 +197,21 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(url.path)
         request = f"{self.command} {path}"
         self.hub.requests.append(f"{request} {'token' if self.headers.get('Authorization') else 'anonymous'}")
+        self.hub.sent.append(Sent(request, {key.lower(): value for key, value in self.headers.items()}, body))
         self.fault = self.hub.take_fault(request)
         try:
             if self.fault is not None and self.fault.status is not None:
-                raise _HttpError(self.fault.status, message="injected")
+                raise _HttpError(self.fault.status, message="injected", headers=self.fault.headers)
             for method, pattern, action in ROUTES:
                 match = re.fullmatch(pattern, path)
                 if match and self.command in method.split():
-                    with self.hub.lock:
+                    # A pause must not keep the others waiting.
+                    with nullcontext() if self.fault and self.fault.pause else self.hub.lock:
                         action(self, body, *match.groups())
                     return
             raise _HttpError(404, message=f"no route for {request}")
         except _HttpError as error:
-            headers = {"X-Error-Message": error.message}
+            headers = {"X-Error-Message": error.message, **error.headers}
             if error.code:
                 headers["X-Error-Code"] = error.code
             self._send(error.status, {"error": error.message}, headers)
@@ -216,6 +240,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
+        if self.fault is not None and self.fault.pause:
+            self.wfile.flush()
+            time.sleep(self.fault.pause)
 
     # ------------------------------------------------------------------------------------------- who, what
 
@@ -232,8 +259,10 @@ class _Handler(BaseHTTPRequestHandler):
         user, repo = self._user(), self.hub.repos.get(repo_id)
         owner = repo_id.split("/")[0]
         if repo is None or (repo.private and user != owner):
-            # The Hub does not tell an anonymous client whether a repository exists.
-            raise _HttpError(401 if user is None else 404, "RepoNotFound", "Repository not found")
+            # The Hub does not tell an anonymous client whether a repository exists, and gives no code then.
+            if user is None:
+                raise _HttpError(401, message="Invalid username or password.")
+            raise _HttpError(404, "RepoNotFound", "Repository not found")
         if write and user != owner:
             raise _HttpError(403, message="You don't have the rights to write here")
         return repo
@@ -332,7 +361,8 @@ class _Handler(BaseHTTPRequestHandler):
         sha = self._commit(repo, revision or "main")
         siblings = [{"rfilename": path} for path in sorted(repo.commits[sha])]
         info = {"_id": repo_id, "id": repo_id, "sha": sha, "private": repo.private, "siblings": siblings}
-        self._send(200, {**info, "modelId": repo_id, "tags": [], "downloads": 0, "likes": 0})
+        gated = "auto" if repo.gated else False
+        self._send(200, {**info, "modelId": repo_id, "gated": gated, "tags": [], "downloads": 0, "likes": 0})
 
     def tree(self, body: bytes, repo_id: str, revision: str) -> None:
         repo = self._repo(repo_id)
@@ -346,6 +376,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def resolve(self, body: bytes, repo_id: str, revision: str, path: str) -> None:
         repo = self._repo(repo_id)
+        user = self._user()
+        if repo.gated and user != repo_id.split("/")[0]:
+            # What a gated repository is, everybody may ask; its files are for those who were let in.
+            raise _HttpError(401 if user is None else 403, "GatedRepo", f"Access to model {repo_id} is restricted")
         sha = self._commit(repo, revision)
         file = repo.commits[sha].get(path)
         if file is None:

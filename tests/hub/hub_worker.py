@@ -6,12 +6,18 @@ standard output: {"result": text}, or {"kinds": names of the exception's classes
 
 import json
 import os
+import resource
 import sys
 import time
 
 # The client waits for seconds between its attempts; here the other end is on loopback.
 _sleep = time.sleep
 time.sleep = lambda seconds: _sleep(min(seconds, 0.01))
+
+# It writes what has come in pieces of 10 MB, larger than all that is fetched here; files write 8 KB at once.
+from huggingface_hub import constants  # noqa: E402
+
+constants.DOWNLOAD_CHUNK_SIZE = 10_000
 
 from zoo.hub import pretrained, remote, store  # noqa: E402
 
@@ -22,7 +28,14 @@ def push_loaded(name, repo_id, **options):
 
 
 calls = {"config_of": store.config_of, "find": store.find, "load": store.load, "push": store.push, "pull": remote.pull}
-calls |= {"from_pretrained": pretrained.from_pretrained, "push_loaded": push_loaded}
+
+
+def limit(size):
+    """No file grows beyond so many bytes: a disk that is full then."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+calls |= {"limit": limit, "from_pretrained": pretrained.from_pretrained, "push_loaded": push_loaded}
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # whatever else is printed goes to standard error
 

@@ -408,3 +408,15 @@ def test_a_cache_that_cannot_be_written(server, published, tmp_path):
         one_sentence(fails(blocked, "pull", published), "cache cannot be written", "HF_HOME")
     finally:
         blocked.close()
+
+
+def test_a_full_disk_while_pulling(server, published, checkpoint, tmp_path):
+    full = Client(server.endpoint, tmp_path / "home")
+    try:
+        for size in (0, 300, 1000):
+            full("limit", size)
+            one_sentence(fails(full, "pull", published), "cache cannot be written", str(tmp_path), "make room")
+        full("limit", 2**30)
+        assert contents(full("pull", published)) == contents(checkpoint)
+    finally:
+        full.close()

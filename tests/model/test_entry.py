@@ -24,7 +24,7 @@ from zoo.data.tensors import TensorData
 from zoo.errors import DataError, TrainingError, ZooError
 from zoo.evaluation.measure import evaluate
 from zoo.flows import MAF
-from zoo.model import Model
+from zoo.model import Model, entry
 
 CONTINUOUS = {"flows.ContinuousFlow", "flows.EnergyFlow", "flows.MAF", "adversarial.GAN"}
 NARROW = sorted(set(FAMILIES) - CONTINUOUS)  # of levels that bytes go beyond
@@ -451,3 +451,66 @@ def test_the_state_of_the_process_changes_nothing(name):
             assert (value.dtype, value.device) == (expected[key].dtype, expected[key].device), (state, key)
             assert torch.equal(value, expected[key]), (state, key)
         assert all(parameter.requires_grad and not parameter.is_inference() for parameter in again.parameters())
+
+
+# -- on a GPU ----------------------------------------------------------------------------------------------------
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="only on a GPU are values seen later")
+
+
+@pytest.mark.parametrize(
+    "name", ["autoregressive.NADE", "mixtures.GaussianMixture", "adversarial.LAPGAN", "adversarial.GAN"]
+)
+def test_what_is_seen_later_stops_the_run(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(entry, "_on_gpu", lambda x: isinstance(x, Tensor))
+    model = model_of(name, training=True)
+    beyond = torch.nan if model.spec.levels is None else 255
+    with pytest.raises(TrainingError, match=r"The batch of optimizer step \d+ holds (NaN|values beyond 0\.\.\d+)"):
+        fit(tmp_path, model=model, data=loaders(model, "training", beyond), max_epochs=2, max_steps=-1)
+
+
+@pytest.mark.parametrize("label", [10, -1])
+def test_labels_that_are_seen_later_too(tmp_path, monkeypatch, label):
+    monkeypatch.setattr(entry, "_on_gpu", lambda x: isinstance(x, Tensor))
+    model = GatedPixelCNN(**GREY, classes=10, channels=2, blocks=1)
+    with pytest.raises(TrainingError, match=r"holds labels beyond 0\.\.9"):
+        fit(tmp_path, model=model, data=loaders(model, "training", label=label), max_epochs=2, max_steps=-1)
+
+
+@GPU
+@pytest.mark.parametrize("name", FAMILIES)
+def test_on_a_gpu_wrong_values_stop_the_run_and_not_the_gpu(tmp_path, name):
+    """Values and labels are indices into tables there: beyond them, a GPU would do no more work for this process."""
+    model = model_of(name, training=True)
+    beyond = torch.nan if model.spec.levels is None else 255
+    gpu = {"accelerator": "gpu", "max_epochs": 2, "max_steps": -1}
+    data = loaders(model, "training", beyond)
+    with pytest.raises(ZooError, match=r"The batch of optimizer step \d+ holds|the training split"):
+        fit(tmp_path, model=model, data=data, **gpu)
+    torch.cuda.synchronize()
+    assert torch.ones(2, device="cuda").sum() == 2
+
+
+@GPU
+@pytest.mark.parametrize("label", [10, -1])
+def test_on_a_gpu_wrong_labels_too(tmp_path, label):
+    for model in (
+        GatedPixelCNN(**GREY, classes=10, channels=2, blocks=1),
+        LAPGAN(**GREY, classes=10, scales=2, channels=2),
+    ):
+        data = loaders(model, "training", label=label)
+        with pytest.raises(TrainingError, match=r"holds labels beyond 0\.\.9"):
+            fit(tmp_path, model=model, data=data, accelerator="gpu", max_epochs=2, max_steps=-1)
+        torch.cuda.synchronize()
+
+
+@GPU
+@pytest.mark.parametrize("name", FAMILIES)
+def test_data_come_to_the_gpu_where_the_model_is(name):
+    model = model_of(name).cuda()
+    x = data_of(model)
+    for key, verb in verbs(model).items():
+        if key in ("log_prob", "elbo", "encode", "small", "complete"):
+            found = verb(x)
+            assert found.device == model.device
+            assert torch.equal(found, verb(x.cuda()))

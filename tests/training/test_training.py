@@ -92,6 +92,12 @@ def sentence(result: types.SimpleNamespace) -> str:
     return said[0]
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**64])
+def test_a_seed_that_numpy_has_not_is_one_sentence(run, seed):
+    said = sentence(run("fit", "--config", DIGITS, f"--seed_everything={seed}"))
+    assert said == f"zoo: seed_everything must be a whole number from 0 to 2**32 - 1, or None, not {seed}."
+
+
 # -- recipes -------------------------------------------------------------------------------------------------
 
 

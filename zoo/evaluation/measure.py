@@ -20,6 +20,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from tqdm import tqdm
 
+from zoo.arguments import count_of, seed_of
 from zoo.batch import as_batch
 from zoo.data.splits import SPLITS, held_out
 from zoo.errors import DataError, ZooError
@@ -72,14 +73,11 @@ def evaluate(
         ZooError: when there is nothing to measure, the data do not fit the model, a likelihood is not finite, or a
             measurement fails.
     """
-    if limit is not None and limit < 1:
-        raise ZooError(f"limit must be at least 1 datum, not {limit}.")
-    if batch_size < 1:
-        raise ZooError(f"batch_size must be at least 1, not {batch_size}.")
+    limit = None if limit is None else count_of(limit, "limit")
+    batch_size, seed = count_of(batch_size, "batch_size"), seed_of(seed)
     if split not in SPLITS:
         raise ZooError(f"There is no split {split!r} to evaluate on; choose one of {', '.join(SPLITS)}.")
-    if samples is not None and samples < 1:
-        raise ZooError(f"samples must be at least 1, not {samples}.")
+    samples = None if samples is None else count_of(samples, "samples")
     model, config = _model(name, device)
     data = (config or {}).get("data") if data is None else data
     if isinstance(data, Mapping):

@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from zoo.arguments import count_of, seed_of
 from zoo.data import Table
 from zoo.data.decoding import ENDINGS, read_picture
 from zoo.data.splits import split_of
@@ -87,8 +88,7 @@ def gathered(
     Raises:
         ZooError: it is none of these, is empty, has fewer than n, or holds a value that is no finite number.
     """
-    if n is not None and n < 1:
-        raise ZooError(f"n must be at least 1, not {n}.")
+    n, seed = None if n is None else count_of(n), seed_of(seed)
     if isinstance(source, (str, Path)):
         sample = _named(source, n, seed, device, root)
     elif isinstance(source, (Tensor, np.ndarray)):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from typing import Any
 
+from zoo.errors import plain
 from zoo.hub.config import spec_of
-from zoo.hub.words import plain
 from zoo.results import Config, results_of
 from zoo.spec import DataSpec
 
+TO_A_DENSITY = ("zoo.flows.EnergyFlow",)  # and not to data
 EXTRAS = {"zoo.flows.ContinuousFlow": "ode"}  # what a class needs beside the package itself
 
 
@@ -44,11 +46,40 @@ def example(config: Config, name: str) -> str:
     return "\n".join(lines)
 
 
+def recipe_of(config: Config) -> str:
+    """The name of its recipe; empty where there is none, or where a stranger's is no plain name."""
+    recipe = config.get("recipe") or ""
+    return recipe if re.fullmatch(r"[A-Za-z0-9][\w.-]*", recipe, re.ASCII) else ""
+
+
+def finetuning(config: Config, name: str) -> str:
+    """The command that trains it further on files of one's own; empty where there is no recipe, or no files fit."""
+    spec, recipe = spec_of(config), recipe_of(config)
+    fitted_to_data = not config["class_path"].startswith("zoo.mixtures.") and config["class_path"] not in TO_A_DENSITY
+    if spec is None or not recipe or spec.condition or not fitted_to_data:
+        return ""
+    options = [f"--config recipes/{recipe}.yaml --from {shlex.quote(name)}"]
+    levels = f" --data.levels {spec.levels or 'null'}"
+    if spec.kind == "image" and spec.shape[0] in (1, 3) and spec.levels and spec.levels <= 256:
+        channels, height, width = spec.shape
+        size = height if height == width else f'"[{height}, {width}]"'
+        options.append(f"--data zoo.data.ImageFolder --data.root pictures --data.size {size}")
+        options[-1] += (" --data.channels 1" if channels == 1 else "") + (levels if spec.levels != 256 else "")
+    elif spec.kind == "vector":
+        options.append(f"--data zoo.data.Table --data.train train.csv --data.test test.csv{levels}")
+    else:
+        return ""
+    options.append("--trainer.default_root_dir runs/mine")
+    if spec.classes:
+        options[-1] += f"  # pictures has a subfolder for each of {spec.classes} classes"
+    return " \\\n    ".join(("lightning fit " + options[0], *options[1:]))
+
+
 def _drawn(spec: DataSpec | None, name: str) -> list[str]:
     """Lines that sample, and that show what can be seen."""
     picture = spec.picture if spec else None
     n = {"plane": 10_000, "film": 4}.get(picture or "", 16)
-    names = (getattr(spec, "class_names", None) or ()) if spec else ()
+    names = spec.class_names if spec else None
     label = f"label={json.dumps(plain(names[0])) if names else 0}, " if spec and spec.classes else ""
     of_class = f"; {spec.classes} classes there are" if label else ""
     shape = f"  # {_shape(spec, n)}{of_class}" if spec else ""

@@ -9,12 +9,11 @@ import base64
 from html import escape
 from pathlib import Path
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, plain
 from zoo.hub.card import PICTURE
 from zoo.hub.config import read_config, title_of
 from zoo.hub.reading import read_bytes
 from zoo.hub.tables import family, last_name, size
-from zoo.hub.words import plain
 from zoo.references import headline, reference_of
 
 MOST_BYTES = 2**21  # of a picture; larger ones are left out
@@ -46,7 +45,7 @@ def page(folder: Path, name: str) -> str | None:
 
 
 def _text(value: object) -> str:
-    return escape(plain(value))
+    return escape(plain(" ".join(str(value).split())))
 
 
 def _picture(path: Path) -> str:

@@ -30,6 +30,7 @@ _FILE_ERRORS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG),
 )
+_BROKEN = ("RemoteProtocolError", "ReadError")  # of the client's HTTP library, whichever that is
 _TIMEOUT = 10.0  # seconds for the first answer of the Hub; after that its cache is used
 _SILENCE = 30.0  # seconds in which nothing comes, after which the client tries again; by itself it waits for ever
 
@@ -129,8 +130,14 @@ def _cached(repo_id: str, revision: str | None) -> Path | None:
 def _fetch(repo_id: str, revision: str | None, token: str | None) -> Path:
     from huggingface_hub import HfApi, hf_hub_download
 
-    def download(file: str, at: str | None, force: bool) -> Path:
-        return Path(hf_hub_download(repo_id, file, revision=at, token=token, force_download=force))
+    def download(file: str, at: str | None, force: bool, attempts: int = 3) -> Path:
+        try:
+            return Path(hf_hub_download(repo_id, file, revision=at, token=token, force_download=force))
+        except Exception as error:
+            # Newer clients go on by themselves; with older ones another call goes on where this one broke off.
+            if attempts == 1 or not any(type(each).__name__ in _BROKEN for each in _behind(error)):
+                raise
+        return download(file, at, force, attempts - 1)
 
     with explained(repo_id, revision, token):
         info = HfApi(token=token).model_info(repo_id, revision=revision, timeout=_TIMEOUT)
@@ -249,17 +256,23 @@ def _patient() -> Iterator[None]:
             notes.setLevel(logging.WARNING)
 
 
-def _explanation(error: Exception, repo_id: str, revision: str | None) -> tuple[type[HubError], str]:
-    """The kind of a client's error and a sentence for it, judging by all errors behind it."""
-    from huggingface_hub import HfApi, errors
-
-    hub = f"the Hub at {HfApi().endpoint}"
-    the_hub = hub[0].upper() + hub[1:]
+def _behind(error: BaseException) -> list[BaseException]:
+    """An error and those that led to it."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:
         chain.append(cause)
         cause = cause.__cause__ or cause.__context__
+    return chain
+
+
+def _explanation(error: Exception, repo_id: str, revision: str | None) -> tuple[type[HubError], str]:
+    """The kind of a client's error and a sentence for it, judging by all errors behind it."""
+    from huggingface_hub import HfApi, constants, errors
+
+    hub = f"the Hub at {HfApi().endpoint}"
+    the_hub = hub[0].upper() + hub[1:]
+    chain = _behind(error)
 
     def caught(*kinds: type[BaseException]) -> bool:
         return any(isinstance(e, kinds) for e in chain)
@@ -271,7 +284,9 @@ def _explanation(error: Exception, repo_id: str, revision: str | None) -> tuple[
         return _UnreachableError, f"HF_HUB_OFFLINE is set, so {hub} is not asked for {repo_id}."
     if caught(errors.GatedRepoError):
         return HubError, f"{repo_id} is gated: ask for access on its page, then {login}."
-    if caught(errors.RepositoryNotFoundError):
+    # Without a token the Hub gives no code, and its client knows only by https what is meant.
+    unknown = status == 401 and not any("Invalid credentials" in str(e) for e in chain)
+    if caught(errors.RepositoryNotFoundError) or unknown:
         return HubError, f"There is no {repo_id} on {hub}, or it is private; check the name, or {login}."
     if caught(errors.RevisionNotFoundError):
         return HubError, f"{repo_id} on {hub} has no revision {show(revision)}; give a branch, tag or commit."
@@ -290,12 +305,16 @@ def _explanation(error: Exception, repo_id: str, revision: str | None) -> tuple[
     for e in chain:
         if isinstance(e, OSError) and e.errno in _FILE_ERRORS:
             remedy = "make room or set HF_HOME to another folder"
-            return HubError, f"The Hub's cache cannot be written ({e.strerror}): {remedy}."
+            cache = constants.HF_HUB_CACHE
+            return HubError, f"The Hub's cache cannot be written, {cache} ({e.strerror}): {remedy}."
     # The client's HTTP library differs between its versions; its errors all derive from the same base.
     transport = next(c for c in errors.HfHubHTTPError.__mro__ if c.__name__ == "HTTPError")
     if caught(transport, OSError):
+        # The client's library for Xet says where it was in its text alone.
+        xet = any("xet-" in str(e) or "cas-" in str(e) for e in chain)
+        unless = ", or set HF_HUB_DISABLE_XET=1 where it does not take Xet," if xet else ""
         return _UnreachableError, (
             f"{the_hub} cannot be reached or broke the connection ({type(chain[-1]).__name__}); "
-            f"check the network and try {repo_id} again."
+            f"check the network{unless} and try {repo_id} again."
         )
     return HubError, f"The Hub's client failed with {repo_id}: {type(error).__name__}: {one_line(error)}."

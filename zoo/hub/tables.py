@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, literal
 from zoo.files import write_atomically
 from zoo.hub.config import title_of, worded
-from zoo.hub.words import words
 from zoo.references import binarization, headline, reference_of
 from zoo.results import Config
 
@@ -123,7 +122,7 @@ def results_table(configs: Mapping[str, Config], top: str = "") -> str:
         configs: config.json by name.
         top: the way from the page to the folder that `checkpoints/` is in: "../" from docs/.
     """
-    configs = {name: worded(config, words) for name, config in configs.items()}
+    configs = {name: worded(config, literal) for name, config in configs.items()}
     header, *rows = table(configs)
     lines = []
     for row, config in zip(rows, configs.values(), strict=True):
@@ -134,7 +133,7 @@ def results_table(configs: Mapping[str, Config], top: str = "") -> str:
 
 def likelihoods_table(configs: Mapping[str, Config], dataset: str, top: str = "") -> str:
     """Markdown table of `likelihoods`, with links to the cards, as `results_table` has them."""
-    header, *rows = likelihoods({name: worded(config, words) for name, config in configs.items()}, dataset)
+    header, *rows = likelihoods({name: worded(config, literal) for name, config in configs.items()}, dataset)
     return markdown(header, [[_link(name, top), *cells] for name, *cells in rows])
 
 

@@ -242,8 +242,7 @@ class FlowVAE(Latents, GenerativeModel):
             seed: of the latents; the same seed gives the same bound. The global random state stays as it was.
             index: the places of the images in their split, int64 (N,), to which their latents belong; by default in x.
         """
-        x = self.check(x)
-        samples = count_of(samples, "samples")
+        x, samples = self.check(x), count_of(samples, "samples")
         draws, size = Draws(seed, self.check_index(index, len(x))), self.hparams.latent_dim
         found = self.net.infer(x)
         total = found[0].new_full((len(x),), -math.inf)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from zoo.errors import DataError
 from zoo.metrics.kernels import Polynomial, mmd
 from zoo.metrics.points import by_rows, check_points, pairwise, prepared
-from zoo.nn.devices import full_precision
+from zoo.nn.devices import full_precision, generator_of
 
 
 def features_of(batches: Iterable[Tensor], network: nn.Module, device: torch.device | str = "cpu") -> Tensor:
@@ -80,10 +80,10 @@ def kernel_distance(
             f"subsets must be at least 1 and their size 2 to {min(len(x), len(y))}, the number of features, not "
             f"{subsets} and {size}."
         )
-    generator, kernel = torch.Generator().manual_seed(seed), Polynomial(3)
+    generator, kernel = generator_of(seed), Polynomial(3)
 
     def part(points: Tensor) -> Tensor:
-        return points[torch.randperm(len(points), generator=generator)[:size].to(points.device)]
+        return points[torch.randperm(len(points), generator=generator, device="cpu")[:size].to(points.device)]
 
     values = torch.stack([mmd(part(x), part(y), kernel) for _ in range(subsets)])
     return values.mean(), values.std(correction=0)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from zoo.errors import DataError, ZooError, warn
 from zoo.metrics.points import EachRow, by_rows, check_positive, check_power, pairwise, prepared
-from zoo.nn.devices import full_precision
+from zoo.nn.devices import full_precision, generator_of
 
 LARGEST = 10_000_000  # pairs of points that the exact distance takes
 PIVOTS = 1000  # most of the network simplex for each point; 30 sufficed for 3,000 points and 3,300 in 50 dimensions
@@ -88,9 +88,7 @@ def sliced_wasserstein(
     x, y = prepared(x, y, power=p)
     if projections < 1:
         raise DataError(f"projections must be at least 1, not {projections}.")
-    generator = torch.Generator()
-    generator.seed() if seed is None else generator.manual_seed(seed)
-    directions = torch.randn(x.shape[1], projections, generator=generator, dtype=torch.float64)
+    directions = torch.randn(x.shape[1], projections, generator=generator_of(seed), device="cpu", dtype=torch.float64)
     directions = (directions / directions.norm(dim=0)).to(x)
     with full_precision(x.device):
         return _root(_sorted_cost(x @ directions, y @ directions, p).mean(), p)

@@ -50,7 +50,7 @@ class Entry(Watching):
         device, dtype = self._home()
         spec.check(x, what, values=not looked_at)
         x = spec.cast(x, what, dtype=dtype, device=device, values=not looked_at)
-        if looked_at and x.device.type != "cpu" and spec.levels is not None and spec.may_hold_others(x):
+        if looked_at and _on_gpu(x) and spec.levels is not None and spec.may_hold_others(x):
             # Looked at, but maybe not yet seen: an index beyond a table would end the work of the GPU before that.
             return x.clamp(0, spec.levels - 1)
         return x
@@ -63,7 +63,7 @@ class Entry(Watching):
         """
         looked_at = self._looked_at(label)
         labels = self.spec.labels(label, n, self._home()[0], values=not looked_at)
-        return labels.clamp(0, self.spec.classes - 1) if looked_at and labels.device.type != "cpu" else labels
+        return labels.clamp(0, self.spec.classes - 1) if looked_at and _on_gpu(labels) else labels
 
     def check_index(self, index: Tensor | None, n: int) -> int | Tensor:
         """The places of `n` data in their split, int64 (n,); where none are given the first ones, as the number n.

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.arguments import seed_of
 from zoo.classes import class_path_of
 from zoo.errors import DataError, one_line, show
-from zoo.spec import DataSpec, check_count
+from zoo.spec import DataSpec
 
 Random = np.random.RandomState
 BLOCK = 1024  # data of one stream
@@ -94,7 +95,7 @@ class Known(Target):
         """Draw `n` data exactly, float32 (n, *shape); a seed gives the same data each time, the first of them whatever
         `n` is.
         """
-        check_count(n)
+        n, seed = DataSpec(self.shape, None).count(n), seed_of(seed)
         seed = secrets.randbits(64) if seed is None else seed
         words = [seed % 2**32, seed // 2**32]  # of 32 bits, as RandomState takes them
         blocks = [self.draw(Random([*words, block]), BLOCK) for block in range(-(-n // BLOCK))]

@@ -23,6 +23,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from zoo.arguments import seed_of
 from zoo.callbacks.ema import EMA
 from zoo.callbacks.run import ProgressBar, RunRecord, SaveBest, SaveLast
 from zoo.classes import ABSENT, class_path_of, up_to_date
@@ -159,6 +160,13 @@ class ZooCLI(LightningCLI):
         special = path in (None, "last", "best", "hpc") or path.startswith("registry") or "://" in path
         if not special and not Path(path).exists():
             raise CheckpointError(f"There is no checkpoint {path}: give a run's .ckpt file.")
+
+    def _set_seed(self) -> None:
+        """Refuse a seed that NumPy has not, which Lightning would end in a traceback with."""
+        seed = self._get(self.config, "seed_everything")
+        if not isinstance(seed, bool):
+            seed_of(seed, "seed_everything", bits=32)
+        super()._set_seed()
 
     def before_instantiate_classes(self) -> None:
         """Find the last checkpoint of a run, which `SaveLast` wrote: Lightning looks for those of `ModelCheckpoint`.

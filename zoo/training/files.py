@@ -86,7 +86,7 @@ def in_todays_names(argv: list[str], folder: Path) -> list[str]:
         # The parser reads a file in the encoding of the terminal.
         foreign = locale.getpreferredencoding(False).lower() not in ("utf-8", "utf8") and not path.startswith("{")
         if current != recipe or foreign:
-            copy = folder / str(i) / Path(path).name
+            copy = folder / str(i) / ("given.yaml" if path.startswith("{") else Path(path).name)
             copy.parent.mkdir(parents=True)
             copy.write_text(yaml.safe_dump(current, sort_keys=False), encoding="utf-8")
             words[path] = str(copy)

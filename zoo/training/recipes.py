@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from zoo.errors import ZooError, close_to, one_line, show
+from zoo.hub.places import PACKAGE
 from zoo.hub.places import recipe as recipe_of
 
 # A recipe has some sixty values in two kilobytes.
@@ -144,8 +145,12 @@ def _missing(path: Path) -> str:
     folder = Path.cwd() / path.parent
     here = sorted(each.name for each in folder.glob("*.y*ml")) if folder.is_dir() else []
     where = f"{'looked for in' if folder.is_dir() else 'nor a folder'} {_shown(str(folder))}"
-    close = close_to(path.name, here)
-    hint = f"did you mean {path.parent / close}?" if close else "give the path of a recipe, from the current folder."
+    hint = "give the path of a recipe, from the current folder."
+    if close := close_to(path.name, here):
+        hint = f"did you mean {path.parent / close}?"
+    # Those of the zoo are found by their names from anywhere.
+    elif close := close_to(path.name, (each.name for at in (PACKAGE.parent, PACKAGE) for each in at.glob("recipes/*"))):
+        hint = f"did you mean recipes/{close}?"
     return f"There is no recipe {_shown(str(path))}, {where}: {hint}"
 
 

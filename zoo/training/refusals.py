@@ -204,6 +204,9 @@ def said_of(message: str, where: str, known: Iterable[str]) -> str:
 
 def _no_option(option: str, known: Iterable[str], cls: str | None) -> str:
     names, prefix = list(known), ""
+    top = option.partition(".")[0]
+    if cls and cls.rpartition(".")[2] in ("Model", "LightningDataModule"):  # of which nothing more is known
+        return f"No class is named whose argument {show_plain(option, 80)} would be: add {top}.class_path."
     if cls and isinstance(found := class_of(cls), type):
         prefix = option.rpartition(".")[0] + "."
         names = [prefix + name for name in inspect.signature(found).parameters]

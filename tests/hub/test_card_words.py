@@ -12,37 +12,6 @@ import zoo
 from zoo.autoregressive import PixelCNN
 from zoo.hub import card, notebook, store
 from zoo.hub.config import read_config, write_config
-from zoo.hub.words import plain, words
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("1.9 times the images\nof one", "1.9 times the images of one"),
-        ("see `tests/benchmarks`, in [-1, 1]", r"see `tests/benchmarks`, in \[-1, 1\]"),
-        ("-41.25 nats", "-41.25 nats"),
-        ("<script>alert(1)</script>", r"\<script\>alert(1)\</script\>"),
-        ("![x](http://a.b/c)", r"!\[x\](http://a.b/c)"),
-        ("# title", r"\# title"),
-        ("- [x] done", r"\- \[x\] done"),
-        ("1. first", r"1\. first"),
-        ("\x9b ~~~ fence", r"\~~~ fence"),
-        ("---", r"\---"),
-        ("``` `<b>` ```", r"` `\<b\>` `"),
-        (r"\`<b>`", r"\\`<b>`"),
-        ("a ` b", r"a \` b"),
-        ("\x1b[31mred\x1b[0m \x9b1m \u202eback", r"\[31mred\[0m 1m back"),
-    ],
-)
-def test_words(text, shown):
-    assert words(text) == shown
-
-
-def test_plain_is_one_visible_line():
-    assert plain(" a\n\tb\x00\x1b\x9b\u200f\u2028c\x85 d ") == "a b c d"
-    assert plain("a\n\x1b\n b") == "a b"
-    assert plain(None) == "None"
-
 
 EVIL = '<img src=x onerror="alert(1)"> ![t](http://t.example) [l](javascript:1) \x1b[2J \u202e `a` ``` | # --- ${name}'
 
