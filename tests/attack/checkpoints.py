@@ -1,9 +1,9 @@
 """Damaged and hostile checkpoint folders: `cases` mutates what each part of one means, and uses the zoo on the result.
 
 The folders are those of a tiny model of every family, some in shards, and of the smallest bundled checkpoints. A case
-writes one, mutated, loads it and, where it loads, draws two images, makes its card and its row of `zoo list`, builds
-its data and chooses what `zoo evaluate` would measure. It ends there or in a `ZooError`; whatever else happens is a
-fault of the zoo's.
+writes one, mutated, makes its card and its row of `zoo list`, loads it, draws two images and asks how likely they are,
+builds its data and chooses what `zoo evaluate` would measure. It ends there or in a `ZooError`; all else is a fault
+of the zoo's.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import torch
 from damage import join, split
 from test_contract import FAMILIES
 
-from zoo.errors import ZooError, plain
+from zoo.errors import DataError, ZooError, plain
 from zoo.evaluation.choice import choose
 from zoo.hub import card, store, tables
 from zoo.hub.config import read_config
@@ -167,10 +167,12 @@ def use(folder: Path) -> None:
             model.spec.check(x, "a sample")
         except ZooError as error:  # which is no refusal
             raise AssertionError(str(error)) from error
+        if getattr(model, "likelihood", None):
+            model.negative_log_likelihood(x)
     choose(model, None, config)
     if config.get("data"):
         data = datamodule(config["data"], root=folder / "data")
-        with contextlib.suppress(AttributeError):
+        with contextlib.suppress(DataError):  # those of the tiny models are not MNIST's
             model.check_data(data)
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from damage import join, read_config, rehash, split, write_config
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import zoo.hub.folder
-from zoo.autoregressive import PixelCNN
+from zoo.autoregressive import MADE, PixelCNN
 from zoo.commands.sharing import list_checkpoints
 from zoo.errors import CheckpointError, ZooError, plain
 from zoo.flows import Glow
@@ -137,6 +138,15 @@ def test_weights_are_not_read_before_the_model_fits(checkpoint, monkeypatch):
 
     monkeypatch.setattr(zoo.hub.folder, "read_bytes", read)
     refused(checkpoint, "has shape")
+
+
+def test_what_a_module_refuses_of_its_weights_says_in_which_checkpoint(tmp_path):
+    folder = store.save(MADE(shape=[1, 2, 2], hidden=4), tmp_path / "made-tiny")
+    tensors = load_file(folder / WEIGHTS)
+    tensors["net.orderings"].zero_()
+    save_file(tensors, folder / WEIGHTS)
+    rehash(folder)
+    refused(folder, f"{folder}: .*net.orderings must be a permutation")
 
 
 # -- the header ---------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.errors import CheckpointError, show
+from zoo.errors import CheckpointError, refusing, show
 from zoo.model import Model
 from zoo.nn.masked import visible_entries
 
@@ -42,7 +42,7 @@ def fill(model: Model, weights: Mapping[str, Tensor], where: str) -> None:
         ):
             raise CheckpointError(f"{where}: {show(key)} is {tensor.dtype}; the model's is {target.dtype}.")
     whole = {key: tensor.to(expected[key].dtype) for key, tensor in weights.items() if key not in packed}
-    model.load_state_dict(whole, strict=not packed)
+    _load(model, whole, where, strict=not packed)
     if not packed:
         return
     visible = visible_entries(model)
@@ -50,7 +50,17 @@ def fill(model: Model, weights: Mapping[str, Tensor], where: str) -> None:
         if key not in visible or len(tensor) != int(visible[key].sum()):
             raise CheckpointError(_misshapen(where, key, tensor.shape, expected[key]))
         packed[key] = torch.zeros_like(expected[key]).masked_scatter_(visible[key], tensor.to(expected[key].dtype))
-    model.load_state_dict(packed, strict=False)
+    _load(model, packed, where, strict=False)
+
+
+def _load(model: Model, weights: Mapping[str, Tensor], where: str, strict: bool) -> None:
+    """Copy tensors into `model`, whose own modules may refuse values; the sentence says where these come from."""
+    try:
+        with refusing(f"{where} does not fit {type(model).__name__}"):
+            model.load_state_dict(weights, strict=strict)
+    except CheckpointError as error:
+        said = str(error)
+        raise CheckpointError(said if said.startswith(where) else f"{where}: {said}") from error
 
 
 def check_fit(model: Model, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
