@@ -15,7 +15,7 @@ def main(folder: Path, names: list[str]) -> None:
         torch.manual_seed(1)
         # Of a toy half of the batch each, so that both together see what one process sees.
         model, data = made(name, batch_size=4 if name in TOYS else 8)
-        two = {"devices": 2, "strategy": "ddp_find_unused_parameters_true", **steps(name, 5)}
+        two = {"devices": 2, "strategy": "ddp", **steps(name, 5)}
         _, trainer = fit(folder / f"two-{name}", model=model, data=data, **two)
         weights[name] = {key: parameter.detach() for key, parameter in model.named_parameters()}
     torch.save(weights, folder / f"rank{trainer.global_rank}.pt")

@@ -18,7 +18,8 @@ from typing import Any, get_args, get_origin
 from zoo.commands.drawing import complete, documented, figure, sample
 from zoo.commands.measuring import distance, evaluate
 from zoo.commands.sharing import export, list_checkpoints, pull, push, show_card
-from zoo.errors import ZooError
+from zoo.commands.terminal import readable, sentence_of
+from zoo.errors import ZooError, show
 
 TRAINING = {
     "fit": "train a model from a recipe: zoo fit --config recipes/NAME.yaml",
@@ -31,6 +32,8 @@ TRAINING = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `zoo` with these arguments (by default the process's) and return its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] == ["--version"]:
+        return _run("zoo", _print_version)
     if argv and argv[0] in TRAINING:
         return _run("zoo", lambda: _train(argv))
     return _run("zoo", lambda: _command(argv))
@@ -108,7 +111,9 @@ def _check_option(name: str, option: str, parser: argparse.ArgumentParser, own: 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """The parser of `zoo`, and those of its subcommands."""
-    parser = argparse.ArgumentParser(prog="zoo", description="Generative models on PyTorch Lightning, with weights.")
+    parser = argparse.ArgumentParser(
+        prog="zoo", description="Generative models on PyTorch Lightning, with weights.", epilog=_about_lightning()
+    )
     parser.add_argument("--version", action="version", version=f"generative-zoo {_version()}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     commands = {}
@@ -175,20 +180,61 @@ def _train(argv: list[str]) -> None:
 
 
 def _run(program: str, action: Callable[[], None]) -> int:
-    """Run a subcommand; what the zoo refuses is one sentence on stderr and exit status 1."""
+    """Run a subcommand; what is refused is one sentence on stderr and exit status 1, a mistake in the code a traceback.
+
+    The one place through which every error of a command passes.
+    """
+    readable()
     try:
         action()
         sys.stdout.flush()
-    except ZooError as error:
-        print(f"{program}: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         # The reader (head, less) has gone; the interpreter's own flush at exit must not complain about it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except Exception as error:
+        said = sentence_of(error)
+        if said is None:
+            raise
+        print(f"{program}: {said}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _print_version() -> None:
+    print(f"generative-zoo {_version()}")
+    if about := _about_lightning():
+        print(about, file=sys.stderr)
+
+
+def _about_lightning() -> str | None:
+    """What to say where `lightning fit` would not train a model of the zoo."""
+    owner = foreign_lightning()
+    return owner and f"The command `lightning` is that of {owner} here: `zoo fit` is the twin of our `lightning fit`."
+
+
+def foreign_lightning() -> str | None:
+    """The package whose script the command `lightning` is, where it is not this one's; None where it is."""
+    import shutil
+    from pathlib import Path
+
+    found = shutil.which("lightning")
+    try:
+        text = Path(found).read_text(encoding="utf-8", errors="replace")[:4096] if found else "zoo.cli"
+    except OSError:
+        return None
+    if "zoo.cli" in text:
+        return None
+    from importlib.metadata import entry_points
+
+    owners = [
+        each.dist.name
+        for each in entry_points(group="console_scripts", name="lightning")
+        if each.dist is not None and each.module.partition(".")[0] != "zoo"
+    ]
+    return owners[0] if owners else show(found)
 
 
 def _version() -> str:

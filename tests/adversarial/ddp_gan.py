@@ -28,7 +28,7 @@ def main(folder: Path) -> None:
     arguments = {"network": "dcgan", "channels": 4, "critic_steps": 2, "penalty": 10.0, "distance": "wasserstein"}
     model = Noted([1, 8, 8], 17, **arguments)
     before = model.state_dict()["net.first.weight"].clone()
-    two = {"devices": 2, "strategy": "ddp_find_unused_parameters_true", "max_steps": 4}
+    two = {"devices": 2, "strategy": "ddp", "max_steps": 4}
     _, trainer = fit(folder, model=model, data=FewDigits(batch_size=8, validation=100), **two)
     weights = {name: parameter.double().sum().item() for name, parameter in model.named_parameters()}
     seen = {"weights": weights, "noise": model.noise, "moved": not torch.equal(before, model.net.first.weight)}

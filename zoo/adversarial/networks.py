@@ -7,13 +7,16 @@ they are. A critic takes such data, and labels, to (N, K) numbers.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
 from zoo.errors import DataError
+from zoo.nn.devices import precise
 
 NORMS = ("batch", "spectral", "none")
 
@@ -58,6 +61,27 @@ def normalized(network: nn.Module, norm: str) -> None:
         for layer in list(network.modules()):
             if isinstance(layer, nn.Conv2d | nn.Linear | nn.Embedding):
                 spectral_norm(layer)
+                _make_picklable(layer)
+
+
+def _make_picklable(layer: nn.Module) -> None:
+    # torch gives each such layer a class of its own, made on the spot, and refuses to pickle it.
+    type(layer).__reduce__ = _reduced
+
+
+def _reduced(layer: nn.Module) -> tuple[Any, ...]:
+    state = {key: value for key, value in vars(layer).items() if key != "_compiled_call_impl"}
+    return _unpickled, (type(layer).__bases__[0], tuple(layer.parametrizations)), state
+
+
+def _unpickled(cls: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
+    """A layer without its state, with the class that `torch.nn.utils.parametrize` would give it."""
+    layer = cls.__new__(cls)
+    parametrize._inject_new_class(layer)
+    for name in names:
+        parametrize._inject_property(layer, name)
+    _make_picklable(layer)
+    return layer
 
 
 class Head(nn.Module):
@@ -80,7 +104,7 @@ class Head(nn.Module):
     def forward(self, h: Tensor, label: Tensor | None = None) -> Tensor:
         """(N, F) and labels (N,) to (N, K), in float32 also under autocast."""
         with torch.autocast(h.device.type, enabled=False):
-            h = h.float()
+            h = precise(h)
             value = self.linear(h)
             return value if self.label is None else value + (h * self.label(label)).sum(1, keepdim=True)
 

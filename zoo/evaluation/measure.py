@@ -114,7 +114,7 @@ def _pass(model: Model, measurements: list[Measurement], data: Any, split: str, 
         limited = limit is not None and n + batch.size > limit
         batch = batch.first(limit - n) if limited else batch
         if batch.size:
-            batch = batch.to(model.device)
+            batch = model.taken(batch.to(model.device))
             for measurement in seeing:
                 measurement.update(batch)
         n += batch.size
@@ -136,6 +136,8 @@ def _complete(result: Result, data: Any, n: int | None, split: str | None, limit
     )
     if result.split is None:
         result = replace(result, limit=False)
+    if result.n == 1 and result.standard_error is not None:
+        result = replace(result, standard_error=None)  # one datum tells nothing of how it varies
     used = getattr(data, "protocol", "") if result.split else ""
     return replace(result, protocol="; ".join(filter(None, (used, result.protocol))))
 

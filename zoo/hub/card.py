@@ -2,19 +2,25 @@
 
 A card is MODEL_CARD_TEMPLATE.md filled in, below the front matter that the Hugging Face Hub reads: licence,
 tags and the `model-index`, the machine-readable copy of the numbers. Nothing here needs the weights or torch.
+What a stranger's config.json says is text and stays text: `zoo.hub.words`.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 
 from zoo.errors import ZooError
 from zoo.files import write_atomically
-from zoo.hub.config import hub_id_of, spec_of, title_of
-from zoo.hub.tables import dictionary, effort, family, last_name, markdown, one_line_of, size, start_of
+from zoo.hub.config import CONFIG, hub_id_of, spec_of, title_of
+from zoo.hub.example import example, install
+from zoo.hub.limits import intended_use, limits
+from zoo.hub.tables import dictionary, effort, family, last_name, markdown, size, start_of
+from zoo.hub.words import plain, words
+from zoo.papers import papers_of
 from zoo.references import Reference, reference_of
 from zoo.results import Config, Result, results_of
 
@@ -30,24 +36,29 @@ def render(config: Config, name: str | None = None, picture: bool | None = None)
             else of its model and data.
         picture: whether samples.png lies beside it; by default whether one can be drawn.
     """
-    load_name, spec = name or default_name(config), spec_of(config)
+    load_name, spec = plain(name or default_name(config)).replace("`", ""), spec_of(config)
     if picture is None:
         picture = bool(spec and spec.picture and _draws(config))
     fields = {
-        "name": load_name.rsplit("/", 1)[-1],
-        "load_name": load_name,
-        "recipe": config.get("recipe") or "",
-        "example": _example(config),
+        "name": words(load_name.rsplit("/", 1)[-1]),
+        "load_name": shlex.quote(load_name),
+        "install": install(config),
+        "example": example(config, load_name),
+        "finetune": _finetune(config, load_name),
         "summary": _summary(config),
         "picture": "![samples](samples.png)" if picture else "",
         "numbers": _numbers(config),
         "comparison": _comparison(config),
         "training": _training(config),
         "weights": _weights(config),
-        "notes": "\n".join(f"- {one_line_of(note)}" for note in config.get("notes") or ()),
+        "use": intended_use(config),
+        "limits": "\n".join(f"- {words(sentence)}" for sentence in limits(config)),
+        "papers": "\n".join(f"- {paper.cited}" for paper in papers_of(config.get("papers")).values()),
+        "bibtex": _bibtex(config),
+        "notes": "\n".join(f"- {words(note)}" for note in config.get("notes") or ()),
     }
     body = _fill(template(), fields)
-    return f"---\n{_front_matter(config, fields['name'])}\n---\n\n{body}"
+    return f"---\n{_front_matter(config, load_name.rsplit('/', 1)[-1])}\n---\n\n{body}"
 
 
 def template() -> str:
@@ -64,8 +75,8 @@ def template() -> str:
 
 def default_name(config: Config) -> str:
     """Name that a config.json implies: its recipe's, else MODEL-DATA, say `pixelcnn-fashion-mnist`."""
-    if config.get("recipe"):
-        return str(config["recipe"])
+    if _recipe(config):
+        return _recipe(config)
     data = title_of(config) if config.get("data") else "data"
     return re.sub(r"[^a-z0-9]+", "-", f"{last_name(config['class_path'])} {data}".lower()).strip("-")
 
@@ -79,6 +90,16 @@ def write(folder: str | Path, name: str | None = None) -> Path:
     text = render(read_config(folder), name or folder.resolve().name, (folder / PICTURE).is_file())
     write_atomically(card, text)
     return card
+
+
+def write_all() -> list[Path]:
+    """Write the cards of all bundled checkpoints anew, and return those that have changed."""
+    from zoo.hub import store
+
+    folders = {name: store.BUNDLED / name for name in store.names()}
+    cards = {folder / "README.md": name for name, folder in folders.items() if (folder / CONFIG).is_file()}
+    before = {card: card.read_bytes() if card.is_file() else None for card in cards}
+    return [card for card, name in cards.items() if write(card.parent, name).read_bytes() != before[card]]
 
 
 def _fill(text: str, fields: Mapping[str, str]) -> str:
@@ -151,13 +172,27 @@ def _summary(config: Config) -> str:
     sentence += f", with {config['weights']['parameters']:,} parameters"
     if config.get("data"):
         arguments = ", ".join(f"{key}={value!r}" for key, value in (config["data"].get("init_args") or {}).items())
-        sentence += f", trained on {title_of(config)}" + (f" ({arguments})" if arguments else "")
+        sentence += f", trained on {words(title_of(config))}" + (f" ({words(arguments)})" if arguments else "")
     return sentence + "."
 
 
-def _example(config: Config) -> str:
-    """A line of Python that uses the model."""
-    return "samples = model.sample(16, seed=0)" if _draws(config) else "help(model)  # what it can do"
+def _recipe(config: Config) -> str:
+    """The name of its recipe; empty where there is none, or where a stranger's is no plain name."""
+    recipe = config.get("recipe") or ""
+    return recipe if re.fullmatch(r"[A-Za-z0-9][\w.-]*", recipe, re.ASCII) else ""
+
+
+def _finetune(config: Config, load_name: str) -> str:
+    """The command that trains it further on data of one's own; empty where no recipe is known."""
+    if not _recipe(config):
+        return ""
+    return f"lightning fit --config recipes/{_recipe(config)}.yaml --from {shlex.quote(load_name)} --data ..."
+
+
+def _bibtex(config: Config) -> str:
+    """The entries of its papers in a fence; empty where it has none."""
+    entries = [paper.bibtex(key) for key, paper in papers_of(config.get("papers")).items()]
+    return "```bibtex\n" + "\n".join(entries) + "\n```" if entries else ""
 
 
 def _draws(config: Config) -> bool:
@@ -169,13 +204,13 @@ def _numbers(config: Config) -> str:
     """Table of all results with everything that gives a number its meaning."""
     rows = [
         [
-            result.metric.unit,
+            words(result.metric.unit),
             result.written,
             result.kind,
-            title_of(config, result.dataset) or "-",
-            (result.split or "-") + (" (part)" if result.limit else ""),
+            words(title_of(config, result.dataset)) or "-",
+            (words(result.split or "") or "-") + (" (part)" if result.limit else ""),
             "-" if result.n is None else f"{result.n:,}",
-            "; ".join(filter(None, (result.protocol, result.said_of_draws))) or "-",
+            words("; ".join(filter(None, (result.protocol, result.said_of_draws)))) or "-",
         ]
         for result in results_of(config)
     ]
@@ -190,18 +225,18 @@ def _comparison(config: Config) -> str:
         return ""
     if not reference:
         return "No number is known to hold these against."
-    noun, source = reference.noun, one_line_of(reference.source)
-    sentences = [f"{noun[0].upper()}{noun[1:]} is {reference.said}: {source}."]
-    sentences += [f"The same source has {each.said}." for each in reference.also]
+    noun, source = reference.noun, words(reference.source)
+    sentences = [f"{noun[0].upper()}{noun[1:]} is {words(reference.said)}: {source}."]
+    sentences += [f"The same source has {words(each.said)}." for each in reference.also]
     judged: dict[str, list[str]] = {}  # numbers of which the same is to be said share a sentence
     for result in results:
         if result.metric.name == reference.metric.name and not result.limit:
-            judged.setdefault(_verdict(reference, result), []).append(_written(result))
+            judged.setdefault(words(_verdict(reference, result)), []).append(words(_written(result)))
     sentences += [f"{verdict}: {' and '.join(numbers)} here." for verdict, numbers in judged.items()]
     if not judged:
         sentences.append("It has not been measured here yet.")
     if reference.best is not None:
-        sentences.append(f"The best reported is {reference.best:g} ({one_line_of(reference.best_source)}).")
+        sentences.append(f"The best reported is {reference.best:g} ({words(reference.best_source)}).")
     return " ".join(sentences)
 
 
@@ -234,24 +269,24 @@ def _training(config: Config) -> str:
         "lightning": ("lightning", "{}"),
     }
     lines = []
-    if config.get("recipe"):
-        lines.append(f"- recipe: `lightning fit --config recipes/{config['recipe']}.yaml`")
+    if _recipe(config):
+        lines.append(f"- recipe: `lightning fit --config recipes/{_recipe(config)}.yaml`")
     for key, (label, form) in labels.items():
         if training.get(key) is not None:
             # The values of a stranger's config.json may be anything; text is shown as it is.
             known = isinstance(training[key], int | float)
-            lines.append(f"- {label}: {one_line_of(form.format(training[key]) if known else training[key])}")
+            lines.append(f"- {label}: {words(form.format(training[key]) if known else training[key])}")
     start = start_of(training)
     if start:
         digests = start.get("sha256")
         which = f", of SHA-256 {', '.join(map(str, digests.values()))}" if isinstance(digests, dict) else ""
-        lines.append(f"- started from: the weights of {one_line_of(start.get('name'))}{one_line_of(which)}")
+        lines.append(f"- started from: the weights of {words(start.get('name'))}{words(which)}")
         took = [effort(start)]
         for what in ("steps", "images"):
             count = dictionary(start.get("training")).get(what)
             took += [f"{count:,} {what}"] if isinstance(count, int) else []
         if any(took):
-            lines.append(f"- training of those weights: {one_line_of(', '.join(filter(None, took)))}")
+            lines.append(f"- training of those weights: {words(', '.join(filter(None, took)))}")
     return "\n".join(lines)
 
 

@@ -95,7 +95,7 @@ def recipe(path: str) -> Path | None:
     None where it is a file, or no such recipe.
     """
     name = path.removeprefix("recipes/").removesuffix(".yaml")
-    if Path(path).exists() or not NAME.fullmatch(name):
+    if not NAME.fullmatch(name) or Path(path).exists():
         return None
     for folder in (PACKAGE.parent, PACKAGE):
         file = folder / "recipes" / f"{name}.yaml"

@@ -85,7 +85,7 @@ def of_shift(steps: int) -> dict[str, list[float]]:
         y = x + torch.tensor([step * CELL, 0.0], dtype=torch.float64)
         values = {
             "W1": wasserstein(x, y),
-            "root of Sinkhorn": sinkhorn(x, y).clamp(min=0).sqrt(),
+            "root of Sinkhorn": sinkhorn(x, y, epsilon=0.05).clamp(min=0).sqrt(),
             "energy distance": energy_distance(x, y, unbiased=False),
             "sliced W2": sliced_wasserstein(x, y, seed=0),
             "MMD, Gaussian": mmd(x, y, Gaussian([0.5]), unbiased=False).clamp(min=0).sqrt(),

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +55,10 @@ class FDivergence:
 
     def __repr__(self) -> str:
         return f"FDivergence({self.name!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Those of the table by their names, for formulas written as lambdas cannot be pickled; a copy is the same."""
+        return (_named, (self.name,)) if DIVERGENCES.get(self.name) is self else super().__reduce__()
 
     def of_probabilities(self, p: Tensor, q: Tensor) -> Tensor:
         """D_f(P, Q) of probabilities (..., K) of K outcomes: exact, (...).
@@ -162,3 +167,7 @@ DIVERGENCES: dict[str, FDivergence] = {
         ),
     )
 }
+
+
+def _named(name: str) -> FDivergence:
+    return DIVERGENCES[name]

@@ -28,9 +28,18 @@ class Watching(LightningModule):
         """Stop the run where a loss is not finite."""
         self.watch(
             torch.isfinite(loss.detach()),
-            f"The loss of optimizer step {self.trainer.global_step + 1} is not finite: lower the learning rate or clip "
-            f"gradients (--trainer.gradient_clip_val 1), and start again or from the run's last checkpoint.",
+            f"The loss of optimizer step {self.trainer.global_step + 1} is not finite: {self.remedy}, and start "
+            f"again or from the run's last checkpoint.",
         )
+
+    @property
+    def remedy(self) -> str:
+        """What may help where a loss is not finite; of what the model and its trainer can do."""
+        if not self.automatic_optimization:
+            return "lower the learning rate"
+        now = self.trainer.gradient_clip_val
+        smaller = f"to less than {now:g}" if now else "(--trainer.gradient_clip_val 1)"
+        return f"lower the learning rate or clip gradients {smaller}"
 
     def watch(self, good: Tensor, complaint: str) -> None:
         """Stop the run with a `TrainingError` of these words where `good`, a boolean scalar, is false.
@@ -46,6 +55,10 @@ class Watching(LightningModule):
         self._watched.append((good, event, complaint))
         while self._watched and (self._watched[0][1] is None or self._watched[0][1].query()):
             self._look()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is still to be looked at: events of a GPU cannot be pickled, and belong to the run."""
+        return {**super().__getstate__(), "_watched": deque()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save no weights that a loss without a value may have harmed."""

@@ -24,15 +24,19 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from zoo.callbacks.ema import EMA
-from zoo.callbacks.run import ProgressBar, RunRecord, SaveLast
+from zoo.callbacks.run import ProgressBar, RunRecord, SaveBest, SaveLast
 from zoo.classes import ABSENT, class_path_of, up_to_date
 from zoo.errors import CheckpointError, ZooError, warn
 from zoo.hub import building, packing, store
 from zoo.hub.config import read_config
 from zoo.hub.folder import load_weights
 from zoo.model import Model
+from zoo.training import predictions
 from zoo.training.families import families
-from zoo.training.files import AtomicCheckpointIO, in_todays_names, options, read_recipes, read_run
+from zoo.training.files import AtomicCheckpointIO, in_todays_names, read_run
+from zoo.training.recipes import in_order, options, read_recipes
+from zoo.training.refusals import Parser, Refused, check_recipe, said_of
+from zoo.training.trust import check_trust
 
 families()  # which imports them, and the data sets: they may then be named without a path
 
@@ -49,10 +53,20 @@ class Pretrained(NamedTuple):
 class ZooCLI(LightningCLI):
     """LightningCLI that knows recipes, run folders and published weights."""
 
-    def __init__(self, start: Pretrained | None, *, names_data: bool, **kwargs: Any) -> None:
-        self.start = start
+    def __init__(
+        self,
+        start: Pretrained | None,
+        *,
+        argv: list[str],
+        recipes: dict[str, Any],
+        names_data: bool,
+        about: str | None,
+        **kwargs: Any,
+    ) -> None:
+        self.start, self.argv, self.recipes = start, argv, recipes
+        self.about = about  # the class of data that the recipe's reference is about, where it is the recipe's
         self.names_data = names_data  # whether the command line or a recipe says which data
-        super().__init__(**kwargs)
+        super().__init__(args=argv, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The zoo's own arguments, and the default data set."""
@@ -70,18 +84,31 @@ class ZooCLI(LightningCLI):
             "kind, samples, protocol, decimals, also, best.",
         )
         # Only where no other data is named: the arguments of a default class would pass to the class that replaces it.
-        if not self.names_data:
+        if not options(self.argv, "--data") and not any("data" in recipe for recipe in self.recipes.values()):
             parser.set_defaults({"data": {"class_path": "zoo.data.Digits"}})
         # The class of a checkpoint from elsewhere is not imported unasked: a recipe must name it.
         if self.start and self.start.config["class_path"].startswith("zoo."):
             config = self.start.config
             parser.set_defaults({"model": {"class_path": config["class_path"], "init_args": config["init_args"]}})
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            parser.add_argument("--out", type=str | None, default=None, help="CSV file for the loss of each datum.")
+        return parser
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; the run's folder follows from the recipe's name, and the run's checkpoints from its folder."""
-        super().parse_arguments(parser, args)
+        if known := self._subcommand_parsers.get(args[0] if args else ""):
+            for path, recipe in self.recipes.items():
+                check_recipe(path, recipe, known.arguments)
+        # Not LightningCLI's own, which warns of arguments passed beside the process's: these are those, in order.
+        try:
+            self.config = parser.parse_args(args)
+        except Refused as error:
+            raise error.of(self.recipes, self.argv) from error
         config = self.config[self.config.subcommand]
-        files = [str(path) for path in config.config or []]
+        files = [str(path) for path in config.config or [] if path]
         self.recipe = Path(files[-1]).stem if files else None
         if config.trainer.default_root_dir is None:
             config.trainer.default_root_dir = str(Path("runs", self.recipe or "unnamed"))
@@ -92,6 +119,12 @@ class ZooCLI(LightningCLI):
             config.weights_only = True  # a run's checkpoint is tensors and plain values, and no code
         if config["from"] and not self.start:
             self.start = _pretrained(config["from"])
+        if self.config.subcommand == "predict":
+            predictions.check_out(config.out)
+            config.return_predictions = True
+            if config.trainer.devices == "auto":
+                config.trainer.devices = 1
+        check_trust(config, self.argv)
         self._find_checkpoint(config)
 
     def _parse_ckpt_path(self) -> None:
@@ -100,12 +133,15 @@ class ZooCLI(LightningCLI):
         path = command and self.config[command].get("ckpt_path")
         if not path or not Path(path).is_file():
             return
-        arguments = read_run(Path(path))["hyper_parameters"]
-        arguments.pop("_instantiator", None)
-        if arguments:
-            if "_class_path" in arguments:
-                arguments = {"class_path": arguments.pop("_class_path"), "dict_kwargs": arguments}
-            self.config = self.parser.parse_object({command: {"model": arguments}}, self.config)
+        state = read_run(Path(path), code=self.config[command].weights_only is False)
+        record = next((kept for key, kept in state["callbacks"].items() if key.startswith("RunRecord")), {})
+        arguments = state["hyper_parameters"]
+        # A run without the command line keeps the arguments alone.
+        cls = arguments.pop("_class_path", None) or record.get("class_path")
+        arguments = {name: value for name, value in arguments.items() if not name.startswith("_")}
+        if cls and arguments:
+            model = {"class_path": cls, "dict_kwargs": arguments}
+            self.config = self.parser.parse_object({command: {"model": model}}, self.config)
 
     def _find_checkpoint(self, config: Any) -> None:
         """Give up where there are no weights to measure, or not those that were named."""
@@ -133,15 +169,14 @@ class ZooCLI(LightningCLI):
         last = Path(config.trainer.default_root_dir, "checkpoints", "last.ckpt")
         if config.ckpt_path == "last" and last.exists():
             config.ckpt_path = str(last)
-            self._keep_function(config.model, last)
-
-    @staticmethod
-    def _keep_function(model: Any, last: Path) -> None:
-        """A run that began before its class had an argument goes on with what it had in the argument's place."""
-        arguments = read_run(last)["hyper_parameters"]
-        for name in ABSENT.get(model.class_path, {}):
-            if name in arguments:
-                model.init_args[name] = arguments[name]
+            # A run that began before its class had an argument goes on with what it had in the argument's place.
+            arguments = read_run(last, code=config.weights_only is False)["hyper_parameters"]
+            for name in ABSENT.get(config.model.class_path, {}):
+                if name in arguments:
+                    config.model.init_args[name] = arguments[name]
+        elif config.ckpt_path == "last":
+            config.ckpt_path = None
+            warn(f"There is no {last} to go on from: the run starts from its beginning.")
 
     def instantiate_classes(self) -> None:
         """Instantiate; what a constructor refuses is its own sentence, without the parser's words around it."""
@@ -150,7 +185,8 @@ class ZooCLI(LightningCLI):
         except ZooError:
             raise
         except ValueError as error:
-            raise ZooError(str(error.__cause__ or error)) from error
+            said = str(error.__cause__ or error)
+            raise ZooError(said_of(said, "", ()) if "\n" in said else said) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Checkpoints, curves and the record of the run come with every run; a recipe may add to them."""
@@ -161,6 +197,8 @@ class ZooCLI(LightningCLI):
         if config["enable_checkpointing"] is not False:
             callbacks += self._checkpoints(root, callbacks)
         reference = self._get(self.config_init, "reference")
+        if self.about and self.about != type(self._get(self.config_init, "data")).__name__:
+            reference = None  # a recipe's number is one of its own data
         # `RunRecord` precedes the callback that saves, so that what is saved counts the batch that was just seen.
         start = self.start and {
             "name": self.start.name,
@@ -193,9 +231,11 @@ class ZooCLI(LightningCLI):
             callback.dirpath = callback.dirpath or folder
         best = []
         # Without a number of a validation none tells which weights are the best.
-        if self.model.monitor and not saving:
+        if self.model.monitor:
             number = {"monitor": f"val_{self.model.monitor.name}", "mode": self.model.monitor.mode}
-            best = [ModelCheckpoint(folder, "best", **number, enable_version_counter=False)]
+            kind = SaveBest if saving else ModelCheckpoint
+            if not any(each.filename == "best" and each.monitor for each in saving):
+                best = [kind(folder, "best", **number, enable_version_counter=False)]
         last = any(isinstance(callback, SaveLast) for callback in callbacks)
         return best + ([] if last else [SaveLast()])
 
@@ -217,7 +257,8 @@ class ZooCLI(LightningCLI):
         """Say before the training, and not after it, that no checkpoint can be made of what it trains."""
         if class_path_of(type(self.model)).startswith("zoo."):
             try:
-                building.check_arguments(type(self.model), dict(self.model.hparams))
+                own = {name: value for name, value in self.model.hparams.items() if not name.startswith("_")}
+                building.check_arguments(type(self.model), own)
             except CheckpointError as error:
                 warn(f"This run can be trained and resumed, but `zoo export` will refuse it. {error}")
 
@@ -229,6 +270,13 @@ class ZooCLI(LightningCLI):
             raise ZooError(f"{name} defines no {step}: export the run, and measure it with `zoo evaluate`.")
         if command == "predict" and not getattr(self.model, "likelihood", None):
             raise ZooError(f"{name} has no likelihood, which `predict` computes of each datum: use its own methods.")
+        if command == "predict" and self.trainer.world_size > 1:
+            raise ZooError("Several processes would each predict a part: set trainer.devices to 1.")
+
+    def after_predict(self) -> None:
+        """Tell what came of it."""
+        found = self.trainer.predict_loop.predictions
+        print(predictions.report(found, self.model, self.datamodule, self.config.predict.out))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -237,27 +285,35 @@ def main(argv: list[str] | None = None) -> None:
     Raises:
         ZooError: bad data, a model that does not fit it, or weights that do not fit the model.
     """
-    given = sys.argv[1:] if argv is None else argv
+    given = in_order(sys.argv[1:] if argv is None else argv)
     with tempfile.TemporaryDirectory(prefix="zoo-recipes-") as folder:
-        _run(in_todays_names(given, Path(folder)))
+        try:
+            _run(in_todays_names(given, Path(folder)))
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt):  # which Lightning turns into a failure
+                raise stop.__context__ from None
+            raise
 
 
 def _run(argv: list[str]) -> None:
-    name = next(iter(options(argv, "--from")), None)
+    name = next(reversed(options(argv, "--from")), None)
     # Float32 products in TF32 where the hardware has it; the published numbers are computed in full float32.
     torch.set_float32_matmul_precision("high")
+    recipes = read_recipes(argv)
     ZooCLI(
         _pretrained(name) if name else None,
-        names_data=bool(options(argv, "--data")) or any(map(_names_data, read_recipes(argv).values())),
+        argv=argv,
+        recipes=recipes,
+        names_data=bool(options(argv, "--data")) or any(map(_names_data, recipes.values())),
+        about=None if any(word.startswith("--reference") for word in argv) else _about(list(recipes.values())),
         model_class=Model,
         datamodule_class=LightningDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
         seed_everything_default=0,
         auto_configure_optimizers=False,
+        parser_class=Parser,
         parser_kwargs={"prog": "zoo"},
-        # Lightning warns of arguments passed beside the process's own, and its DDP launcher repeats the process's own.
-        args=None if argv == sys.argv[1:] else argv,
     )
     # Gloo's threads may still hold tensors: freed while the interpreter ends, they abort a run that went well. Only
     # here, not after an error: where other ranks still wait for this one, leaving the group would hang.
@@ -281,6 +337,14 @@ def _pretrained(name: str) -> Pretrained:
 def _several(given: Any) -> list[Any]:
     """What a trainer takes as one or as a list of them, as a new list."""
     return list(given) if isinstance(given, list) else [] if given is None else [given]
+
+
+def _about(recipes: list[Any]) -> str | None:
+    """The name of the class of data of the last recipe with a reference; None where it does not say."""
+    last = next((each for each in reversed(recipes) if isinstance(each, dict) and each.get("reference")), {})
+    data = last.get("data")
+    path = data.get("class_path") if isinstance(data, dict) else data
+    return path.rpartition(".")[2] if isinstance(path, str) else None
 
 
 def _names_data(recipe: Any) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import locale
 import os
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from zoo.classes import CLASSES, run_up_to_date, up_to_date
 from zoo.errors import CheckpointError
+from zoo.files import unwritable
 from zoo.hub.places import recipe as recipe_of
+from zoo.training.recipes import options, read_recipes
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -30,42 +33,42 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.partial")  # always the same: kills leave one of them, and not many
-        torch.save(checkpoint, partial)
-        os.replace(partial, path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                torch.save(checkpoint, partial)
+            except RuntimeError as error:
+                if "PytorchStreamWriter" not in str(error):
+                    raise
+                # What the system said of it, torch keeps to itself.
+                raise OSError(errno.ENOSPC, "writing it broke off", str(path)) from error
+            os.replace(partial, path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise unwritable(path, error) from error
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Read, and bring up to date what was written under other names."""
         return run_up_to_date(super().load_checkpoint(path, *args, **kwargs))
 
 
-def read_run(path: Path) -> dict[str, Any]:
+def read_run(path: Path, *, code: bool = False) -> dict[str, Any]:
     """What a run's `.ckpt` holds, in the names of today: tensors and plain values, and never code.
+
+    Args:
+        path: of the file.
+        code: whether what it holds may run, as `--weights_only false` says of a file from elsewhere.
 
     Raises:
         CheckpointError: it is no such file.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        state = torch.load(path, map_location="cpu", weights_only=not code, mmap=True)
         return run_up_to_date(state)
     except Exception as error:
         raise CheckpointError(f"{path} is not a checkpoint that `zoo fit` wrote ({type(error).__name__}).") from error
-
-
-def options(argv: list[str], *names: str) -> list[str]:
-    """The values of an option, however often it is given and under whichever of its names."""
-    values = [value for word, value in pairwise(argv) if word in names]
-    return values + [word.partition("=")[2] for word in argv if word.partition("=")[0] in names and "=" in word]
-
-
-def read_recipes(argv: list[str]) -> dict[str, Any]:
-    """The recipes that a command line names, by the names of their files; what cannot be read the parser refuses."""
-    recipes = {}
-    for path in options(argv, "--config", "-c"):
-        with contextlib.suppress(OSError, yaml.YAMLError, UnicodeDecodeError):
-            recipes[path] = yaml.safe_load((recipe_of(path) or Path(path)).read_text(encoding="utf-8"))
-    return recipes
 
 
 def in_todays_names(argv: list[str], folder: Path) -> list[str]:
@@ -80,10 +83,12 @@ def in_todays_names(argv: list[str], folder: Path) -> list[str]:
     words = {**CLASSES, **{path: str(file) for path, file in own.items() if file}}
     for i, (path, recipe) in enumerate(read_recipes(argv).items()):
         current = up_to_date(recipe)
-        if current != recipe:
+        # The parser reads a file in the encoding of the terminal.
+        foreign = locale.getpreferredencoding(False).lower() not in ("utf-8", "utf8") and not path.startswith("{")
+        if current != recipe or foreign:
             copy = folder / str(i) / Path(path).name
             copy.parent.mkdir(parents=True)
-            copy.write_text(yaml.safe_dump(current, sort_keys=False, allow_unicode=True), encoding="utf-8")
+            copy.write_text(yaml.safe_dump(current, sort_keys=False), encoding="utf-8")
             words[path] = str(copy)
     found = []
     for word in argv:
