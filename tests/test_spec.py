@@ -1,5 +1,7 @@
 """`DataSpec` says what a batch is, and refuses what is none in one sentence."""
 
+import json
+
 import pytest
 import torch
 
@@ -101,3 +103,88 @@ def test_a_remedy_is_one_that_the_model_has():
     given = DataSpec((3, 4, 5), 17, condition=IMAGES)
     with pytest.raises(DataError, match="As a condition, the data module has 4 classes, but the model is conditioned"):
         given.fits(DataSpec((3, 4, 5), 17, condition=DataSpec((3, 4, 5), 17, classes=4)), labels=True)
+
+
+# -- names of classes ------------------------------------------------------------------------------------------
+
+PETS = ("cat", "dog", "Horse", "10")
+
+
+def pets(**arguments):
+    return DataSpec((1, 2, 2), 2, len(PETS), class_names=PETS, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("label", "labels"),
+    [
+        ("dog", [1, 1]),
+        (["cat", "Horse"], [0, 2]),
+        (("horse", 3), [2, 3]),
+        ("2", [2, 2]),  # no name, but a number
+        ("10", [3, 3]),  # a name
+        (1, [1, 1]),
+    ],
+)
+def test_labels_are_given_by_name_or_number(label, labels):
+    assert pets().labels(label, 2).tolist() == labels
+
+
+@pytest.mark.parametrize(
+    ("label", "complaint"),
+    [
+        ("hrose", "There is no class 'hrose': close to it is Horse."),
+        ("zebra", "There is no class 'zebra': there are cat, dog, Horse, 10."),
+        (["cat", "cta"], "There is no class 'cta': close to it is cat."),
+        ("7", "label is 7; this model takes 0..3"),
+        ("\x1b[2J" * 100, "There is no class '"),
+        (["cat"], "label has shape"),
+        ("9" * 5000, "There is no class"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_close_ones(label, complaint):
+    with pytest.raises(DataError) as error:
+        pets().labels(label, 2)
+    assert str(error.value).startswith(complaint)
+    assert len(str(error.value)) < 300
+    assert "\x1b" not in str(error.value)
+
+
+def test_a_name_where_none_is_known():
+    with pytest.raises(DataError, match=r"no class 'cat', for the names of the 4 are not known: give a number, 0\.\.3"):
+        DataSpec((1, 2, 2), 2, 4).labels("cat", 2)
+    assert DataSpec((1, 2, 2), 2, 4).labels("3", 2).tolist() == [3, 3]
+
+
+def test_names_are_kept_as_json_and_change_nothing_else():
+    spec = pets(condition=DataSpec((2,), None, 1, class_names=("only",)))
+    config = json.loads(json.dumps(spec.config))
+    again = DataSpec.from_config(config)
+    assert (again.class_names, again.condition.class_names) == (PETS, ("only",))
+    unnamed = DataSpec((1, 2, 2), 2, len(PETS))
+    assert pets() == unnamed
+    assert "class_names" not in unnamed.config, "a config.json of before is written as it was"
+    assert DataSpec.from_config(unnamed.config).class_names is None
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["cat"],
+        "cats",
+        ["cat", "dog", "dog", "cow"],
+        ["cat", "dog", "cow", ""],
+        ["cat", "dog", "cow", "\x1b[31mred"],
+        ["cat", "dog", "cow", "two\nlines"],
+        ["cat", "dog", "cow", "\x9b2J"],
+        ["cat", "dog", "cow", "\u202eevil"],
+        ["cat", "dog", "cow", "x" * 101],
+        ["cat", "dog", "cow", 3],
+        {"cat": 0, "dog": 1, "cow": 2, "owl": 3},
+        5,
+    ],
+)
+def test_names_from_a_stranger_are_checked(names):
+    with pytest.raises(DataError) as error:
+        DataSpec.from_config({"shape": [1, 2, 2], "levels": 2, "classes": 4, "class_names": names})
+    assert len(str(error.value)) < 300
+    assert str(error.value).isprintable()

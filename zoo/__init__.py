@@ -3,6 +3,7 @@
 >>> import zoo
 >>> model = zoo.load("pixelcnn-cifar10")
 >>> images = model.sample(16, seed=0)  # uint8 (16, 3, 32, 32)
+>>> zoo.show(images)  # a picture, in a notebook
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from zoo import face
 if TYPE_CHECKING:
     from zoo.batch import Batch
     from zoo.errors import CheckpointError, DataError, HubError, ZooError
+    from zoo.evaluation.comparison import distance
     from zoo.evaluation.measure import evaluate
     from zoo.hub.pretrained import from_pretrained, push_to_hub
     from zoo.hub.remote import pull
     from zoo.hub.store import load, names, push, save
     from zoo.model import GenerativeModel, Model
+    from zoo.pictures.show import show
     from zoo.results import Result
     from zoo.spec import DataSpec
 
@@ -30,7 +33,9 @@ _HOMES = {
     **dict.fromkeys(["load", "names", "push", "save"], "zoo.hub.store"),
     **dict.fromkeys(["from_pretrained", "push_to_hub"], "zoo.hub.pretrained"),
     "pull": "zoo.hub.remote",
+    "distance": "zoo.evaluation.comparison",
     "evaluate": "zoo.evaluation.measure",
+    "show": "zoo.pictures.show",
     "Batch": "zoo.batch",
     "DataSpec": "zoo.spec",
     "Result": "zoo.results",
@@ -48,6 +53,7 @@ __all__ = [
     "Model",
     "Result",
     "ZooError",
+    "distance",
     "evaluate",
     "from_pretrained",
     "load",
@@ -56,6 +62,7 @@ __all__ = [
     "push",
     "push_to_hub",
     "save",
+    "show",
 ]
 
 

@@ -71,7 +71,7 @@ def as_batch(batch: Any) -> Batch:
     import torch
 
     if isinstance(batch, Batch):
-        return batch
+        return _even(batch)
     if isinstance(batch, torch.Tensor):
         return Batch(batch)
     if isinstance(batch, Mapping):
@@ -81,7 +81,7 @@ def as_batch(batch: Any) -> Batch:
                 f"A batch that is a dictionary has the keys {', '.join(Batch._fields)}, x at least, not "
                 f"{', '.join(map(str, batch)) or 'none'}: name its parts so."
             )
-        return Batch(**batch)
+        return _even(Batch(**batch))
     if not isinstance(batch, (tuple, list)):
         # A ragged batch of graphs, or of whatever else has a length.
         if hasattr(batch, "__len__") and hasattr(batch, "to"):
@@ -101,3 +101,12 @@ def as_batch(batch: Any) -> Batch:
             f"data are given."
         )
     return Batch(*batch)
+
+
+def _even(batch: Batch) -> Batch:
+    """The batch, whose parts are of one length."""
+    for name, part in zip(batch._fields[1:], batch[1:], strict=True):
+        if part is not None and (not hasattr(part, "__len__") or len(part) != len(batch.x)):
+            given = f"{len(part)} of them" if hasattr(part, "__len__") else type(part).__name__
+            raise DataError(f"A batch of {len(batch.x)} data has a {name} for each, not {given}.")
+    return batch

@@ -141,6 +141,38 @@ HUB_DATASETS = {
     "CIFAR10": "uoft-cs/cifar10",
 }
 
+_DIGITS = tuple("0123456789")
+CLASS_NAMES = {
+    "zoo.data.MNIST": _DIGITS,
+    "zoo.data.Digits": _DIGITS,
+    "zoo.data.CIFAR10": (
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ),
+    "zoo.data.FashionMNIST": (
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    ),
+    "zoo.data.BreastCancer": ("malignant", "benign"),
+}
+"""The names of the labels of data sets, in their order; checkpoints of before do not hold them."""
+
 
 def dataset_title(name: str) -> str:
     """How people write the data set of this class: `CIFAR10` is CIFAR-10."""

@@ -1,18 +1,64 @@
 """The package's own exceptions: one sentence each, naming the thing that is wrong and the remedy.
 
-How values are shown in such sentences is here too.
+How values and a stranger's words are shown, in such sentences and elsewhere, is here too.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
+import re
 import sys
+import unicodedata
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+LONGEST = 480  # characters of a sentence; of a longer one the middle is left out, for the remedy ends it
+
+
+def plain(text: str) -> str:
+    r"""Text that a terminal shows and does not obey: control characters are written as JSON writes them, `\u001b`.
+
+    These are the C0 and C1 controls but tabs and ends of lines, and what is invisible or turns the direction of
+    writing; the joiners that scripts and pictures of faces need stay. All that a stranger wrote, in a config.json or a
+    name, passes through here before it is printed.
+    """
+    return text if text.isascii() and text.isprintable() else "".join(map(_visible, text))
+
+
+def _visible(character: str) -> str:
+    if character in "\t\n\u200c\u200d" or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+        return character
+    return json.dumps(character)[1:-1]
+
+
+def literal(text: object) -> str:
+    """Text as one line of Markdown that shows it as it is, but for `code` between single backticks.
+
+    No tag, link, picture, heading or fence is made of a stranger's words, wherever the line is put.
+    """
+    line = plain(" ".join(str(text).split()))
+    # Runs of backticks would pair otherwise than one by one, and so would one behind a backslash.
+    parts = re.split(r"(`[^`]*`)", re.sub(r"`{2,}", "`", line))
+    parts[::2] = [re.sub(r"([\\\[\]<>`])", r"\\\1", part) for part in parts[::2]]
+    # Nor may it begin as a heading, a rule, a fence or a list does.
+    line = re.sub(r"^(?=[#=~*]|[-+](\s|[-+]|$))", r"\\", "".join(parts))
+    return re.sub(r"^(\d+)(?=[.)](\s|$))", r"\1\\", line)
 
 
 class ZooError(ValueError):
-    """Anything `zoo` refuses or cannot do; the command line prints its text alone, without a traceback."""
+    """Anything `zoo` refuses or cannot do; the command line prints its text alone, without a traceback.
+
+    Whatever the sentence quotes, it is on one line, has no control characters and fewer than 500 characters.
+    """
+
+    def __init__(self, sentence: object = "") -> None:
+        text = plain(re.sub(r"\s*[\t\n\r]\s*", " ", str(sentence)))
+        if len(text) > LONGEST:
+            half = (LONGEST - 5) // 2
+            text = f"{text[:half]} ... {text[-half:]}"
+        super().__init__(text)
 
 
 class DataError(ZooError):
@@ -33,13 +79,32 @@ class HubError(ZooError):
 
 def show(value: object, limit: int = 80) -> str:
     """`value` for a sentence: quoted, ASCII, on one line, at most `limit` characters."""
-    text = ascii(value)
+    try:
+        text = ascii(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, or lists in lists in lists
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def one_line(error: BaseException) -> str:
     """The text of an error on one line, without its full stop."""
-    return " ".join(str(error).split()).rstrip(".")[:200] or type(error).__name__
+    return plain(" ".join(str(error).split()).rstrip(".")[:200]) or type(error).__name__
+
+
+@contextmanager
+def refusing(sentence: str, kind: type[ZooError] = CheckpointError) -> Iterator[None]:
+    """Whatever else is raised inside becomes an error of `kind`: the sentence, a colon and what it said.
+
+    A panic of a library in Rust is no `Exception` of Python's, and is caught as well; Ctrl-C is not.
+    """
+    try:
+        yield
+    except kind:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise kind(f"{sentence}: {one_line(error)}.") from error
 
 
 def warn(sentence: str) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +17,8 @@ from zoo.errors import DataError, one_line
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+_PACKED = 2**16  # bytes by which a packed file may exceed what it holds
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
@@ -158,6 +162,28 @@ def present(path: Path) -> bool:
     return path.exists() or _gz(path).exists()
 
 
+def read_regular(path: str | Path, most: int) -> bytes:
+    """All of a regular file of at most `most` bytes: a pipe or a device, in a file's place, may never end.
+
+    Raises:
+        OSError: it is absent, no regular file, larger, or cannot be read; `strerror` says which.
+    """
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, "its name holds a NUL byte", str(path))
+    # Without O_NONBLOCK to open a pipe waits for its writer. What is opened is what is looked at.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        if status.st_size > most:
+            raise OSError(errno.EFBIG, f"its {status.st_size:,} bytes are more than {most:,}", str(path))
+        with open(handle, "rb", closefd=False) as file:
+            return file.read(most)
+    finally:
+        os.close(handle)
+
+
 def read(path: Path, size: int, sha256: str, header: bytes = b"") -> bytes:
     """Return the contents of `path`, or else of the .gz beside it, checked.
 
@@ -176,16 +202,22 @@ def read(path: Path, size: int, sha256: str, header: bytes = b"") -> bytes:
     source = path if path.exists() else _gz(path)
     remedy = f"delete it to have it downloaded anew, or put the official {path.name} there"
     try:
-        data = source.read_bytes() if source == path else gzip.decompress(source.read_bytes())
+        # What is packed is no larger than what it holds, but for some bytes, and gives one byte too much at most.
+        data = read_regular(source, size + _PACKED)
+        if source != path:
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+                data = packed.read(size + 1)
     except FileNotFoundError:
         raise DataError(
             f"{path} is missing: allow the download, or set ZOO_DATA (or root) to the folder that has "
             f"{path.parent.name}."
         ) from None
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{source} cannot be read ({error}): {remedy}.") from None
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{source} cannot be read ({reason}): {remedy}.") from None
     if len(data) != size:
-        raise DataError(f"{source} has {len(data):,} bytes instead of {size:,}: {remedy}.")
+        many = f"{len(data):,}" if len(data) < size or source == path else f"more than {size:,}"
+        raise DataError(f"{source} has {many} bytes instead of {size:,}: {remedy}.")
     if not data.startswith(header):
         raise DataError(f"{source} has the wrong kind of content (its first bytes differ): {remedy}.")
     if hashlib.sha256(data).hexdigest() != sha256:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from zoo.arguments import count_of
 from zoo.errors import DataError, show
+from zoo.labels import checked_names, label_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +40,8 @@ class DataSpec:
         classes: number of labels, 0 for unlabelled data.
         kind: one of `KINDS`; by default an image for three sizes, and a vector for one.
         condition: what a datum is given, None for nothing.
+        class_names: of each label, where the classes have names. They change nothing of what data are: specifications
+            that differ in them alone are equal.
 
     Raises:
         DataError: there are no such data.
@@ -48,6 +52,7 @@ class DataSpec:
     classes: int = 0
     kind: str = ""
     condition: DataSpec | None = None
+    class_names: tuple[str, ...] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         try:  # JSON and YAML bring lists; a tuple compares and hashes
@@ -73,6 +78,8 @@ class DataSpec:
             raise DataError(f"The shape of {self.kind} data is {KINDS[self.kind]}, which {list(self.shape)} is not.")
         if self.kind == "tokens" and self.levels is None:
             raise DataError("Tokens have levels, the size of the vocabulary: say how many.")
+        if self.class_names is not None:
+            object.__setattr__(self, "class_names", checked_names(self.class_names, self.classes))
 
     @property
     def dims(self) -> int:
@@ -97,13 +104,14 @@ class DataSpec:
     def config(self) -> dict[str, Any]:
         """The specification as plain JSON, from which `from_config` makes it again."""
         condition = None if self.condition is None else self.condition.config
-        return {
+        config = {
             "kind": self.kind,
             "shape": list(self.shape),
             "levels": self.levels,
             "classes": self.classes,
             "condition": condition,
         }
+        return config if self.class_names is None else {**config, "class_names": list(self.class_names)}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> DataSpec:
@@ -126,7 +134,17 @@ class DataSpec:
             **whole,
             kind=kind,
             condition=None if condition is None else cls.from_config(condition),
+            class_names=config.get("class_names"),
         )
+
+    def count(self, n: Any) -> int:
+        """A number of such data to draw, as an `int`.
+
+        Raises:
+            DataError: it is no whole number of at least one, or so many have no place in this machine's memory.
+        """
+        each = 1 if self.kind == "graph" else self.dims
+        return count_of(n, size=each * (4 if self.levels is None else 8 if self.kind == "tokens" else 1))
 
     def fits(
         self,
@@ -184,14 +202,17 @@ class DataSpec:
                 raise DataError(f"{what} must be a ragged batch, with len, slices and to(), not {type(x).__name__}.")
             return
         if not isinstance(x, torch.Tensor):
-            raise DataError(f"{what} must be a torch tensor, not {type(x).__name__}.")
+            remedy = "" if x is None or isinstance(x, (str, bytes)) else f": make one of it, torch.as_tensor({what})"
+            raise DataError(f"{what} must be a torch tensor, not {type(x).__name__}{remedy}.")
+        if x.layout != torch.strided or x.is_nested:
+            raise DataError(f"{what} is sparse or nested: make it dense, {what}.to_dense().")
         if x.ndim != len(self.shape) + 1 or tuple(x.shape[1:]) != self.shape:
             expected = ", ".join(["N", *map(str, self.shape)])
             raise DataError(f"{what} has shape {tuple(x.shape)}; this model takes ({expected}).")
         if self.levels is None:
-            if not x.is_floating_point():
-                raise DataError(f"{what} has dtype {x.dtype}; continuous data is floating point.")
-            if values and not bool(self.holds(x)):
+            if x.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+                raise DataError(f"{what} has dtype {x.dtype}; continuous data is floating point: make it float32.")
+            if values and not x.is_meta and not bool(self.holds(x)):
                 raise DataError(f"{what} holds NaN or infinite values.")
             return
         # Tokens may have more than 256 values; images never do.
@@ -199,36 +220,70 @@ class DataSpec:
         if x.dtype not in dtypes:
             wanted = " or ".join(str(d) for d in dtypes)
             raise DataError(f"{what} has dtype {x.dtype}; this model takes {wanted} with values 0..{self.levels - 1}.")
-        if values and not bool(self.holds(x)):
+        if values and not x.is_meta and not bool(self.holds(x)):
             span = f"{int(x.min())}..{int(x.max())}"
             raise DataError(f"{what} has values {span}; this model takes 0..{self.levels - 1}.")
+
+    def cast(self, x: Tensor, what: str = "x", *, dtype: Any, device: Any, values: bool = True) -> Tensor:
+        """A batch that `check` takes as a model computes with it: on its device, continuous data in its dtype.
+
+        Levels keep their dtype. Floats of another dtype are rounded to the model's; `values=False` as in `check`.
+
+        Raises:
+            DataError: a value is beyond what the model's dtype holds, or `x` is on the meta device alone.
+        """
+        import torch
+
+        if self.kind == "graph":
+            return x.to(device)
+        if x.is_meta and torch.device(device).type != "meta":
+            raise DataError(f"{what} is on the meta device, where tensors have no values: make it on another.")
+        own = x.to(device) if self.levels is not None else x.to(device, dtype)
+        if values and own.dtype != x.dtype and not own.is_meta and not bool(self.holds(own)):
+            raise DataError(f"{what} holds values beyond the range of {own.dtype}, in which the model computes.")
+        # No gradient goes through what was made in inference mode.
+        return own.clone() if own.is_inference() and not torch.is_inference_mode_enabled() else own
 
     def holds(self, x: Tensor) -> Tensor:
         """Whether all values of a batch of tensors are such data's, a boolean scalar on its device."""
         if self.levels is None:
             return x.isfinite().all()
-        if x.dtype.itemsize == 1 and self.levels > 255:  # there is no value beyond
+        if not self.may_hold_others(x):
             return x.new_ones((), dtype=bool)
-        return ((x >= 0) & (x < self.levels)).all()
+        below = (x < self.levels).all()
+        return below if x.dtype.itemsize == 1 else below & (x >= 0).all()
+
+    def may_hold_others(self, x: Tensor) -> bool:
+        """Whether the dtype of `x` has values that are none of such data's."""
+        return self.levels is None or x.dtype.itemsize > 1 or self.levels < 256
 
     def mask(self, x: Tensor, known: Any) -> Tensor:
-        """`known`, boolean, in the shape of the data `x`; refuses what does not fit, `x` too."""
+        """`known`, boolean, in the shape of the data `x`, on their device; refuses what is no such mask."""
         import torch
 
-        self.check(x)
         if not isinstance(known, torch.Tensor) or known.dtype != torch.bool:
-            raise DataError(f"known must be a boolean tensor, not {getattr(known, 'dtype', type(known).__name__)}.")
+            kind = getattr(known, "dtype", type(known).__name__)
+            raise DataError(f"known must be a boolean tensor, not {kind}: make it one, torch.as_tensor(known).bool().")
+        if known.layout != torch.strided or known.is_nested or known.is_meta > x.is_meta:
+            raise DataError("known must be a dense tensor with values, neither sparse nor on the meta device.")
         try:
-            return known.broadcast_to(x.shape)
+            return known.to(x.device).broadcast_to(x.shape)
         except RuntimeError:
             raise DataError(
                 f"known has shape {tuple(known.shape)}, which does not broadcast to {tuple(x.shape)}."
             ) from None
 
     def labels(
-        self, label: int | Sequence[int] | Tensor | None, n: int, device: Any = "cpu", values: bool = True
+        self,
+        label: int | str | Sequence[int | str] | Tensor | None,
+        n: int,
+        device: Any = "cpu",
+        values: bool = True,
     ) -> Tensor | None:
         """The labels of `n` data, int64 (n,) on a device, or None where none are given.
+
+        A class may be given by its name, where `class_names` has them. Text that is no name but a number is that label:
+        of classes named 1, 2 and 3, as folders may be, "3" is the third, and 2 is.
 
         Looking at the values of a tensor waits for the GPU; `values=False` looks at shape and dtype alone.
 
@@ -242,19 +297,31 @@ class DataSpec:
             return None
         if not classes:
             raise DataError("The model was made without classes: leave out the label.")
+        span = f"0..{classes - 1}"
+        if isinstance(label, str):
+            label = label_of(label, self.class_names, classes)
+        elif isinstance(label, (list, tuple)):
+            label = [label_of(each, self.class_names, classes) if isinstance(each, str) else each for each in label]
         try:
-            given = torch.as_tensor(label)
-        except (TypeError, ValueError, RuntimeError):
+            # NumPy's negative strides are none of torch's.
+            label = label.copy() if type(label).__module__ == "numpy" else label
+            given = label if isinstance(label, torch.Tensor) else torch.as_tensor(label, device="cpu")
+        except (TypeError, ValueError, RuntimeError, OverflowError):
             kind = type(label).__name__
-            raise DataError(f"label must be an integer, or {n} integers 0..{classes - 1}, not {kind}.") from None
-        if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
-            raise DataError(f"label must be of integers 0..{classes - 1}, not of {given.dtype}.")
+            raise DataError(f"label must be an integer, or {n} integers {span}, not {kind}.") from None
+        if given.layout != torch.strided or given.is_nested or given.is_meta > (torch.device(device).type == "meta"):
+            raise DataError(f"label must be a dense tensor of integers {span}, neither sparse nor on the meta device.")
+        if given.is_floating_point() or given.is_complex() or given.is_quantized or given.dtype == torch.bool:
+            raise DataError(f"label must be of integers {span}, not of {given.dtype}.")
+        given = given.to(torch.int64)
         if given.shape not in ((), (n,)):
             raise DataError(f"label has shape {tuple(given.shape)}; give one integer, or {n} for {n} data.")
-        if values and given.numel() and (int(given.min()) < 0 or int(given.max()) >= classes):
-            span = f"{int(given.min())}..{int(given.max())}" if given.ndim else f"{int(given)}"
-            raise DataError(f"label is {span}; this model takes 0..{classes - 1}.")
-        return given.to(device, torch.int64).expand(n)
+        if values and given.numel() and not given.is_meta:
+            least, most = int(given.min()), int(given.max())
+            if least < 0 or most >= classes:
+                shown = f"{least}..{most}" if given.ndim else str(most)
+                raise DataError(f"label is {shown}; this model takes {span}: labels are counted from 0.")
+        return given.to(device).expand(n)
 
 
 def _whole(value: object) -> bool:
@@ -267,7 +334,6 @@ def check_image_shape(shape: Sequence[int]) -> None:
         raise DataError(f"shape must be (C, H, W) of positive sizes, not {list(shape)}.")
 
 
-def check_count(n: int) -> None:
-    """Refuse to draw fewer than one."""
-    if n < 1:
-        raise DataError(f"n must be at least 1, not {n}.")
+def check_count(n: Any) -> int:
+    """A number of data to draw, at least one, as an `int` (`zoo.arguments.count_of`)."""
+    return count_of(n)

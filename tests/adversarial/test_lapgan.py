@@ -175,7 +175,7 @@ def test_latents_decode_to_samples_and_have_ways_between_them():
     assert torch.equal(model.interpolate(z[:2], z[1:], 4)[:, 0], model.decode(z[:2]))
     assert torch.equal(model.walk(3, 4, seed=0)[::4], model.decode(z))
     assert model.latents(3, truncation=0.5).abs().max() <= 0.5
-    with pytest.raises(DataError, match=r"z must be latents, floating point \(N, 70\)"):
+    with pytest.raises(DataError, match=r"z has shape .*; this model takes \(N, 70\)"):
         model.decode(z[:, :6])
 
 

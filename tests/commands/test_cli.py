@@ -175,7 +175,7 @@ def test_sample_draws_the_label(run, tmp_path):
         assert (cells(file).reshape(4, 8, 8) == pictures.to_bytes(expected, 17)[:, 0].numpy()).all()
     assert len({file.read_bytes() for file in files}) == 3
     status, out, err = run("sample", checkpoint, "--label", 10, "--out", tmp_path / "none.png")
-    assert (status, out, err) == (1, "", "zoo: label is 10; this model takes 0..9.\n")
+    assert (status, out, err) == (1, "", "zoo: label is 10; this model takes 0..9: labels are counted from 0.\n")
 
 
 @pytest.mark.parametrize(("option", "other"), [("temperature", "truncation"), ("truncation", "temperature")])
@@ -296,7 +296,7 @@ def test_a_label_that_is_needed_is_an_option(run, odd, tmp_path):
 
 @pytest.mark.parametrize("name", ["Framed", "Labelled", "Silent", "Mute"])
 def test_what_cannot_be_drawn_is_exported_and_measured_without(run, training, odd, name):
-    training.export_run = lambda run, name, **options: odd[name]
+    training.exports(odd[name])
     assert run("export", "runs/mine", name) == (0, f"{odd[name]}\n", "")
     text = (odd[name] / "README.md").read_text(encoding="utf-8")
     assert "help(model)" in text
@@ -310,7 +310,7 @@ def test_what_cannot_be_drawn_is_exported_and_measured_without(run, training, od
 
 
 def test_a_picture_that_fails_leaves_a_whole_checkpoint(run, training, own, monkeypatch):
-    training.export_run = lambda run, name, **options: own
+    training.exports(own)
     (own / "README.md").unlink(missing_ok=True)
     monkeypatch.setattr(PixelCNN, "sample", lambda self, n, *, seed=None: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -478,7 +478,18 @@ def test_card_prints_or_writes(run, own, monkeypatch, tmp_path):
 def training(monkeypatch):
     """A stand-in for zoo.training that notes its calls."""
     calls = []
-    module = types.SimpleNamespace(main=calls.append, calls=calls)
+
+    def exports(folder):
+        """Let `export_run` find the checkpoint finished but for its card and picture."""
+
+        def export_run(run, name, *, finish, **options):
+            calls.append((str(run), name, options))
+            finish(folder, zoo.load(folder))
+            return folder
+
+        module.export_run = export_run
+
+    module = types.SimpleNamespace(main=calls.append, calls=calls, exports=exports)
     monkeypatch.setitem(sys.modules, "zoo.training.cli", module)
     monkeypatch.setitem(sys.modules, "zoo.training.export", module)
     return module
@@ -503,7 +514,7 @@ def test_lightning_has_the_training_commands_only(run, training):
 
 
 def test_export_leaves_a_card_and_samples(run, training, own):
-    training.export_run = lambda run, name, **options: training.calls.append((str(run), name, options)) or own
+    training.exports(own)
     assert run("export", "runs/mine", "pixelcnn-digits")[:2] == (0, f"{own}\n")
     other = ["--dtype", "float32", "--overwrite"]
     assert run("export", "runs/mine", "pixelcnn-digits", *other)[:2] == (0, f"{own}\n")
@@ -526,7 +537,7 @@ def test_points_are_drawn_as_a_figure(run, training, tmp_path):
     out = tmp_path / "drawn.png"
     assert run("sample", folder, "-n", "500", "--seed", "3", "--out", out)[:2] == (0, f"{out}\n")
     assert out.read_bytes() == expected
-    training.export_run = lambda run, name, **options: folder
+    training.exports(folder)
     assert run("export", "runs/mine", "maf-moons")[0] == 0
     draw(model, tmp_path / "exported.png")
     assert (folder / "samples.png").read_bytes() == (tmp_path / "exported.png").read_bytes()

@@ -1,6 +1,10 @@
 """Files absent, damaged, downloaded and half downloaded: one sentence each, and nothing lost."""
 
+import contextlib
+import os
+import signal
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -164,6 +168,55 @@ def test_damaged_gz(tmp_path, raw, content, complaint):
 def test_folder_in_place_of_a_file(tmp_path, raw):
     (raw / NAME).mkdir(parents=True)
     refused(mnist(tmp_path).setup, raw / NAME, "cannot be read")
+
+
+@contextlib.contextmanager
+def within(seconds: int):
+    """Fail where a call would not end."""
+    signal.signal(signal.SIGALRM, lambda *_: pytest.fail(f"it has not ended after {seconds} s"))
+    signal.alarm(seconds)
+    yield
+    signal.alarm(0)
+
+
+@pytest.mark.parametrize("name", [NAME, f"{NAME}.gz"])
+def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(tmp_path, raw, name):
+    write(raw, {other: data for other, data in MNIST_FILES.items() if other != NAME})
+    os.mkfifo(raw / name)
+    with within(5):
+        refused(mnist(tmp_path).setup, raw / name, "no regular file", "delete it")
+
+
+def test_a_pipe_in_place_of_the_other_data_sets_files(tmp_path):
+    for path in (tmp_path / SmallCIFAR10.folder / "data_batch_1.bin", tmp_path / "binarized_mnist_train.amat"):
+        path.parent.mkdir(exist_ok=True)
+        os.mkfifo(path)
+    with within(5):
+        refused(SmallCIFAR10(str(tmp_path), download=False).setup, "data_batch_1.bin", "no regular file")
+        refused(SmallMNIST(fixed=str(tmp_path)).setup, "train.amat", "no regular file")
+
+
+def test_what_is_packed_is_not_unpacked_beyond_its_size(tmp_path, raw):
+    write(raw, {name: data for name, data in MNIST_FILES.items() if name != NAME})
+    packed = raw / f"{NAME}.gz"
+    for size, complaint in (
+        (2**27, "cannot be read (its"),
+        (2**23, f"more than {len(GOOD):,} bytes instead of {len(GOOD):,}"),
+    ):
+        packed.write_bytes(pack(bytes(size)))
+        tracemalloc.start()
+        try:
+            refused(mnist(tmp_path).setup, packed, complaint)
+            assert tracemalloc.get_traced_memory()[1] < 2**21
+        finally:
+            tracemalloc.stop()
+
+
+def test_a_file_that_is_far_too_large_is_not_read(tmp_path, raw):
+    write(raw, MNIST_FILES)
+    with (raw / NAME).open("r+b") as file:
+        file.truncate(2**40)  # which takes no disk
+    refused(mnist(tmp_path).setup, raw / NAME, "1,099,511,627,776 bytes")
 
 
 def test_downloads_what_is_absent_and_touches_nothing_else(tmp_path, raw, server):

@@ -222,9 +222,9 @@ def test_pinned_batches_are_the_same():
 
 
 def test_impossible_loaders_are_refused(monkeypatch):
-    with pytest.raises(DataError, match="batch size is 0"):
+    with pytest.raises(DataError, match="the batch size must be at least 1, not 0"):
         TensorLoader(torch.arange(3), batch_size=0)
-    with pytest.raises(DataError, match="seed of the shuffling is -1"):
+    with pytest.raises(DataError, match="the seed of the shuffling must be a whole number from 0 to"):
         TensorLoader(torch.arange(3), batch_size=1, seed=-1)
     with pytest.raises(DataError, match=r"lengths \[3, 4\]"):
         TensorLoader(torch.arange(3), torch.arange(4), batch_size=1)

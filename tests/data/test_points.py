@@ -326,8 +326,8 @@ def test_draws_of_a_target_in_any_dimension():
         ({"train": 0}, "train must be from 1 to 10,000,000 points, not 0"),
         ({"validation": -1}, "validation must be from 1 to .*, not -1"),
         ({"test": MOST + 1}, "test must be from 1 to .*, not 10,000,001"),
-        ({"data_seed": -1}, r"data_seed must be from 0 to 2\*\*32 - 1, not -1"),
-        ({"data_seed": 2**32}, "data_seed must be from 0"),
+        ({"data_seed": -1}, r"data_seed must be a whole number from 0 to 2\*\*32 - 1, or None, not -1"),
+        ({"data_seed": 2**32}, "data_seed must be a whole number from 0"),
     ],
 )
 def test_bad_arguments(arguments, sentence):

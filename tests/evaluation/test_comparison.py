@@ -16,7 +16,7 @@ from zoo import cli, metrics
 from zoo.autoregressive import PixelCNN
 from zoo.data import Digits
 from zoo.errors import ZooError
-from zoo.evaluation import comparison
+from zoo.evaluation import comparison, sets
 from zoo.flows import MAF
 from zoo.pictures import images as pictures
 from zoo.spec import DataSpec
@@ -158,7 +158,9 @@ def test_of_points_all_four(moons, monkeypatch):
     assert found["energy_distance"] == pytest.approx(float(metrics.energy_distance(x, y)))
     assert found["wasserstein_1"] == pytest.approx(float(metrics.wasserstein(x[:60], y[:60])))
     assert found["sliced_wasserstein_2"] == pytest.approx(float(metrics.sliced_wasserstein(x, y, seed=0)))
-    assert found["sinkhorn"] == pytest.approx(float(metrics.sinkhorn(x[:60], y[:60], epsilon=comparison.EPSILON)))
+    epsilon = metrics.default_epsilon(x[:60], y[:60])
+    assert found["sinkhorn"] == pytest.approx(float(metrics.sinkhorn(x[:60], y[:60], epsilon=epsilon)))
+    assert f"epsilon {epsilon:.3g}, a twentieth of the mean cost" in results[3].protocol
     assert results[1].protocol == "the first 60 and 60 points"
     assert results[0].protocol == "80 and 90 points; unbiased"
 
@@ -213,6 +215,6 @@ def test_other_kinds_of_data_are_refused(moons, monkeypatch):
         (Words(), "gives tokens data of shape [2] with 9 levels: images and points are compared"),
         (Translator(), "cannot be sampled"),
     ):
-        monkeypatch.setattr(comparison.store, "load", lambda name, device, model=model: model)
+        monkeypatch.setattr(sets.store, "load", lambda name, device, model=model: model)
         with pytest.raises(ZooError, match=re.escape(sentence)):
             comparison.gather(moons)

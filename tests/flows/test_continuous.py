@@ -18,6 +18,7 @@ from zoo.data.table import Table
 from zoo.errors import DataError, ZooError
 from zoo.flows.continuous import ContinuousFlow, ContinuousTransform, Field
 from zoo.hub import store
+from zoo.nn.draws import Draws
 
 
 @pytest.fixture(autouse=True)
@@ -163,7 +164,7 @@ def test_seeds():
     assert not torch.equal(x, model.sample(5, seed=2))
     assert torch.equal(torch.get_rng_state(), state)
     z, _ = model.flow.transform(x)
-    torch.testing.assert_close(z, model.flow.base.sample(5, torch.Generator().manual_seed(1)), atol=1e-3, rtol=0)
+    torch.testing.assert_close(z, model.flow.base.sample(5, Draws(1, 5)), atol=1e-3, rtol=0)
 
 
 def banana(folder) -> Table:
@@ -266,3 +267,41 @@ def test_bad_shapes_of_a_transform_are_refused():
     for context in (None, torch.zeros(3, 2), torch.zeros(1, 5)):
         with pytest.raises(DataError, match=r"this transform takes \(3, 5\)"):
             ContinuousTransform(2, context_dims=5)(torch.zeros(3, 2), context)
+
+
+# -- weights that no solver gets through ---------------------------------------------------------------------
+
+
+def stiff() -> ContinuousFlow:
+    """Finite weights, with which all points go round the origin a thousand times in either direction of time."""
+    model = ContinuousFlow(hidden=2, layers=1).eval()
+    first, last = model.flow.transform.transforms[1].field.linear
+    with torch.no_grad():
+        first.weight.copy_(1e3 * torch.eye(2))
+        last.weight.copy_(3e4 * torch.tensor([[0.0, -1.0], [1.0, 0.0]]))
+    return model
+
+
+@pytest.mark.parametrize("ask", ["sample", "log_prob", "training_step"])
+def test_a_stiff_flow_ends_in_a_sentence(ask, monkeypatch):
+    model, times = stiff(), []
+    forward = Field.forward
+
+    def counted(self, x, t, *rest):
+        times.append(float(t))
+        return forward(self, x, t, *rest)
+
+    monkeypatch.setattr(Field, "forward", counted)
+    monkeypatch.setattr("zoo.nn.ode.STEPS", 100)
+    x = torch.randn(2, 2)
+    with pytest.raises(ZooError, match="too stiff to be solved in 100 steps") as caught:
+        model.sample(2, seed=0) if ask == "sample" else getattr(model, ask)(*((x,) if ask == "log_prob" else (x, 0)))
+    assert str(caught.value).isprintable()
+    assert len(times) <= 6 * 100 + 2
+
+
+@pytest.mark.parametrize("tolerance", [1e-30, 1e-300])
+def test_a_tolerance_that_nothing_meets_ends_in_a_sentence(tolerance, monkeypatch):
+    monkeypatch.setattr("zoo.nn.ode.STEPS", 100)
+    with pytest.raises(ZooError, match="tolerance is too small"):
+        disturbed(tolerance=tolerance).sample(2, seed=0)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from zoo.errors import DataError
 from zoo.flows.core import Compose, Flow, Inverse, Logistic, Mixture, Normal, Transform
+from zoo.nn.draws import Draws
 
 
 class Affine(Transform):
@@ -86,11 +87,11 @@ def test_bases_have_their_densities_and_draws(base, known):
     z = 3 * torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
     expected = torch.from_numpy(known.logpdf(z.double().numpy())).sum((1, 2))
     torch.testing.assert_close(base.log_prob(z), expected.float())
-    draws = base.sample(4000, torch.Generator().manual_seed(0))
+    draws = base.sample(4000, Draws(0, 4000))
     assert draws.shape == (4000, 2, 3)
     assert draws.dtype == torch.float32
     assert stats.kstest(draws.flatten().numpy(), known.cdf).pvalue > 1e-3
-    cold = base.sample(4000, torch.Generator().manual_seed(0), temperature=0.5)
+    cold = base.sample(4000, Draws(0, 4000), temperature=0.5)
     assert torch.equal(cold, draws * 0.5)
 
 
@@ -117,13 +118,13 @@ def test_a_density_integrates_to_one():
 
 def test_draws_come_with_their_own_density():
     flow = Flow(Normal([2]), [Affine(2, 0), Sinh()]).double()
-    x, log_prob = flow.rsample(64, generator=torch.Generator().manual_seed(0))
+    x, log_prob = flow.rsample(64, draws=Draws(0, 64))
     torch.testing.assert_close(log_prob, flow.log_prob(x))
 
 
 def test_draws_and_their_density_can_be_differentiated():
     affine = Affine(2, 0)
-    x, log_prob = Flow(Normal([2]), [affine]).double().rsample(8, generator=torch.Generator().manual_seed(0))
+    x, log_prob = Flow(Normal([2]), [affine]).double().rsample(8, draws=Draws(0, 8))
     # log q(x) = log N(z) + log |det A| with z fixed, and x = A^-1 (z - b).
     inverse = affine.matrix.detach().inverse()
     torch.testing.assert_close(torch.autograd.grad(log_prob.mean(), affine.matrix)[0], inverse.T)
@@ -191,7 +192,7 @@ def test_a_mixture_has_its_density(components, dims):
 
 def test_draws_of_a_mixture_follow_its_density():
     base = mixture(3, 1)
-    z = base.sample(4000, torch.Generator().manual_seed(0))
+    z = base.sample(4000, Draws(0, 4000))
     assert (z.dtype, tuple(z.shape)) == (torch.float32, (4000, 1))
     scale = 1 / base._factors()[0][:, 0, 0].detach().numpy()
     weights, means = base.logits.softmax(0).detach().numpy(), base.means[:, 0].detach().numpy()
@@ -201,7 +202,7 @@ def test_draws_of_a_mixture_follow_its_density():
 
 def test_the_temperature_draws_a_mixture_to_the_means_of_its_components():
     base = mixture(3, 2)
-    warm, cold = (base.sample(50, torch.Generator().manual_seed(0), temperature) for temperature in (1.0, 0.25))
+    warm, cold = (base.sample(50, Draws(0, 50), temperature) for temperature in (1.0, 0.25))
     gaps = (warm[:, None] - base.means).square().sum(2), 16 * (cold[:, None] - base.means).square().sum(2)
     # Each draw is four times as far from the mean of its own component, whichever that is.
     assert ((gaps[0] - gaps[1]).abs() / gaps[0]).amin(1).max() < 1e-4

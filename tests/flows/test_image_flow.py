@@ -34,6 +34,7 @@ from zoo.flows.nice import NICE, Scaling
 from zoo.flows.realnvp import RealNVP
 from zoo.flows.reconstruction import FAR
 from zoo.hub import store
+from zoo.nn.draws import Draws
 from zoo.results import METRICS, Result, merge
 
 MODELS = [NICE, RealNVP, Glow]
@@ -185,9 +186,10 @@ def test_autocast_leaves_the_density_in_float32(cls):
     model = tiny(cls)
     x = images(4)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        low = model.elbo(x, seed=0)
+        low = model.elbo(x, samples=8, seed=0)
     assert low.dtype == torch.float32
-    torch.testing.assert_close(low, model.elbo(x, seed=0).detach(), rtol=0, atol=1.0)
+    # A sum in bfloat16 would be a multiple of 8; the networks', in it, err as much at one draw of noise as at another.
+    torch.testing.assert_close(low, model.elbo(x, samples=8, seed=0).detach(), rtol=0, atol=1.0)
 
 
 @pytest.mark.parametrize("cls", MODELS)
@@ -388,10 +390,10 @@ def test_samples_are_data_and_the_seed_decides(cls):
 @pytest.mark.parametrize("cls", MODELS)
 def test_temperature_scales_the_latents(cls):
     model = tiny(cls)
-    z = model.net.base.sample(9, torch.Generator().manual_seed(1))
+    z = model.net.base.sample(9, Draws(1, 9))
     assert torch.equal(model.sample(9, seed=1, temperature=0.5), model.decode(0.5 * z))
     assert torch.equal(model.sample(9, seed=1), model.decode(z))
-    with pytest.raises(DataError, match="temperature must be positive, not 0"):
+    with pytest.raises(DataError, match="temperature must be positive and finite, not 0"):
         model.sample(2, temperature=0.0)
     for n in (0, -1):
         with pytest.raises(DataError, match=f"n must be at least 1, not {n}"):
@@ -411,7 +413,7 @@ def test_what_does_not_fit_is_refused_before_any_compute(cls, monkeypatch):
             with pytest.raises(DataError, match=sentence):
                 function(x)
     for z in (torch.zeros(2, 15), torch.zeros(2, 16, dtype=torch.int64), [[0.0] * 16], torch.zeros(2, 1, 4, 4)):
-        with pytest.raises(DataError, match=r"z must be latents, floating point \(N, 16\), not"):
+        with pytest.raises(DataError, match=r"^z (has|must be)"):
             model.decode(z)
 
 

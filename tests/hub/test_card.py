@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 
 import zoo.data
 from zoo.classes import dataset_title
+from zoo.commands import sharing
 from zoo.errors import ZooError
 from zoo.hub import card, store, tables
 from zoo.hub.config import read_config, write_config
@@ -441,42 +442,68 @@ def test_more_may_be_better():
     assert [row[0] for row in tables.likelihoods(configs, "cifar10")[1:]] == ["b", "a"], "the worst first"
 
 
-@pytest.mark.parametrize("names", [["checkpoints"], ["cifar10", "checkpoints"]])
-def test_write_readme_replaces_the_tables_and_nothing_else(names, monkeypatch, tmp_path):
-    monkeypatch.setattr(tables, "bundled", lambda: {"pixelcnn-cifar10": CONFIG})
+@pytest.mark.parametrize("names", [["checkpoints"], ["cifar10", "checkpoints"], ["chosen"]])
+def test_tables_of_pages_are_replaced_and_nothing_else(names, monkeypatch, tmp_path):
+    monkeypatch.setattr(tables, "bundled", lambda: {"pixelcnn-cifar10": CONFIG, "other-cifar10": CONFIG})
     begin, end = tables.BEGIN.format, tables.END.format
-    readme = tmp_path / "README.md"
-    readme.write_text("".join(f"# {n}\n{begin(n)}\nold | table\n{end(n)}\nend\n" for n in names), encoding="utf-8")
-    tables.write_readme(readme)
-    text = readme.read_text(encoding="utf-8")
-    made = {
-        "checkpoints": tables.results_table(tables.bundled()),
-        "cifar10": tables.likelihoods_table(tables.bundled(), "cifar10"),
-    }
-    assert text == "".join(f"# {n}\n{begin(n)}\n{made[n]}\n{end(n)}\nend\n" for n in names)
-    assert made["cifar10"].count("](checkpoints/pixelcnn-cifar10/README.md)") == 1
-    tables.write_readme(readme)
-    assert readme.read_text(encoding="utf-8") == text
+    (tmp_path / "docs").mkdir()
+    pages = {tmp_path / "README.md": "", tmp_path / "docs" / "more.md": "../"}
+    for page in pages:
+        page.write_text("".join(f"# {n}\n{begin(n)}\nold | table\n{end(n)}\nend\n" for n in names), encoding="utf-8")
+    other = tmp_path / "docs" / "other.md"
+    other.write_text("no table")
+    assert tables.write_pages(tmp_path) == list(pages)
+    for page, top in pages.items():
+        text = page.read_text(encoding="utf-8")
+        made = {name: tables.page_table(tables.bundled(), name, top) for name in names}
+        assert text == "".join(f"# {n}\n{begin(n)}\n{made[n]}\n{end(n)}\nend\n" for n in names)
+        assert text.count(f"]({top}checkpoints/pixelcnn-cifar10/README.md)") == len(names)
+        assert ("other-cifar10" in text) == ("chosen" not in names)
+    assert other.read_text() == "no table"
+    assert tables.write_pages(tmp_path) == [], "nothing has changed"
 
 
-def test_write_readme_refuses_a_file_without_a_place_for_the_table(tmp_path):
-    with pytest.raises(ZooError, match="cannot be read"):
-        tables.write_readme(tmp_path / "README.md")
+def test_pages_without_a_place_for_a_table_are_refused(tmp_path):
+    with pytest.raises(ZooError, match=r"README\.md cannot be read: No such file"):
+        tables.write_pages(tmp_path)
     begin, end = tables.BEGIN.format("checkpoints"), tables.END.format("checkpoints")
-    for text in ("", f"{end} {begin}", f"{begin}{end}{tables.BEGIN.format('mnist')}"):
+    for text, sentence in (
+        ("", "No page has a place for a table"),
+        (f"{end} {begin}", "no end of the table checkpoints"),
+        (f"{begin}{end}{tables.BEGIN.format('mnist')}", "no end of the table mnist"),
+    ):
         (tmp_path / "README.md").write_text(text)
-        with pytest.raises(ZooError, match="has no place for the table"):
-            tables.write_readme(tmp_path / "README.md")
+        with pytest.raises(ZooError, match=sentence):
+            tables.write_pages(tmp_path)
         assert (tmp_path / "README.md").read_text() == text
 
 
-@pytest.mark.parametrize("name", tables.TABLES)
-def test_the_readme_holds_the_tables_of_the_bundled_checkpoints(name):
-    text = (TOP / "README.md").read_text(encoding="utf-8")
-    table = text.partition(tables.BEGIN.format(name))[2].partition(tables.END.format(name))[0].strip()
+def test_one_command_makes_all_cards_and_tables(monkeypatch, tmp_path, capsys):
+    folder = tmp_path / "checkpoints" / "pixelcnn-cifar10"
+    folder.mkdir(parents=True)
+    write_config(folder, CONFIG)
+    begin, end = tables.BEGIN.format("chosen"), tables.END.format("chosen")
+    (tmp_path / "README.md").write_text(f"{begin}\n{end}\n")
+    monkeypatch.setattr(store, "BUNDLED", tmp_path / "checkpoints")
+    monkeypatch.chdir(tmp_path)
+    sharing.show_card(readme=True)
+    assert capsys.readouterr().out.split() == [str(folder / "README.md"), "README.md"]
+    assert (folder / "README.md").read_text(encoding="utf-8") == card.render(CONFIG, "pixelcnn-cifar10", False)
+    assert "pixelcnn-cifar10" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    sharing.show_card(readme=True)
+    assert capsys.readouterr().out == "", "nothing has changed"
+
+
+def test_the_readme_has_at_most_ten_rows():
+    assert len(tables.CHOSEN) <= 10
+    assert set(tables.CHOSEN) <= set(store.names())
     configs = tables.bundled()
-    made = tables.results_table(configs) if name == "checkpoints" else tables.likelihoods_table(configs, name)
-    assert table == made, "run: zoo card --readme"
+    assert {tables.family(configs[name]) for name in tables.CHOSEN} == {
+        "adversarial",
+        "autoregressive",
+        "flows",
+        "latent",
+    }
 
 
 @pytest.mark.parametrize("name", store.names())

@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 from hub_client import Client, client_environment, fails, one_sentence
 from hub_server import File, Repo
 
-from zoo.hub import store
+from zoo.hub import card, store
 from zoo.hub.config import read_config
 
 TOKEN = "hf_alice"
@@ -297,6 +299,88 @@ def test_a_checkpoint_damaged_on_the_hub(client, server, published):
     one_sentence(fails(client, "pull", published), published, "SHA-256", kind="CheckpointError")
     repo.commit("main", {path: file for path, file in files.items() if path != "model.safetensors"})
     one_sentence(fails(client, "pull", published), published, "model.safetensors", kind="CheckpointError")
+
+
+@dataclass(frozen=True)
+class Other(File):
+    """A file that is announced as another one."""
+
+    announced: str
+
+    @property
+    def oid(self) -> str:
+        return self.announced
+
+
+@pytest.mark.parametrize("file", ["config.json", "README.md", "samples.png"])
+def test_what_is_not_what_was_announced_is_fetched_again_or_refused(client, server, published, checkpoint, file):
+    """Of which config.json, that holds the SHA-256 of the weights, says nothing."""
+    repo = server.repos[published]
+    files = repo.commits[repo.branches["main"]]
+    right = files[file]
+    files[file] = Other(right.data.replace(b"o", b"0").replace(b"m", b"n"), False, right.oid)
+    assert files[file].data != right.data
+    one_sentence(fails(client, "pull", published), published, file, kind="CheckpointError")
+    one_sentence(fails(client, "pull", published, local_files_only=True), published)
+    files[file] = right
+    assert contents(client("pull", published)) == contents(checkpoint)
+
+
+def test_a_failure_prints_nothing_but_its_sentence(server, published, checkpoint, tmp_path):
+    card.write(checkpoint)  # another one would be warned of
+    code = """if True:
+        import sys, time
+        sleep = time.sleep
+        time.sleep = lambda seconds: sleep(min(seconds, 0.01))
+        from zoo.cli import main
+        sys.exit(main(sys.argv[1:]))"""
+    environment = client_environment(server.endpoint, tmp_path / "cache") | {"HF_TOKEN": TOKEN}
+    command = [sys.executable, "-c", code]
+    for fault, words in {
+        lambda: server.fail(f"/{published}/resolve/", 503, times=100): ["pull", published],
+        lambda: server.cut("GET /lfs/", after=700, times=100): ["pull", published],
+        lambda: server.fail("preupload", 503, times=100): ["push", str(checkpoint), "--repo-id", published],
+    }.items():
+        fault()
+        done = subprocess.run([*command, *words], env=environment, capture_output=True, text=True)
+        server.faults.clear()
+        said = [line for line in done.stderr.splitlines() if " bytes  " not in line]  # what a push is to send
+        assert done.returncode == 1
+        assert len(said) == 1, done.stderr
+        assert said[0].startswith("zoo: The Hub at ")
+
+
+def test_a_silent_hub_is_not_waited_for_for_ever(server, published, checkpoint, tmp_path, monkeypatch):
+    """As the Hub's client does that nobody tells how long to wait."""
+    started = threading.Event()
+    answer = server.take_fault
+
+    def silent(request: str) -> None:
+        if "preupload" in request and not started.wait(20):
+            return None
+        return answer(request)
+
+    monkeypatch.setattr(server, "take_fault", silent)
+    code = f"""if True:
+        import time
+        sleep = time.sleep
+        time.sleep = lambda seconds: sleep(min(seconds, 0.01))
+        from zoo.errors import HubError
+        from zoo.hub import remote, store
+        remote._SILENCE = 0.2
+        try:
+            store.push({str(checkpoint)!r}, {published!r}, token={TOKEN!r})
+        except HubError as error:
+            print(error)"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=client_environment(server.endpoint, tmp_path / "cache"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    started.set()
+    assert "cannot be reached or broke the connection" in done.stdout, done.stderr
 
 
 def test_file_names_on_the_hub_stay_in_the_folder(client, server, published):

@@ -222,3 +222,12 @@ def test_what_has_no_weights_is_fitted_by_one_process():
         model.setup("fit")
     model._trainer.world_size = 1
     model.setup("fit")
+
+
+@pytest.mark.parametrize("value", [-1e30, 1e30])
+def test_weights_of_no_component_are_refused_as_such(value):
+    """exp(-1e30) is zero, of which nothing can be drawn, and exp(1e30) is infinite."""
+    model = GaussianMixture(shape=[1, 2, 2], levels=4, components=2)
+    torch.nn.init.constant_(model.log_weight, value)
+    with pytest.raises(ZooError, match=r"damaged"):
+        model.sample(2, seed=0)

@@ -11,6 +11,7 @@ from torch import Tensor
 from zoo.errors import DataError
 from zoo.model import GenerativeModel
 from zoo.model.dequantized import Dequantized
+from zoo.nn.draws import Draws
 from zoo.spec import DataSpec
 
 
@@ -44,9 +45,11 @@ def test_the_noise_is_the_seeds():
     assert not torch.equal(first, model.elbo(X, seed=4))
     assert not torch.equal(model.elbo(X), model.elbo(X)), "without a seed each call draws anew"
     assert torch.equal(state, torch.get_rng_state())
-    noise = torch.rand(2, 2, 2, generator=torch.Generator().manual_seed(3))
-    expected = torch.stack([model.log_density(X + u) for u in noise])
+    draws = Draws(3, 2)
+    expected = torch.stack([model.log_density(X + draws.uniform(2)) for _ in range(2)])
     assert torch.equal(model.elbo_draws(X, samples=2, seed=3), expected)
+    places = torch.tensor([1, 0])
+    assert torch.equal(model.elbo_draws(X.flip(0), samples=2, seed=3, index=places), expected.flip(1))
     assert torch.equal(model.elbo(X, samples=2, seed=3), expected.mean(0))
     bits = -expected.mean(0) / (2 * math.log(2))
     torch.testing.assert_close(model.bits_per_dim(X, samples=2, seed=3), bits)

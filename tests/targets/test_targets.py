@@ -100,6 +100,7 @@ def test_draws_are_seeded(target):
     x = target.sample(100, seed=3)
     assert (x.dtype, tuple(x.shape)) == (torch.float32, (100, *target.shape))
     assert torch.equal(x, target.sample(100, seed=3))
+    assert torch.equal(x, target.sample(3000, seed=3)[:100]), "the first of many are those of few"
     assert not torch.equal(x, target.sample(100, seed=4))
     assert not torch.equal(target.sample(100), target.sample(100))
     assert (np.random.get_state()[1] == state).all()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from zoo.data.tensors import TensorData
 from zoo.model import GenerativeModel
+from zoo.nn.draws import Draws
 from zoo.spec import DataSpec, check_count
 
 KINDS, MOST = 3, 4  # of nodes, and nodes of a graph
@@ -65,16 +66,17 @@ class Bag(GenerativeModel):
         self.kinds = nn.Parameter(torch.zeros(KINDS))
 
     def log_prob(self, x: Graphs) -> Tensor:
-        self.spec.check(x)
+        x = self.check(x)
         sizes, kinds = self.sizes.log_softmax(0), self.kinds.log_softmax(0)
         return torch.stack([sizes[len(nodes) - 1] + kinds[nodes].sum() for nodes in x.nodes])
 
     @torch.no_grad()
     def sample(self, n: int, *, seed: int | None = None) -> Graphs:
         check_count(n)
-        generator, kinds = self.generator(seed), self.kinds.softmax(0).cpu()
-        sizes = torch.multinomial(self.sizes.softmax(0).cpu(), n, True, generator=generator) + 1
-        return Graphs([torch.multinomial(kinds, size, True, generator=generator) for size in sizes.tolist()])
+        draws = Draws(seed, n)
+        sizes = draws.choice(self.sizes.softmax(0)) + 1
+        nodes = torch.stack([draws.choice(self.kinds.softmax(0)) for _ in range(MOST)], 1)
+        return Graphs([row[:size] for row, size in zip(nodes, sizes.tolist(), strict=True)])
 
 
 def toy(**data: Any) -> tuple[GenerativeModel, TensorData]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from zoo.data.tensors import TensorData
 from zoo.model import GenerativeModel
+from zoo.nn.draws import Draws
 from zoo.spec import DataSpec, check_count
 
 TRAINED = 100
@@ -48,7 +49,7 @@ class Places(GenerativeModel):
         return ("index",)
 
     def elbo(self, x: Tensor, *, index: Tensor, samples: int = 1, seed: int | None = None) -> Tensor:
-        self.spec.check(x, values=not self.training)
+        x = self.check(x)
         mean, variance = self.own[index % len(self.own)], 0.5
         expected = -0.5 * ((x - self.common - mean).square() + variance) - 0.5 * math.log(2 * math.pi)
         divergence = 0.5 * (variance + mean.square() - 1 - math.log(variance))
@@ -61,7 +62,7 @@ class Places(GenerativeModel):
     @torch.no_grad()
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
         check_count(n)
-        noise = torch.randn(n, 2, generator=self.generator(seed)).to(self.common)
+        noise = Draws(seed, n).normal(2).to(self.common)
         return self.common + math.sqrt(2) * noise
 
 

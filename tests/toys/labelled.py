@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from zoo.data.tensors import TensorData
 from zoo.model import GenerativeModel
 from zoo.model.asking import draws
+from zoo.nn.draws import Draws
 from zoo.spec import DataSpec, check_count
 
 CLASSES = 3
@@ -46,15 +47,15 @@ class Places(GenerativeModel):
         return ("label",)
 
     def log_prob(self, x: Tensor, *, label: int | Sequence[int] | Tensor) -> Tensor:
-        self.spec.check(x, values=not self.training)
-        labels = self.spec.labels(label, len(x), x.device, values=not self.training)
+        x = self.check(x)
+        labels = self.check_labels(label, len(x))
         return -0.5 * (x - self.place[labels]).square().sum(1) - math.log(2 * math.pi)
 
     @torch.no_grad()
     def sample(self, n: int, *, label: int | Sequence[int] | Tensor, seed: int | None = None) -> Tensor:
         check_count(n)
-        labels = self.spec.labels(label, n, self.device)
-        return self.place[labels] + torch.randn(n, 2, generator=self.generator(seed)).to(self.place)
+        labels = self.check_labels(label, n)
+        return self.place[labels] + Draws(seed, n).normal(2).to(self.place)
 
 
 def toy(**data: Any) -> tuple[GenerativeModel, TensorData]:

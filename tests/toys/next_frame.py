@@ -11,6 +11,7 @@ from zoo.batch import Batch
 from zoo.data.tensors import TensorData
 from zoo.model import GenerativeModel
 from zoo.model.asking import draws
+from zoo.nn.draws import Draws
 from zoo.spec import DataSpec, check_count
 
 SHAPE = (1, 2, 2)
@@ -42,16 +43,16 @@ class NextFrame(GenerativeModel):
         self.net = nn.Sequential(nn.Conv2d(1, channels, 3, padding=1), nn.Tanh(), nn.Conv2d(channels, 1, 1))
 
     def log_prob(self, x: Tensor, *, condition: Tensor) -> Tensor:
-        self.spec.check(x, values=not self.training)
-        self.spec.condition.check(condition, "condition", values=not self.training)
+        x = self.check(x)
+        condition = self.check(condition, "condition", self.spec.condition)
         logits = self.net(condition.to(self.dtype))
         return (x * logits - nn.functional.softplus(logits)).flatten(1).sum(1)
 
     @torch.no_grad()
     def sample(self, n: int, *, condition: Tensor, seed: int | None = None) -> Tensor:
         check_count(n)
-        self.spec.condition.check(condition, "condition")
-        uniform = torch.rand(n, *SHAPE, generator=self.generator(seed))
+        condition = self.check(condition, "condition", self.spec.condition)
+        uniform = Draws(seed, n).uniform(*SHAPE)
         return (uniform < self.net(condition.to(self.dtype)).sigmoid().cpu()).to(torch.uint8)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from zoo.data.tensors import TensorData
 from zoo.model import GenerativeModel
+from zoo.nn.draws import Draws
 from zoo.spec import DataSpec, check_count
 
 WORDS = 6
@@ -46,7 +47,7 @@ class Bigram(GenerativeModel):
         self.second = nn.Parameter(torch.zeros(words, words))
 
     def log_prob(self, x: Tensor) -> Tensor:
-        self.spec.check(x, values=not self.training)
+        x = self.check(x)
         first, second = x.long().unbind(1)
         rows = self.second[first].log_softmax(1)
         return self.first.log_softmax(0)[first] + rows.gather(1, second[:, None])[:, 0]
@@ -54,10 +55,9 @@ class Bigram(GenerativeModel):
     @torch.no_grad()
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
         check_count(n)
-        generator = self.generator(seed)
-        first = torch.multinomial(self.first.softmax(0).cpu(), n, replacement=True, generator=generator)
-        second = torch.multinomial(self.second.softmax(1).cpu()[first], 1, generator=generator)[:, 0]
-        return torch.stack([first, second], 1)
+        draws = Draws(seed, n)
+        first = draws.choice(self.first.softmax(0))
+        return torch.stack([first, draws.choice(self.second.softmax(1).cpu()[first])], 1)
 
 
 def toy(**data: Any) -> tuple[GenerativeModel, TensorData]:

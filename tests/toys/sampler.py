@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from zoo.batch import as_batch
 from zoo.data.tensors import TensorData
 from zoo.model import GenerativeModel, Measurement
+from zoo.nn.draws import Draws
 from zoo.results import Metric, Result
 from zoo.spec import DataSpec, check_count
 from zoo.targets import target_of
@@ -71,12 +72,10 @@ class Langevin(GenerativeModel):
     def trace(self, n: int, *, seed: int | None = None) -> tuple[Tensor, Tensor]:
         """States (chain, n, 2) and log-probabilities of acceptance (chain, n)."""
         check_count(n)
-        generator, length = self.generator(seed), self.hparams.chain
-        noise = torch.randn(length + 1, n, 2, generator=generator).to(self.device)
-        uniform = torch.rand(length, n, generator=generator).to(self.device)
-        x, states, rates = noise[0], [], []
-        for t in range(length):
-            x, rate = self.step(x, noise[t + 1], uniform[t])
+        draws = Draws(seed, n)
+        x, states, rates = draws.normal(2).to(self.device), [], []
+        for _ in range(self.hparams.chain):
+            x, rate = self.step(x, draws.normal(2).to(self.device), draws.uniform().to(self.device))
             states.append(x)
             rates.append(rate)
         return torch.stack(states), torch.stack(rates)

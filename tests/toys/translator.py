@@ -51,7 +51,7 @@ class Translator(Model):
 
     def translate(self, condition: Tensor) -> Tensor:
         """The pictures of conditions, uint8 (N, C, H, W)."""
-        self.spec.condition.check(condition)
+        condition = self.check(condition, "condition", self.spec.condition)
         return (self(condition) * 255).round().clamp(0, 255).to(torch.uint8)
 
     def forward(self, condition: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from zoo.data.tensors import TensorData
 from zoo.model import GenerativeModel
+from zoo.nn.draws import Draws
 from zoo.spec import DataSpec, check_count
 
 SHAPE = (3, 1, 2, 2)
@@ -45,14 +46,14 @@ class Frames(GenerativeModel):
         self.logit = nn.Parameter(torch.zeros(SHAPE))
 
     def log_prob(self, x: Tensor) -> Tensor:
-        self.spec.check(x, values=not self.training)
+        x = self.check(x)
         changes = torch.cat([x[:, :1], x[:, 1:] ^ x[:, :-1]], 1).to(self.logit.dtype)
         return (changes * self.logit - nn.functional.softplus(self.logit)).flatten(1).sum(1)
 
     @torch.no_grad()
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
         check_count(n)
-        uniform = torch.rand(n, *self.spec.shape, generator=self.generator(seed))
+        uniform = Draws(seed, n).uniform(*self.spec.shape)
         return ((uniform < self.logit.sigmoid().cpu()).cumsum(1) % 2).to(torch.uint8)
 
 

@@ -31,10 +31,10 @@ from zoo.callbacks.pictures import SampleGrid
 from zoo.callbacks.run import SaveLast
 from zoo.data import MNIST, Digits, FashionMNIST
 from zoo.data.loader import TensorLoader
-from zoo.errors import CheckpointError, ZooError
+from zoo.errors import CheckpointError, DataError, ZooError
 from zoo.evaluation import measure
 from zoo.flows import EnergyFlow
-from zoo.hub import store
+from zoo.hub import card, store
 from zoo.hub.config import read_config, write_config
 from zoo.references import WHOSE
 from zoo.training import cli as training
@@ -90,6 +90,12 @@ def sentence(result: types.SimpleNamespace) -> str:
     assert len(said) == 1
     assert result.err.endswith(said[0] + "\n"), "nothing follows it"
     return said[0]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**64])
+def test_a_seed_that_numpy_has_not_is_one_sentence(run, seed):
+    said = sentence(run("fit", "--config", DIGITS, f"--seed_everything={seed}"))
+    assert said == f"zoo: seed_everything must be a whole number from 0 to 2**32 - 1, or None, not {seed}."
 
 
 # -- recipes -------------------------------------------------------------------------------------------------
@@ -679,6 +685,24 @@ def test_an_export_replaces_a_checkpoint_only_when_told(tmp_path):
     assert {path.name: path.read_bytes() for path in out.iterdir()} == kept
     export_run(tmp_path / "run", "pixelcnn-patches", out=out, overwrite=True)
     assert read_config(out)["training"]["steps"] == 5
+
+
+def test_an_export_is_there_with_its_card_or_not_at_all(tmp_path, monkeypatch):
+    fit(tmp_path / "run", max_steps=3)
+    monkeypatch.setenv("ZOO_CHECKPOINTS", str(tmp_path / "own"))
+    write = card.write
+
+    def full(folder, name=None):
+        raise DataError("The disk is full: make room.")
+
+    for writes in ([], [write]):  # at the card alone, and at the card with the picture
+        monkeypatch.setattr(card, "write", lambda *given, left=iter(writes): next(left, full)(*given))  # noqa: B008
+        assert cli.main(["export", str(tmp_path / "run"), "pixelcnn-patches"]) == 1
+        assert not list((tmp_path / "own").iterdir())
+    monkeypatch.setattr(card, "write", write)
+    assert cli.main(["export", str(tmp_path / "run"), "pixelcnn-patches"]) == 0
+    names = ["README.md", "config.json", "model.safetensors", "samples.png"]
+    assert sorted(path.name for path in (tmp_path / "own" / "pixelcnn-patches").iterdir()) == names
 
 
 def test_an_export_of_the_command_line_knows_its_recipe(run, tmp_path):

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.adversarial.networks import Conditioned, Head, halvings, normalized
+from zoo.nn.devices import precise
 
 
 class DCGANGenerator(nn.Module):
@@ -55,7 +56,7 @@ class DCGANGenerator(nn.Module):
             h = layer(F.relu(norm(h)))
         norm, layer = last
         with torch.autocast(h.device.type, enabled=False):  # a 16-bit value is no finer than a level
-            return torch.tanh(layer(F.relu(norm(h.float()))))
+            return torch.tanh(layer(F.relu(norm(precise(h)))))
 
 
 class DCGANCritic(nn.Module):

@@ -39,6 +39,8 @@ from zoo.model.latents import Latents
 from zoo.spec import DataSpec, check_image_shape
 
 NETWORKS = ("mlp", "dcgan", "resnet")
+FEATURE_PAPERS = {"energy": "cramer-gan", "mmd": "mmd-gan", "sinkhorn": "sinkhorn-gan", "mini_batch_energy": "ot-gan"}
+"""The papers of distances between features; those of all other divergences are one."""
 
 
 class GAN(Game, Latents, GenerativeModel):
@@ -122,6 +124,18 @@ class GAN(Game, Latents, GenerativeModel):
         self.spec = DataSpec(tuple(shape), levels, classes)
         self.net, self.critic = self.networks()
 
+    @property
+    def papers(self) -> tuple[str, ...]:
+        """Which of the papers it is, as the table above has it: the distance says, and what holds the critic."""
+        given = self.hparams
+        if given.distance == "jensen_shannon":
+            return ("dcgan", "gan") if given.network == "dcgan" else ("gan",)
+        if given.distance == "wasserstein":
+            return ("wgan-gp",) if given.penalty else ("wgan",)
+        if given.distance == "hinge":
+            return ("biggan", "sngan") if self.spec.classes and given.network == "resnet" else ("sngan",)
+        return (FEATURE_PAPERS.get(given.distance, "f-gan"),)
+
     def networks(self) -> tuple[nn.Module, nn.Module]:
         """The generator and the critic that the arguments ask for."""
         given, shape, classes = self.hparams, self.spec.shape, self.spec.classes
@@ -140,7 +154,7 @@ class GAN(Game, Latents, GenerativeModel):
 
     def fake(self, real: Tensor, batch: Batch) -> Tensor:
         """As many samples as there are data, (N, *shape)."""
-        z = torch.randn(len(real), self.latent_size, device=self.device)
+        z = torch.randn(len(real), self.latent_size, device=self.device, dtype=torch.float32)
         return self.generate(z, batch.label)
 
     def fake_labels(self, label: Tensor | None) -> Tensor | None:

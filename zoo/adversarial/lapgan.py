@@ -80,6 +80,8 @@ class LAPGAN(Game, Latents, GenerativeModel):
         torch.Size([2, 192])
     """
 
+    papers = ("lapgan",)
+
     net: PyramidGenerator
 
     def __init__(
@@ -103,7 +105,8 @@ class LAPGAN(Game, Latents, GenerativeModel):
         if scales < 2:
             raise DataError(f"scales must be at least 2, the small image and a finer one, not {scales}.")
         check_image_shape(shape)
-        if any(side % 2 ** (scales - 1) or side < 2**scales for side in shape[1:]):
+        # Shifted by no more than a side's own digits: the power of an absurd number of scales would fill the memory.
+        if any(side.bit_length() <= scales or side % (1 << (scales - 1)) for side in shape[1:]):
             raise DataError(
                 f"Images of {shape[1]} x {shape[2]} pixels cannot be halved {scales - 1} times, to 2 x 2 or more: set "
                 f"scales lower, or pad the images."
@@ -152,5 +155,5 @@ class LAPGAN(Game, Latents, GenerativeModel):
     def fake(self, real: list[Tensor], batch: Batch) -> list[Tensor]:
         """What is drawn at each scale, given the low-pass of the data, as the critics see it."""
         lows = [view.chunk(2, 1)[1] for view in real[1:]]
-        z = torch.randn(len(real[0]), self.latent_size, device=self.device)
+        z = torch.randn(len(real[0]), self.latent_size, device=self.device, dtype=torch.float32)
         return views(self.net(z, batch.label, lows), lows)

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
 from zoo.errors import DataError
+from zoo.nn.devices import precise
 
 NORMS = ("batch", "spectral", "none")
 
@@ -103,7 +104,7 @@ class Head(nn.Module):
     def forward(self, h: Tensor, label: Tensor | None = None) -> Tensor:
         """(N, F) and labels (N,) to (N, K), in float32 also under autocast."""
         with torch.autocast(h.device.type, enabled=False):
-            h = h.float()
+            h = precise(h)
             value = self.linear(h)
             return value if self.label is None else value + (h * self.label(label)).sum(1, keepdim=True)
 

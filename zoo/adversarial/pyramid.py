@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.adversarial.resnet import SHARED, ConditionalBatchNorm2d
+from zoo.nn.devices import precise
 
 BLOCKS = 3  # of a conditional generator
 
@@ -102,7 +103,7 @@ class ConditionalGenerator(nn.Module):
         for block in self.blocks:
             h = block(h, condition)
         with torch.autocast(h.device.type, enabled=False):  # a 16-bit value is no finer than a level
-            return self.last(F.relu(self.norm(h.float())))
+            return self.last(F.relu(self.norm(precise(h))))
 
 
 class PyramidGenerator(nn.Module):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from zoo.adversarial.networks import Head, halvings, normalized
 from zoo.errors import DataError
+from zoo.nn.devices import precise
 
 SHARED = 128  # components of the vector that stands for a label in the generator
 
@@ -98,7 +99,7 @@ class ResNetGenerator(nn.Module):
         for i, block in enumerate(self.blocks):
             h = block(h, None if self.label is None else torch.cat([self.label(label), rest[i]], 1))
         with torch.autocast(h.device.type, enabled=False):  # a 16-bit value is no finer than a level
-            return torch.tanh(self.last(F.relu(self.norm(h.float(), None))))
+            return torch.tanh(self.last(F.relu(self.norm(precise(h), None))))
 
 
 class DownBlock(nn.Module):

@@ -24,9 +24,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from zoo.arguments import count_of
 from zoo.errors import DataError
 from zoo.model import GenerativeModel
-from zoo.spec import DataSpec, check_count, check_image_shape
+from zoo.nn.devices import full_precision, precise
+from zoo.nn.draws import Draws
+from zoo.spec import DataSpec, check_image_shape
 
 ESTIMATORS = ("half", "disarm")
 
@@ -34,7 +37,7 @@ ESTIMATORS = ("half", "disarm")
 def bernoulli_log_prob(v: Tensor, logits: Tensor) -> Tensor:
     """log p(v) in nats of independent units: (..., D) and (..., D) to float32 (...)."""
     with torch.autocast(logits.device.type, enabled=False):
-        v, logits = v.float(), logits.float()
+        v, logits = precise(v), precise(logits)
         # Linear in v, which cross-entropy would not differentiate.
         return (v * logits - F.softplus(logits)).sum(-1)
 
@@ -89,7 +92,7 @@ class AutoregressiveBernoulli(nn.Module):
             a = a if self.hidden_context is None else a + self.hidden_context(c)
             for layer in self.deeper:
                 a = a + F.linear(self.dropout(F.gelu(a)), layer.weight * self.passes, layer.bias)
-            hidden = self.dropout(F.gelu(a)).float()
+            hidden = precise(self.dropout(F.gelu(a)))
         with torch.autocast(v.device.type, enabled=False):
             logits = F.linear(v.to(self.bias.dtype), self.linear * self.before, self.bias)
             if self.context is not None:
@@ -156,7 +159,7 @@ class DARNNet(nn.Module):
 
     def infer(self, x: Tensor) -> Tensor:
         """Logits of q(h|x): pixels (N, D) to (N, H)."""
-        return self.encoder(x.to(self.prior.bias.dtype)).float()
+        return precise(self.encoder(x.to(self.prior.bias.dtype)))
 
     @staticmethod
     def code(logits: Tensor, uniform: Tensor) -> Tensor:
@@ -199,6 +202,8 @@ class DARN(GenerativeModel):
         >>> model.elbo(x, seed=0)           # (4,) nats
     """
 
+    papers = ("darn",)
+
     def __init__(
         self,
         shape: list[int] = [1, 28, 28],  # noqa: B006  a plain JSON value, never changed
@@ -228,7 +233,7 @@ class DARN(GenerativeModel):
         self.spec = DataSpec(tuple(shape), levels)
         self.net = DARNNet(self.spec.dims, latent_dim, width, masked, layers, dropout)
 
-    def elbo(self, x: Tensor, *, samples: int = 1, seed: int | None = None) -> Tensor:
+    def elbo(self, x: Tensor, *, samples: int = 1, seed: int | None = None, index: Tensor | None = None) -> Tensor:
         """A lower bound on log p(x): images uint8 (N, C, H, W) to (N,) nats.
 
         With one sample it is an unbiased estimate of the bound E_q[log p(x, h) - log q(h|x)]. With K it is the
@@ -239,20 +244,18 @@ class DARN(GenerativeModel):
             x: images.
             samples: K.
             seed: of the codes; the same seed gives the same bound. The global random state stays as it was.
+            index: the places of the images in their split, int64 (N,), to which their codes belong; by default in x.
         """
-        # In training each step would wait for the GPU; there the values are the data module's.
-        self.spec.check(x, values=not self.training)
-        if samples < 1:
-            raise DataError(f"samples must be at least 1, not {samples}.")
-        generator, x = self.generator(seed), self._pixels(x)
+        x, samples = self.check(x), count_of(samples, "samples")
+        draws, x = Draws(seed, self.check_index(index, len(x))), self._pixels(x)
         logits, total = self.net.infer(x), None
         for _ in range(samples):
-            h = self.net.code(logits, torch.rand(logits.shape, generator=generator).to(logits.device))
+            h = self.net.code(logits, draws.uniform(logits.shape[1]).to(logits.device))
             log_weight = self.net.log_joint(x, h) - bernoulli_log_prob(h, logits)
             total = log_weight if total is None else torch.logaddexp(total, log_weight)
         return total - math.log(samples)
 
-    def loss(self, x: Tensor) -> Tensor:
+    def loss(self, x: Tensor, *, index: Tensor | None = None) -> Tensor:
         """(N,) nats, the negative bound: in training, with the gradient below; else of codes from a fixed seed.
 
         The gradient for p is that of log p(x, h) at a drawn h, and for q's entropy it is exact. Left is that of
@@ -265,11 +268,11 @@ class DARN(GenerativeModel):
         - "disarm" (Dong et al. 2020, arXiv 2006.10680): unbiased, from the two values of f at an antithetic pair.
         """
         if not self.training:
-            return -self.elbo(x, seed=0)
-        self.spec.check(x, values=False)
+            return -self.elbo(x, seed=0, index=index)
+        x = self.check(x)
         x = self._pixels(x)
         half = self.hparams.estimator == "half"
-        u = torch.rand(1, len(x), self.hparams.latent_dim, device=x.device)
+        u = torch.rand(1, len(x), self.hparams.latent_dim, device=x.device, dtype=torch.float32)
         f, logits, h = self.net(x, u if half else torch.cat([1 - u, u]), half)
         with torch.autocast(x.device.type, enabled=False):
             entropy = F.softplus(logits) - logits * logits.sigmoid()
@@ -285,20 +288,22 @@ class DARN(GenerativeModel):
 
         Args:
             n: number of images.
-            seed: the same seed gives the same images, and leaves the global random state as it was.
+            seed: the same seed gives the same images, the first of them whatever `n` is.
             cached: keep running sums, one pass of the network in all; False runs the whole prior for each unit and the
                 whole decoder for each pixel. Both draw the same images.
         """
-        check_count(n)
-        # One uniform number a unit and pixel, drawn before anything else, makes the two ways of sampling agree.
-        latent_dim, dims, generator = self.hparams.latent_dim, self.spec.dims, self.generator(seed)
-        uniform = torch.rand(n, latent_dim + dims, generator=generator, dtype=torch.float64).to(self.device)
-        with self.sampling_mode(cached), torch.no_grad():
+        latent_dim, (colours, height, width) = self.hparams.latent_dim, self.spec.shape
+
+        def draw(draws: Draws, _: slice) -> Tensor:
+            # One uniform number a unit and pixel, drawn before anything else, makes the two ways of sampling agree.
+            uniform = draws.uniform(latent_dim + self.spec.dims, dtype=torch.float64).to(self.device)
             h = self.net.prior.draw(uniform[:, :latent_dim], cached=cached, name="units")
             c = self.net.read(h)
             x = self.net.decoder.draw(uniform[:, latent_dim:], c, cached=cached, name="pixels")
-        colours, height, width = self.spec.shape
-        return x.view(n, height, width, colours).permute(0, 3, 1, 2).contiguous().to(torch.uint8)
+            return x.view(-1, height, width, colours).permute(0, 3, 1, 2).contiguous().to(torch.uint8)
+
+        with self.sampling_mode(cached), full_precision(self.device), torch.no_grad():
+            return self.in_chunks(n, seed, draw)
 
     def _pixels(self, x: Tensor) -> Tensor:
         """Images (N, C, H, W) in the order of drawing: raster, colours last, (N, D)."""

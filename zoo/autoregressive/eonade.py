@@ -23,9 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from zoo.arguments import count_of
 from zoo.autoregressive.nade import BinaryAutoregressive, chunks, running_sums
-from zoo.batch import as_batch
 from zoo.errors import DataError
+from zoo.nn.draws import Draws
 from zoo.nn.orderings import check_orderings, random_orderings
 
 VALIDATION_DRAWS = 8  # sets of known pixels for each validation image
@@ -109,6 +110,8 @@ class EoNADE(BinaryAutoregressive):
         >>> model.log_prob(x)               # (4,) nats
     """
 
+    papers = ("eonade",)
+
     def __init__(
         self,
         shape: list[int] = [1, 28, 28],  # noqa: B006  a plain JSON value, never changed
@@ -135,19 +138,21 @@ class EoNADE(BinaryAutoregressive):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x) = log mean_o p(x | o), exact: images uint8 (N, C, H, W) to (N,) nats."""
-        self.spec.check(x)
+        x = self.check(x)
         each = torch.stack([self.net.log_prob(x.flatten(1), ordering) for ordering in self.orderings])
         return each.logsumexp(0) - math.log(len(each))
 
     def log_prob_under(self, x: Tensor, ordering: Tensor) -> Tensor:
         """log p(x | o), exact: images uint8 (N, C, H, W) and any ordering o, int64 (D,), to (N,) nats."""
-        self.spec.check(x)
+        x = self.check(x)
         if isinstance(ordering, Tensor) and ordering.ndim != 1:
             raise DataError(f"An ordering has shape ({self.spec.dims},), not {tuple(ordering.shape)}.")
         check_orderings(ordering, self.spec.dims)
         return self.net.log_prob(x.flatten(1), ordering.to(x.device))
 
-    def order_agnostic(self, x: Tensor, *, draws: int = 1, generator: torch.Generator | None = None) -> Tensor:
+    def order_agnostic(
+        self, x: Tensor, *, draws: int = 1, seed: int | None = None, index: Tensor | None = None
+    ) -> Tensor:
         """An unbiased estimate of the mean over all orderings of -log p(x | o): (N, C, H, W) to (N,) nats.
 
         With an ordering o and a position d in 1..D, both uniform, it is the paper's estimate of J_OA,
@@ -157,17 +162,26 @@ class EoNADE(BinaryAutoregressive):
         Args:
             x: images, uint8 (N, C, H, W).
             draws: number of estimates of an image, to be averaged.
-            generator: on the CPU; by default the global one of the device of `x`.
+            seed: of orderings and positions, which then belong to each image; by default they are those of the global
+                generator of the device of `x`, and positions are spread over the batch.
+            index: the places of the images in their split, int64 (N,); by default in x.
         """
-        self.spec.check(x, values=not self.training)
-        if draws < 1:
-            raise DataError(f"draws must be at least 1, not {draws}.")
-        x, dims, device = x.repeat(draws, 1, 1, 1), self.spec.dims, x.device
-        source = {"generator": generator, "device": device if generator is None else "cpu"}
-        # d - 1, of row r the integer part of D * ((u + r / R) mod 1): uniform, and spread over the R rows.
-        rows = torch.arange(len(x), device=source["device"]) / max(1, len(x))
-        before = ((torch.rand(1, **source) + rows) % 1 * dims).long().clamp(max=dims - 1)[:, None]
-        orderings = torch.rand(len(x), dims, **source).argsort(1)
+        x = self.check(x)
+        draws = count_of(draws, "draws")
+        n, dims, device = len(x), self.spec.dims, x.device
+        x = x.repeat(draws, 1, 1, 1)
+        # d - 1, of row r the integer part of D * ((u + r / R) mod 1): uniform, and spread over R rows, of the whole
+        # batch or, where numbers belong to the image, of its own draws.
+        if seed is None:
+            plain = {"device": device, "dtype": torch.float32}
+            at, keys = torch.rand(1, **plain), torch.rand(len(x), dims, **plain)
+            share = torch.arange(len(x), **plain) / max(1, len(x))
+        else:
+            numbers = Draws(seed, self.check_index(index, n))
+            at, keys = numbers.uniform().repeat(draws), numbers.uniform(draws, dims).transpose(0, 1).flatten(0, 1)
+            share = (torch.arange(draws, device="cpu", dtype=torch.float32) / draws).repeat_interleave(n)
+        before = ((at + share) % 1 * dims).long().clamp(max=dims - 1)[:, None]
+        orderings = keys.argsort(1)
         first = torch.arange(dims, device=before.device) < before
         known = torch.zeros_like(first).scatter(1, orderings, first).to(device)
         missing = -self.net(x, known.view(x.shape)).flatten(1).masked_fill(known, 0).sum(1)
@@ -181,8 +195,8 @@ class EoNADE(BinaryAutoregressive):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the order-agnostic estimate, with the same draws each time: the exact number would take minutes."""
-        generator = self.generator(batch_idx)
-        self.val_mean.update(self.order_agnostic(as_batch(batch).x, draws=VALIDATION_DRAWS, generator=generator))
+        batch = self._placed(batch, batch_idx)
+        self.val_mean.update(self.order_agnostic(batch.x, draws=VALIDATION_DRAWS, seed=0, index=batch.index))
         self.log(f"val_{self.metric}", self.val_mean, prog_bar=True)
 
     # -- sampling -------------------------------------------------------------------------------------------------
@@ -203,9 +217,9 @@ class EoNADE(BinaryAutoregressive):
         """
         return self._complete(x, known, seed, cached)
 
-    def _drawing_order(self, n: int, generator: torch.Generator) -> Tensor:
-        """(n, D): each image's ordering, drawn uniformly from the ensemble."""
-        return self.orderings[torch.randint(len(self.orderings), (n,), generator=generator).to(self.device)]
+    def _drawing_order(self, draws: Draws) -> Tensor:
+        """(N, D): each image's ordering, drawn uniformly from the ensemble."""
+        return self.orderings[draws.integers(len(self.orderings)).to(self.device)]
 
     def _draw_plain(self, net: EoNADENet, x: Tensor, known: Tensor, uniform: Tensor, ordering: Tensor) -> None:
         ordering = _known_first(ordering, known)

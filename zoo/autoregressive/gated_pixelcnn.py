@@ -32,6 +32,8 @@ from zoo.autoregressive.raster import RasterModel, RasterNet, place_biases, read
 from zoo.batch import as_batch
 from zoo.errors import DataError
 from zoo.nn.activations import ACTIVATIONS
+from zoo.nn.devices import full_precision
+from zoo.nn.draws import Draws
 from zoo.nn.masked import CachedStep, LayerCache, MaskedConv2d, MaskedRMSNorm, residual_gain
 
 # Of the layers that read a gate: tanh(a) sigmoid(b) has a root mean square of 0.34 for standard normal a and b. Half of
@@ -276,6 +278,8 @@ class GatedPixelCNN(RasterModel):
         >>> model.log_prob(x)                       # (4,) nats, log p(x)
     """
 
+    papers = ("gated-pixelcnn",)
+
     def __init__(
         self,
         shape: list[int] = [1, 8, 8],  # noqa: B006  a plain JSON value, never changed
@@ -323,11 +327,9 @@ class GatedPixelCNN(RasterModel):
         Raises:
             DataError: where images or labels do not fit.
         """
-        self.spec.check(x, values=not self.training)
+        x = self.check(x)
         if label is not None or not self.spec.classes:
-            # As for the images: on a GPU the values of a training batch are looked at once an epoch, by the step.
-            values = not (self.training and x.is_cuda)
-            return self.net(x, label=self.spec.labels(label, len(x), self.device, values)).flatten(1).sum(1)
+            return self.net(x, label=self.check_labels(label, len(x))).flatten(1).sum(1)
         return self._each_label(x, torch.ones_like(x)).logsumexp(1) - math.log(self.spec.classes)
 
     def _each_label(self, x: Tensor, counted: Tensor) -> Tensor:
@@ -344,8 +346,6 @@ class GatedPixelCNN(RasterModel):
             return super().training_step(batch, batch_idx)
         if batch.label is None:
             raise DataError(f"The model has {self.spec.classes} classes: train it with a loader of (data, labels).")
-        if batch_idx == 0:
-            self.spec.labels(batch.label, batch.size)
         loss = self.loss(batch.x, label=batch.label).mean()
         self.log(f"train_{self.metric}", loss)
         return loss
@@ -365,7 +365,7 @@ class GatedPixelCNN(RasterModel):
         Args:
             n: number of images.
             label: an integer 0..classes-1, or n of them; without, a conditional model draws one for each image.
-            seed: the same seed gives the same images, and leaves the global random state as it was.
+            seed: the same seed gives the same images, the first of them whatever `n` is.
             cached: remember the activations of earlier pixels; False runs the whole network for each sub-pixel. Both
                 draw the same images.
 
@@ -395,26 +395,29 @@ class GatedPixelCNN(RasterModel):
         Returns:
             uint8 (N, C, H, W), equal to `x` where `known`.
         """
-        known = self.spec.mask(x, known)
+        x, known = self.check_known(x, known)
+        if not len(x):
+            return x.clone()
         return self._draw_labelled(torch.where(known, x, 0), known, label, seed, cached)
 
     def _draw_labelled(self, x: Tensor, known: Tensor, label: Any, seed: int | None, cached: bool) -> Tensor:
-        label = self.spec.labels(label, len(x), self.device)
+        label = self.check_labels(label, len(x))
         if label is None and self.spec.classes:
-            if seed is None:
-                seed = self.generator(None).initial_seed()
+            seed = Draws(seed, 0).seed
             label = self._draw_labels(x, known, seed)
         return self._draw(x, known, seed, cached, label=label)
 
     @torch.no_grad()
     def _draw_labels(self, x: Tensor, known: Tensor, seed: int) -> Tensor:
         """Labels int64 (N,) from p(label | known pixels), where these are a prefix of the raster order."""
-        log_weights = torch.zeros(len(x), self.spec.classes, dtype=torch.float64)
-        if known.any():
-            with self.sampling_mode(cached=False):
-                log_weights = self._each_label(x.to(self.device), known.to(self.device)).double().cpu()
-        generator = self.generator(seed)
-        # Those numbers of the seed are the pixels', of which the labels must be independent.
-        torch.rand(x.shape, generator=generator, dtype=torch.float64)
-        uniform = torch.rand(len(x), 1, generator=generator, dtype=torch.float64)
-        return (log_weights.softmax(1).cumsum(1)[:, :-1] <= uniform).sum(1).to(self.device)
+
+        def draw(draws: Draws, part: slice) -> Tensor:
+            log_weights = torch.zeros(len(draws), self.spec.classes, dtype=torch.float64)
+            if known[part].any():
+                log_weights = self._each_label(x[part].to(self.device), known[part].to(self.device)).double()
+            # Those numbers of the seed are the pixels', of which the labels must be independent.
+            draws.uniform(*self.spec.shape, dtype=torch.float64)
+            return draws.choice(log_weights.softmax(1)).to(self.device)
+
+        with self.sampling_mode(cached=False), full_precision(self.device):
+            return self.in_chunks(len(x), seed, draw)

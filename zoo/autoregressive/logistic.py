@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.nn.activations import ACTIVATIONS
+from zoo.nn.devices import precise
 from zoo.nn.levels import LevelFeatures
 from zoo.nn.masked import CachedStep, MaskedConv2d, MaskedRMSNorm
 
@@ -64,11 +65,12 @@ class LogisticHead(nn.Module):
         self.features = embedding or 1
         self.activation = ACTIVATIONS[activation]
         self.embed = LevelFeatures(self.colours, levels, embedding - 1) if embedding else None
-        self.pairs = [(c, d) for c in range(self.colours) for d in range(c)]
-        self.sizes = [mixtures, mixtures * self.colours, mixtures * self.colours, mixtures * len(self.pairs)]
+        pairs = self.colours * (self.colours - 1) // 2  # each colour with those before it
+        self.sizes = [mixtures, mixtures * self.colours, mixtures * self.colours, mixtures * pairs]
         self.norm = MaskedRMSNorm(stream)
         self.hidden = MaskedConv2d(stream, stream)
-        self.head = MaskedConv2d(stream, sum(self.sizes), gain=0.1)
+        self.head = MaskedConv2d(stream, sum(self.sizes), gain=0.1)  # before the pairs, whose absurd number it refuses
+        self.pairs = [(c, d) for c in range(self.colours) for d in range(c)]
         with torch.no_grad():
             # The components start side by side and cover the range together.
             _, means, log_scales, _ = self.head.bias.split(self.sizes)
@@ -80,7 +82,7 @@ class LogisticHead(nn.Module):
 
         The first of the F features is the level, scaled to [-1, 1].
         """
-        scaled = x.float() * (2.0 / (self.levels - 1)) - 1.0
+        scaled = precise(x, self.head.weight) * (2.0 / (self.levels - 1)) - 1.0
         if colour is not None:
             scaled = scaled[:, None]
             return scaled if self.embed is None else torch.cat([scaled, self.embed.table[colour][x.long()]], 1)
@@ -93,12 +95,12 @@ class LogisticHead(nn.Module):
         """The stream (N, stream, H, W) to the parameters (N, P, H, W); at a cached step without H and W."""
         h = self.activation(self.hidden(self.activation(self.norm(h, step)), step))
         with torch.autocast(h.device.type, enabled=False):
-            return self.head(h.float(), step)
+            return self.head(precise(h), step)
 
     def log_prob(self, x: Tensor, encoded: Tensor, parameters: Tensor) -> Tensor:
         """Log p in nats (N, C, H, W) of integers (N, C, H, W), from the parameters of their pixels."""
         with torch.autocast(x.device.type, enabled=False):
-            level = x.permute(0, 2, 3, 1).float()
+            level = precise(x.permute(0, 2, 3, 1), parameters)
             weights, means, log_scales = self._mixture(parameters.permute(0, 2, 3, 1), level)
             each = log_bin(level[..., None], means, log_scales, self.levels)
             total = [torch.zeros_like(level[..., 0])]

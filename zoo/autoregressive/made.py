@@ -31,9 +31,11 @@ from tqdm.auto import tqdm
 from zoo.batch import as_batch
 from zoo.errors import DataError
 from zoo.model import GenerativeModel
+from zoo.nn.devices import full_precision, precise
+from zoo.nn.draws import Draws
 from zoo.nn.made import CachedPass, MADENet
 from zoo.nn.orderings import random_orderings
-from zoo.spec import DataSpec, check_count
+from zoo.spec import DataSpec
 
 
 class MADE(GenerativeModel):
@@ -61,6 +63,8 @@ class MADE(GenerativeModel):
         >>> x = model.sample(4, seed=0)     # uint8 (4, 1, 28, 28)
         >>> model.log_prob(x)               # (4,) nats
     """
+
+    papers = ("made",)
 
     def __init__(
         self,
@@ -106,15 +110,14 @@ class MADE(GenerativeModel):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x) of the uniform mixture of all mask sets, exact: uint8 (N, *shape) to (N,) nats."""
-        # In training each step would wait for the GPU; there the values are the data module's.
-        self.spec.check(x, values=not self.training)
+        x = self.check(x)
         # One set at a time: the masked weights of all together would fill a GPU.
         each = [self._log_prob(x[None], k) for k in torch.arange(len(self.net.orderings), device=x.device).split(1)]
         return torch.cat(each).logsumexp(0) - math.log(len(each))
 
     def _log_prob(self, x: Tensor, sets: Tensor) -> Tensor:
         """log p_k(x): (S, N, *shape), each part under its set k of `sets` (S,), to (S, N) nats."""
-        bits = x.flatten(2).float()
+        bits = precise(x.flatten(2), self.net.head.weight)
         logits = self.net(2 * bits - 1, sets)[..., 0]
         return -F.binary_cross_entropy_with_logits(logits, bits, reduction="none").sum(2)
 
@@ -123,8 +126,7 @@ class MADE(GenerativeModel):
 
         Its expectation is an upper bound of the mixture's loss, which validation reports.
         """
-        x = as_batch(batch).x
-        self.spec.check(x, values=False)
+        x = self.check(as_batch(batch).x)
         masks = len(self.net.orderings)
         parts = math.gcd(min(self.hparams.parts, masks), len(x))
         sets = torch.randperm(masks, device=x.device)[:parts]
@@ -137,24 +139,27 @@ class MADE(GenerativeModel):
 
         Args:
             n: number of data.
-            seed: the same seed gives the same data, and leaves the global random state as it was.
+            seed: the same seed gives the same data, the first of them whatever `n` is.
             cached: compute each unit once (one pass of the network in all); False runs the whole network for each of
                 the D dimensions. Both draw the same data.
         """
-        check_count(n)
-        generator = self.generator(seed)
-        chosen = torch.randint(len(self.net.orderings), (n,), generator=generator)
-        # One uniform number a dimension, drawn before anything else, makes the two ways of sampling agree.
-        uniform = torch.rand(n, self.spec.dims, generator=generator, dtype=torch.float64)
-        # Data of one set go through the network together, in groups as large as the largest.
-        sets, group, sizes = chosen.unique(return_inverse=True, return_counts=True)
-        by_group = group.argsort(stable=True)
-        within = torch.empty_like(group)
-        within[by_group] = torch.arange(n) - (sizes.cumsum(0) - sizes)[group[by_group]]
-        grouped = uniform.new_zeros(len(sets), int(sizes.max()), self.spec.dims)
-        grouped[group, within] = uniform
-        x = self._draw(sets.to(self.device), grouped.to(self.device), cached)
-        return x[group.to(x.device), within.to(x.device)].view(n, *self.spec.shape)
+
+        def draw(draws: Draws, _: slice) -> Tensor:
+            chosen, n = draws.integers(len(self.net.orderings)), len(draws)
+            # One uniform number a dimension, drawn before anything else, makes the two ways of sampling agree.
+            uniform = draws.uniform(self.spec.dims, dtype=torch.float64)
+            # Data of one set go through the network together, in groups as large as the largest.
+            sets, group, sizes = chosen.unique(return_inverse=True, return_counts=True)
+            by_group = group.argsort(stable=True)
+            within = torch.empty_like(group)
+            within[by_group] = torch.arange(n, device="cpu") - (sizes.cumsum(0) - sizes)[group[by_group]]
+            grouped = uniform.new_zeros(len(sets), int(sizes.max()), self.spec.dims)
+            grouped[group, within] = uniform
+            x = self._draw(sets.to(self.device), grouped.to(self.device), cached)
+            return x[group.to(x.device), within.to(x.device)].view(n, *self.spec.shape)
+
+        with full_precision(self.device):
+            return self.in_chunks(n, seed, draw)
 
     @torch.no_grad()  # and not inference mode, whose tensors the caller could not change
     def _draw(self, sets: Tensor, uniform: Tensor, cached: bool) -> Tensor:

@@ -36,6 +36,7 @@ from zoo.autoregressive.pixelrnn import LAYERS, PixelRNNNet, check_layers
 from zoo.autoregressive.raster import RasterModel
 from zoo.errors import DataError
 from zoo.nn.activations import ACTIVATIONS
+from zoo.nn.devices import precise
 from zoo.nn.masked import CachedStep, LayerCache, MaskedRMSNorm, residual_gain
 
 
@@ -88,7 +89,7 @@ class Upsampling(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             h = self.first(x)
         h = self.widen(self.activation(self.norm(self.small(h))))
-        return self.norm(self.large(F.pixel_shuffle(h, self.scale).float()))
+        return self.norm(self.large(precise(F.pixel_shuffle(h, self.scale))))
 
 
 class ConditionalNet(PixelRNNNet):
@@ -204,6 +205,8 @@ class MultiScalePixelRNN(RasterModel):
         >>> model.log_prob(x)               # (4,) nats
     """
 
+    papers = ("pixelrnn",)
+
     net: MultiScaleNet
 
     def __init__(
@@ -246,7 +249,7 @@ class MultiScalePixelRNN(RasterModel):
 
     def small(self, x: Tensor) -> Tensor:
         """The small image in each image: (N, C, H, W) to (N, C, H / s, W / s)."""
-        self.spec.check(x)
+        x = self.check(x)
         return self.net.subsample(x).clone()
 
     def complete(self, x: Tensor, known: Tensor, *, seed: int | None = None, cached: bool = True) -> Tensor:

@@ -27,8 +27,9 @@ from tqdm.auto import tqdm
 
 from zoo.errors import DataError
 from zoo.model import GenerativeModel
+from zoo.nn.draws import Draws
 from zoo.nn.orderings import check_orderings, random_orderings
-from zoo.spec import DataSpec, check_count, check_image_shape
+from zoo.spec import DataSpec, check_image_shape
 
 ACTIVATIONS = {"sigmoid": torch.sigmoid, "relu": F.relu}
 
@@ -39,7 +40,7 @@ CHUNK_ELEMENTS, CHUNK_POSITIONS = 2**25, 56
 
 def chunks(dims: int, width: int) -> Iterator[slice]:
     """Consecutive slices of 0..dims-1 whose activations, `width` numbers a position, fit the memory of a chunk."""
-    size = max(1, min(CHUNK_POSITIONS, CHUNK_ELEMENTS // width))
+    size = max(1, min(CHUNK_POSITIONS, CHUNK_ELEMENTS // max(1, width)))
     for start in range(0, dims, size):
         yield slice(start, min(start + size, dims))
 
@@ -73,30 +74,35 @@ class BinaryAutoregressive(GenerativeModel):
 
         Args:
             n: number of images.
-            seed: the same seed gives the same images, and leaves the global random state as it was.
+            seed: the same seed gives the same images, the first of them whatever `n` is.
             cached: keep the running activations from pixel to pixel; False runs the whole network for each of the D
                 pixels. Both draw the same images.
         """
-        check_count(n)
-        x = torch.zeros(n, *self.spec.shape, dtype=torch.uint8)
-        return self._draw(x, torch.zeros(x.shape, dtype=torch.bool), seed, cached)
+        n = self.spec.count(n)
+        blank = torch.zeros(self.spec.shape, dtype=torch.uint8, device="cpu").expand(n, *self.spec.shape)
+        return self._draw(blank, blank.bool(), seed, cached)
 
     def _complete(self, x: Tensor, known: Tensor, seed: int | None, cached: bool) -> Tensor:
-        known = self.spec.mask(x, known)
+        x, known = self.check_known(x, known)
+        if not len(x):
+            return x.clone()
         return self._draw(torch.where(known, x, 0), known, seed, cached)
 
     @torch.no_grad()  # and not inference mode, whose tensors the caller could not change
     def _draw(self, x: Tensor, known: Tensor, seed: int | None, cached: bool) -> Tensor:
         # One uniform number a pixel, drawn before anything else, and float64 throughout make the two ways of sampling
         # agree: sums in another order then differ by 1e-15, which no uniform number falls into.
-        generator = self.generator(seed)
-        uniform = torch.rand(len(x), self.spec.dims, generator=generator, dtype=torch.float64).to(self.device)
-        ordering = self._drawing_order(len(x), generator).to(self.device)
-        x, known = (t.to(self.device, copy=True).flatten(1) for t in (x, known))
         net = copy.deepcopy(self.net).double()
+
+        def draw(draws: Draws, part: slice) -> Tensor:
+            uniform = draws.uniform(self.spec.dims, dtype=torch.float64).to(self.device)
+            ordering = self._drawing_order(draws).to(self.device)
+            drawn, fixed = (t[part].to(self.device, copy=True).flatten(1) for t in (x, known))
+            (self._draw_cached if cached else self._draw_plain)(net, drawn, fixed, uniform, ordering)
+            return drawn.unflatten(1, self.spec.shape)
+
         with self.sampling_mode(cached):
-            (self._draw_cached if cached else self._draw_plain)(net, x, known, uniform, ordering)
-        return x.unflatten(1, self.spec.shape)
+            return self.in_chunks(len(x), seed, draw)
 
 
 class NADENet(nn.Module):
@@ -168,6 +174,8 @@ class NADE(BinaryAutoregressive):
         >>> model.log_prob(x)               # (4,) nats
     """
 
+    papers = ("nade",)
+
     def __init__(
         self,
         shape: list[int] = [1, 28, 28],  # noqa: B006  a plain JSON value, never changed
@@ -192,8 +200,7 @@ class NADE(BinaryAutoregressive):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x), exact: images uint8 (N, C, H, W) to (N,) nats."""
-        # In training each step would wait for the GPU; there the values are the data module's.
-        self.spec.check(x, values=not self.training)
+        x = self.check(x)
         return self.net(x).flatten(1).sum(1)
 
     def complete(self, x: Tensor, known: Tensor, *, seed: int | None = None, cached: bool = True) -> Tensor:
@@ -212,7 +219,7 @@ class NADE(BinaryAutoregressive):
         """
         return self._complete(x, known, seed, cached)
 
-    def _drawing_order(self, n: int, generator: torch.Generator) -> Tensor:
+    def _drawing_order(self, draws: Draws) -> Tensor:
         return self.net.ordering
 
     def _draw_plain(self, net: NADENet, x: Tensor, known: Tensor, uniform: Tensor, ordering: Tensor) -> None:

@@ -100,6 +100,8 @@ class PixelCNN(RasterModel):
         >>> model.log_prob(x)               # (4,) nats
     """
 
+    papers = ("pixelrnn",)
+
     def __init__(
         self,
         shape: list[int] = [1, 8, 8],  # noqa: B006  a plain JSON value, never changed

@@ -323,3 +323,8 @@ class PixelCNNPP(RasterModel):
             gated,
             embedding,
         )
+
+    @property
+    def papers(self) -> tuple[str, ...]:
+        """PixelSNAIL's too where there is attention."""
+        return ("pixelcnnpp", "pixelsnail") if self.hparams.attention_every else ("pixelcnnpp",)

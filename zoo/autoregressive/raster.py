@@ -17,9 +17,11 @@ from tqdm.auto import tqdm
 from zoo.errors import DataError
 from zoo.model import GenerativeModel
 from zoo.nn.activations import ACTIVATIONS
+from zoo.nn.devices import full_precision, precise
+from zoo.nn.draws import Draws
 from zoo.nn.levels import LevelFeatures
 from zoo.nn.masked import CachedStep, MaskedConv2d, MaskedRMSNorm
-from zoo.spec import DataSpec, check_count, check_image_shape
+from zoo.spec import DataSpec, check_image_shape
 
 
 def place_biases(channels: int, height: int, width: int) -> tuple[nn.Parameter, nn.Parameter]:
@@ -91,7 +93,7 @@ class RasterNet(nn.Module):
     def log_likelihood(self, logits: Tensor, x: Tensor) -> Tensor:
         """Log p in nats (N, C, H, W) of integers (N, C, H, W), from the logits (N, C, K, H, W)."""
         if self.levels == 2:
-            return -F.binary_cross_entropy_with_logits(logits[:, :, 0], x.float(), reduction="none")
+            return -F.binary_cross_entropy_with_logits(logits[:, :, 0], x.to(logits.dtype), reduction="none")
         # Classes last: the rows of the softmax are then contiguous in channels-last memory.
         rows, target = logits.permute(0, 3, 4, 1, 2), x.permute(0, 2, 3, 1)
         nll = F.cross_entropy(rows.flatten(0, 3), target.long().flatten(), reduction="none")
@@ -103,7 +105,7 @@ class RasterNet(nn.Module):
         F is 1, the level scaled to [-1, 1], or the size of the embedding.
         """
         if self.embed is None:
-            scaled = x.float() * (2.0 / (self.levels - 1)) - 1.0
+            scaled = precise(x, self.row_bias) * (2.0 / (self.levels - 1)) - 1.0
             return scaled if colour is None else scaled[:, None]
         return self.embed(x) if colour is None else self.embed.table[colour][x.long()]
 
@@ -124,7 +126,7 @@ class RasterNet(nn.Module):
         """The last layers, from the stream to the logits."""
         h = self.activation(self.hidden(self.activation(self.norm(h, step)), step))
         with torch.autocast(h.device.type, enabled=False):
-            return self._head(h.float(), step)
+            return self._head(precise(h), step)
 
     def _head(self, h: Tensor, step: CachedStep | None) -> Tensor:
         logits = self.head(h, step)
@@ -194,8 +196,7 @@ class RasterModel(GenerativeModel):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x), exact: images uint8 (N, C, H, W) to (N,) nats."""
-        # In training each step would wait for the GPU; there the values are the data module's.
-        self.spec.check(x, values=not self.training)
+        x = self.check(x)
         return self.net(x).flatten(1).sum(1)
 
     def sample(self, n: int, *, seed: int | None = None, cached: bool = True) -> Tensor:
@@ -203,7 +204,7 @@ class RasterModel(GenerativeModel):
 
         Args:
             n: number of images.
-            seed: the same seed gives the same images, and leaves the global random state as it was.
+            seed: the same seed gives the same images, the first of them whatever `n` is.
             cached: remember the activations of earlier pixels (one pass of the network in all); False runs the whole
                 network for each of the C*H*W sub-pixels. Both draw the same images.
         """
@@ -225,22 +226,30 @@ class RasterModel(GenerativeModel):
         Returns:
             uint8 (N, C, H, W), equal to `x` where `known`.
         """
-        known = self.spec.mask(x, known)
+        x, known = self.check_known(x, known)
+        if not len(x):
+            return x.clone()
         return self._draw(torch.where(known, x, 0), known, seed, cached)
 
     def _blank(self, n: int) -> tuple[Tensor, Tensor]:
-        """Images to be drawn in full, and the mask that knows none of their pixels."""
-        check_count(n)
-        return torch.zeros(n, *self.spec.shape, dtype=torch.uint8), torch.zeros(n, *self.spec.shape, dtype=torch.bool)
+        """Images to be drawn in full, and the mask that knows none of their pixels; of one image in memory."""
+        n = self.spec.count(n)
+        blank = torch.zeros(self.spec.shape, dtype=torch.uint8, device="cpu").expand(n, *self.spec.shape)
+        return blank, torch.zeros(self.spec.shape, dtype=torch.bool, device="cpu").expand(n, *self.spec.shape)
 
     @torch.no_grad()  # and not inference mode, whose tensors the caller could not change
     def _draw(self, x: Tensor, known: Tensor, seed: int | None, cached: bool, **conditions: Any) -> Tensor:
-        # One uniform number a sub-pixel, drawn before anything else, makes the two ways of sampling agree.
-        uniform = torch.rand(x.shape, generator=self.generator(seed), dtype=torch.float64).to(self.device)
-        x, known = x.to(self.device, copy=True), known.to(self.device)
-        with self.sampling_mode(cached):
-            self._fill(self.net, x, known, uniform, cached, **conditions)
-        return x
+        def draw(draws: Draws, part: slice) -> Tensor:
+            # One uniform number a sub-pixel, drawn before anything else, makes the two ways of sampling agree.
+            uniform = draws.uniform(*self.spec.shape, dtype=torch.float64).to(self.device)
+            drawn, fixed = x[part].to(self.device).clone(memory_format=torch.contiguous_format), known[part]
+            given = {name: value if value is None else value[part] for name, value in conditions.items()}
+            self._fill(self.net, drawn, fixed.to(self.device), uniform, cached, **given)
+            return drawn
+
+        # In plain float32: with fewer bits, what is drawn would depend on the number of images drawn at once.
+        with self.sampling_mode(cached), full_precision(self.device):
+            return self.in_chunks(len(x), seed, draw)
 
     def _fill(self, net: RasterNet, x: Tensor, known: Tensor, uniform: Tensor, cached: bool, **conditions: Any) -> None:
         """Draw what is unknown in the images of a network, in place, by one uniform number for each sub-pixel."""

@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
+from zoo.arguments import count_of, seed_of
 from zoo.pictures import images as pictures
 from zoo.pictures.samples import draw, has_picture, seen
 
@@ -26,7 +27,8 @@ class SampleGrid(Callback):
     """
 
     def __init__(self, n: int = 16, every_n_validations: int = 1, seed: int = 0) -> None:
-        self.n, self.every, self.seed = n, every_n_validations, seed
+        self.n, self.every = count_of(n), count_of(every_n_validations, "every_n_validations", least=0)
+        self.seed = seed_of(seed)
         self.validations = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

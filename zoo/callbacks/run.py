@@ -197,6 +197,7 @@ class RunRecord(Callback):
         self._run = {
             "class_path": class_path_of(type(pl_module)),
             "data": _described(data),
+            "class_names": list(pl_module.spec.class_names or ()) or None,
             "hardware": f"{trainer.world_size} x {device}",
             "precision": str(trainer.precision),
             "torch": str(torch.__version__),  # a plain string, which loads without unpickling

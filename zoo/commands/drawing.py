@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from zoo.model import GenerativeModel, Model
+    from zoo.spec import DataSpec
+
+NAMED = 20  # classes whose names the help lists
 
 
 def sample(
@@ -49,7 +52,7 @@ def sample(
     model = _load(name, device, revision)
     if can_sample(model):
         missing = [option for option in needed(model.sample) if option not in options]
-        if missing and set(missing) <= set(_options_of(type(model), labels=False)):
+        if missing and set(missing) <= set(_options_of(type(model), None)):
             said = " and ".join(f"--{option.replace('_', '-')}" for option in missing)
             raise ZooError(f"{name} is drawn given a {' and a '.join(missing)}: add {said}.")
     print(draw(model, out, n=n, seed=seed, **options))
@@ -72,13 +75,13 @@ def sample_options(name: str, revision: str | None = None) -> dict[str, tuple[ty
     cls, spec = building.resolve(config["class_path"]), spec_of(config)
     if not can_sample(cls):
         raise ZooError(f"{name} cannot be sampled.")
-    return _options_of(cls, labels=bool(spec and spec.classes))
+    return _options_of(cls, spec)
 
 
 sample.options = sample_options
 
 
-def _options_of(cls: type[Model], labels: bool) -> dict[str, tuple[type, Any, str]]:
+def _options_of(cls: type[Model], spec: DataSpec | None) -> dict[str, tuple[type, Any, str]]:
     """The options of a class; a label that may be left out is one where the model was made with labels."""
     helps, found = documented(cls.sample), {}
     own = inspect.signature(sample).parameters  # an option of the command's own name is the command's
@@ -89,10 +92,13 @@ def _options_of(cls: type[Model], labels: bool) -> dict[str, tuple[type, Any, st
         if parameter.kind is not parameter.KEYWORD_ONLY or parameter.name in own or kind is None:
             continue
         required = parameter.default is parameter.empty
-        if parameter.name == "label" and not labels and not required:
+        if parameter.name == "label" and not (spec and spec.classes) and not required:
             continue
-        default = None if required else parameter.default
-        found[parameter.name] = kind, default, helps.get(parameter.name, "")
+        default, text = None if required else parameter.default, helps.get(parameter.name, "")
+        if parameter.name == "label" and spec and spec.class_names:
+            kind, text = str, f"{text.rstrip('.')}; or the name of a class: {', '.join(spec.class_names[:NAMED])}"
+            text += " and more" if len(spec.class_names) > NAMED else ""
+        found[parameter.name] = kind, default, text
     return found
 
 

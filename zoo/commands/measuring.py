@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, plain
 
 if TYPE_CHECKING:
     from zoo.results import Result
@@ -63,6 +63,7 @@ def distance(
     b: str,
     *,
     n: int | None = None,
+    standardize: bool = False,
     batch_size: int = 100,
     seed: int = 0,
     device: str | None = None,
@@ -72,12 +73,13 @@ def distance(
 
     Images by FID, KID, precision and recall, on the network of the original FID, and by W_1 of scattering features;
     points by energy distance, Wasserstein distances and Sinkhorn divergence. Each of the two is a folder of pictures, a
-    checkpoint, which draws, or CHECKPOINT:train or CHECKPOINT:test, that split of its data.
+    table (.csv, .tsv, .npy), a checkpoint, which draws, or CHECKPOINT:train or CHECKPOINT:test, that split of its data.
 
     Args:
         a: what is judged.
         b: the reference.
         n: number of images or points of each; by default all of a folder or split, and 10,000 draws.
+        standardize: divide each column of points by the reference's standard deviation first.
         batch_size: images computed at once.
         seed: of draws, subsets and directions.
         device: cpu, cuda or cuda:1; by default the GPU where there is one.
@@ -85,8 +87,8 @@ def distance(
     """
     from zoo.evaluation import comparison
 
-    x, y = (comparison.gather(name, n=n, seed=seed, device=device, root=root) for name in (a, b))
-    for result in comparison.compare(x, y, batch_size=batch_size, device=device, root=root, seed=seed):
+    how = {"n": n, "standardize": standardize, "batch_size": batch_size, "seed": seed, "device": device, "root": root}
+    for result in comparison.distance(a, b, **how):
         said = "; ".join(filter(None, (result.protocol, result.said_of_draws)))
         print(f"{result.metric.name:<21} {result.value:.5g}\n  {said}")
 
@@ -105,7 +107,7 @@ def _report(name: str, result: Result, config: dict[str, Any]) -> str:
     else:
         about = f"  data   {title_of(config, result.dataset)}" if result.dataset else "  of     the model alone"
         about += f", n = {n}" if result.n else ""
-    lines = [f"{name}: {result.written} {metric.unit}, {result.kind}", "; ".join(filter(None, (about, said)))]
+    lines = [f"{plain(name)}: {result.written} {metric.unit}, {result.kind}", "; ".join(filter(None, (about, said)))]
     for old in results_of(config):
         if old.of == result.of:
             count = f", n = {old.n:,}" if old.n else ""

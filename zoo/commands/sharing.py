@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from zoo.errors import ZooError
+from zoo.errors import DataError, ZooError, plain
+
+if TYPE_CHECKING:
+    from zoo.model import Model
 
 
 def list_checkpoints(*, json: bool = False, table: str | None = None) -> None:
@@ -41,19 +44,27 @@ def export(run: Path, name: str, *, dtype: str = "float16", overwrite: bool = Fa
         dtype: of the stored weights; float32 for small models whose numbers 16 bits would change.
         overwrite: replace a checkpoint of that name, with its numbers and notes.
     """
-    from zoo.hub import card, store
+    from zoo.hub import card
     from zoo.pictures.samples import draw, has_picture
     from zoo.training.export import export_run
 
-    folder = export_run(run, name, dtype=dtype, overwrite=overwrite)
-    card.write(folder)  # first, so that a picture that cannot be drawn leaves a whole checkpoint
-    picture = folder / "samples.png"
-    if not picture.exists():
-        model = store.load(folder)
-        if has_picture(model):
-            draw(model, picture)
-            card.write(folder)  # now with the picture
-    print(folder)
+    failed: list[Exception] = []
+
+    def finish(folder: Path, model: Model) -> None:
+        """Add the card and the picture, so that no one ever sees the checkpoint without them."""
+        card.write(folder, name)
+        try:
+            if has_picture(model):
+                draw(model, folder / card.PICTURE)
+                card.write(folder, name)  # now with the picture
+        except DataError:  # of a disk that is full
+            raise
+        except Exception as error:  # a picture that cannot be drawn leaves a whole checkpoint
+            failed.append(error)
+
+    print(export_run(run, name, dtype=dtype, overwrite=overwrite, finish=finish))
+    if failed:
+        raise failed[0]
 
 
 def push(
@@ -103,18 +114,18 @@ def pull(repo_id: str, *, revision: str | None = None) -> None:
 
 
 def show_card(name: str | None = None, *, write: bool = False, readme: bool = False) -> None:
-    """Print a checkpoint's card, made anew from its config.json, or write cards and tables.
+    """Print a checkpoint's card, made anew from its config.json, or write the cards and tables of all.
 
     Args:
         name: a name from `zoo list`, a folder, or a Hub repository NAMESPACE/NAME.
         write: write it into the checkpoint's folder instead of printing it.
-        readme: replace the table of checkpoints in ./README.md.
+        readme: write all bundled cards, and the tables in ./README.md and ./docs, anew.
     """
     from zoo.hub import card, store, tables
     from zoo.hub.config import read_config
 
     if name is None and not readme:
-        raise ZooError("Name the checkpoint whose card to make, or give --readme for the table in README.md.")
+        raise ZooError("Name the checkpoint whose card to make, or give --readme for all cards and tables.")
     if name is not None:
         folder = store.find(name)
         if write:
@@ -124,8 +135,9 @@ def show_card(name: str | None = None, *, write: bool = False, readme: bool = Fa
             shown = folder.resolve().name if store.is_own(name, folder) else name
             print(card.render(read_config(folder), shown, (folder / card.PICTURE).is_file()), end="")
     if readme:
-        print(tables.write_readme(Path("README.md")))
+        for path in [*card.write_all(), *tables.write_pages(Path())]:
+            print(path)
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    return plain(json.dumps(value, indent=2, ensure_ascii=False))  # which writes as JSON what it does not show

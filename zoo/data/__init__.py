@@ -3,6 +3,8 @@
 from zoo.data.cancer import BreastCancer
 from zoo.data.cifar import CIFAR10
 from zoo.data.digits import Digits
+from zoo.data.folder import ImageFolder
+from zoo.data.hub import HubDataset
 from zoo.data.images import ImageData
 from zoo.data.loader import TensorLoader
 from zoo.data.mnist import MNIST, FashionMNIST
@@ -16,7 +18,9 @@ __all__ = [
     "BreastCancer",
     "Digits",
     "FashionMNIST",
+    "HubDataset",
     "ImageData",
+    "ImageFolder",
     "Points",
     "Table",
     "TensorData",

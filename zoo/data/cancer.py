@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.classes import CLASS_NAMES
 from zoo.data.tensors import TensorData
 
 
@@ -26,6 +27,7 @@ class BreastCancer(TensorData):
     title = "breast cancer"
     shape = (30,)
     classes = 2
+    class_names = CLASS_NAMES["zoo.data.BreastCancer"]
 
     def __init__(
         self, batch_size: int = 64, validation: int = 57, eval_batch_size: int | None = None, seed: int = 0

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zoo import files
-from zoo.batch import Batch
+from zoo.classes import CLASS_NAMES
 from zoo.data.images import ImageData
 from zoo.errors import DataError
 
@@ -36,6 +36,7 @@ class CIFAR10(ImageData):
     hub_id = "uoft-cs/cifar10"
     shape = (3, 32, 32)
     classes = 10
+    class_names = CLASS_NAMES["zoo.data.CIFAR10"]
     folder: ClassVar[str] = "cifar-10-batches-bin"
     url: ClassVar[str] = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
     md5: ClassVar[str] = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -97,10 +98,3 @@ class CIFAR10(ImageData):
         table = np.frombuffer(b"".join(parts), np.uint8).reshape(-1, row)
         images = torch.from_numpy(table[:, 1:].copy()).view(-1, *self.shape)
         return images, torch.from_numpy(table[:, 0].astype(np.int64))
-
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """In training, mirror images at random, on their device and from its global RNG."""
-        if self.flip and self._training():
-            mirrored = torch.rand(batch.size, 1, 1, 1, device=batch.x.device) < 0.5
-            batch = batch._replace(x=torch.where(mirrored, batch.x.flip(3), batch.x))
-        return batch

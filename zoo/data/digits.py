@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.classes import CLASS_NAMES
 from zoo.data.images import ImageData
 
 
@@ -28,6 +29,7 @@ class Digits(ImageData):
     shape = (1, 8, 8)
     levels = 17
     classes = 10
+    class_names = CLASS_NAMES["zoo.data.Digits"]
 
     def __init__(
         self,

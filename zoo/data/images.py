@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.batch import Batch
 from zoo.data.tensors import TensorData
 
 
@@ -25,12 +26,20 @@ class ImageData(TensorData):
 
     shape: tuple[int, int, int]
     levels: int = 256
+    flip: bool = False  # whether training images are mirrored
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """In training, where `flip` says so, mirror images at random, on their device and from its global RNG."""
+        if self.flip and self._training():
+            mirrored = torch.rand(batch.size, 1, 1, 1, device=batch.x.device, dtype=torch.float32) < 0.5
+            batch = batch._replace(x=torch.where(mirrored, batch.x.flip(3), batch.x))
+        return batch
 
 
 def binarize(images: Tensor) -> Tensor:
     """Draw each pixel, 0 or 1, with p = intensity / 255, from the global RNG of the images' device."""
     # rand is in [0, 1): intensity 0 always gives 0, and 255 always 1.
-    return (torch.rand(images.shape, device=images.device) * 255 < images).to(torch.uint8)
+    return (torch.rand(images.shape, device=images.device, dtype=torch.float32) * 255 < images).to(torch.uint8)
 
 
 def binarize_once(images: Tensor, seed: int = 0) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from zoo.arguments import count_of, seed_of
 from zoo.batch import Batch
 from zoo.errors import DataError
 
@@ -66,10 +67,8 @@ class TensorLoader:
         lengths = [len(part) for part in (x, label, condition) if part is not None]
         if len(set(lengths)) != 1:
             raise DataError(f"a loader takes parts of one length, not of lengths {lengths}.")
-        if batch_size < 1:
-            raise DataError(f"the batch size is {batch_size}; it must be at least 1.")
-        if not 0 <= seed < 2**32:
-            raise DataError(f"the seed of the shuffling is {seed}; it must be from 0 to 2**32 - 1.")
+        batch_size = count_of(batch_size, "the batch size")
+        seed = seed_of(seed, "the seed of the shuffling", bits=32) or 0
         self.data = Batch(x, label, condition)
         self.batch_size = batch_size
         self.shuffle = shuffle

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zoo import files
 from zoo.batch import Batch
+from zoo.classes import CLASS_NAMES
 from zoo.data.images import ImageData, binarize, binarize_once
 from zoo.errors import DataError
 
@@ -132,6 +133,7 @@ class FashionMNIST(_IDX):
 
     title = "Fashion-MNIST"
     hub_id = "zalando-datasets/fashion_mnist"
+    class_names = CLASS_NAMES["zoo.data.FashionMNIST"]
     folder = "FashionMNIST/raw"
     sha256: ClassVar[dict[str, str]] = {
         "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
@@ -162,6 +164,7 @@ class MNIST(_IDX):
 
     title = "MNIST"
     hub_id = "ylecun/mnist"
+    class_names = CLASS_NAMES["zoo.data.MNIST"]
     folder = "MNIST/raw"
     sha256: ClassVar[dict[str, str]] = {
         "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -231,7 +234,8 @@ class MNIST(_IDX):
         count, path = self.fixed_counts[split], self.fixed / f"binarized_mnist_{split}.amat"
         remedy = "put Larochelle's file of this name there"
         try:
-            text = np.fromfile(path, np.uint8)
+            # A digit and a space each, however many spaces.
+            text = np.frombuffer(files.read_regular(path, count * 784 * 4), np.uint8)
         except OSError as error:
             raise DataError(f"{path} cannot be read ({error.strerror}): {remedy}.") from None
         lines, digits = np.count_nonzero(text == ord("\n")), text[text > ord(" ")] - ord("0")

@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.arguments import seed_of, whole
 from zoo.classes import class_path_of
 from zoo.data.tensors import TensorData
-from zoo.errors import DataError
+from zoo.errors import DataError, show
 from zoo.targets.base import Known, Target, target_of
 from zoo.targets.energies import ENERGIES, Energy
 
@@ -82,11 +83,11 @@ class Points(TensorData):
         self.sizes = {"train": train, "validation": validation, "test": test}
         for split, size in self.sizes.items():
             most = 2 * MOST // math.prod(self.shape)
-            if not 1 <= size <= most:
-                raise DataError(f"{split} must be from 1 to {most:,} points, not {size:,}.")
-        if not 0 <= data_seed < 2**32:
-            raise DataError(f"data_seed must be from 0 to 2**32 - 1, not {data_seed}.")
-        self.data_seed = data_seed
+            self.sizes[split] = number = whole(size)
+            if number is None or not 1 <= number <= most:
+                given = show(size) if number is None else f"{number:,}"
+                raise DataError(f"{split} must be from 1 to {most:,} points, not {given}.")
+        self.data_seed = seed_of(data_seed, "data_seed", bits=32) or 0
 
     @property
     def protocol(self) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,21 @@ import torch
 from torch import Tensor
 
 from zoo.classes import class_path_of
+from zoo.data.decoding import said_name
 from zoo.data.tensors import TensorData
-from zoo.errors import DataError
+from zoo.data.text import read_text
+from zoo.errors import DataError, show
 
 TEXT = (".csv", ".tsv", ".txt", ".dat", ".amat")
 
 
 class Table(TensorData):
-    """Rows of D numbers, one file a split: a .npy of two dimensions, or text with a line for each row and no header.
+    """Rows of D numbers, one file a split: a .npy of two dimensions, or text with a line for each row, as CSV is.
 
     Rows (N, D) are uint8 with values 0..levels-1 (int64 for more than 256 levels) or, without levels, float32, and have
-    no labels.
+    no labels. Text is UTF-8; its first line is a header where each of its fields has a letter and none is a number. The
+    whole rule, by which text that can be read in two ways is refused, is in `zoo.data.text`; the names of the columns
+    are the attribute `columns`, None where no file has a header.
 
     Args:
         train: file of the training rows.
@@ -30,9 +34,10 @@ class Table(TensorData):
         validation: file of the validation rows, or the number of training rows, the last ones, that are held out;
             default a tenth of them.
         levels: number of integer values 0..levels-1, or None for continuous numbers.
-        delimiter: what separates the numbers of a line; default comma, semicolon or tab where the first line has one,
-            else spaces.
-        root: folder to which the names of files are relative; default the current one.
+        delimiter: what separates the numbers of a line; default semicolon, tab or comma, the first of these that the
+            first line has, else spaces.
+        root: folder to which the names of files are relative; default the current one. A checkpoint holds the names
+            without their folders, so evaluating one needs it.
         batch_size: rows in a training batch of one device.
         eval_batch_size: most rows in a validation or test batch; default `batch_size`.
         seed: of the order in which training rows come; each epoch has its own.
@@ -57,11 +62,14 @@ class Table(TensorData):
             raise DataError(f"levels must be at least 2, or null for continuous numbers, not {levels}.")
         if delimiter is not None and len(delimiter) != 1:
             raise DataError(f"delimiter must be one character, or null to guess it, not {delimiter!r}.")
+        if delimiter is not None and (delimiter.isalnum() or delimiter in '+-._"\r\n\0'):
+            raise DataError(f"delimiter must be no part of a number or a quote, as {delimiter!r} is.")
         self.files = {"train": train, "test": test}
         if isinstance(validation, str):
             self.files["validation"] = validation
             self.splits = ("train", "validation", "test")
         self.validation, self.levels, self.delimiter = validation, levels, delimiter
+        self.columns: tuple[str, ...] | None = None
         self._tables: dict[str, Tensor] = {}
 
     @property
@@ -72,7 +80,7 @@ class Table(TensorData):
             DataError: no file is there, or it is damaged.
         """
         if not self._tables:
-            self._table("test" if self._path("test").is_file() else "train")
+            self._table("test" if os.path.isfile(self._path("test")) else "train")
         return tuple(next(iter(self._tables.values())).shape[1:])
 
     @property
@@ -97,84 +105,74 @@ class Table(TensorData):
         """The checked rows of a file, (N, D), read once."""
         if split not in self._tables:
             path = self._path(split)
-            rows = _checked(_read(path, self.delimiter), path, self.levels)
+            table, names = _read(path, self.delimiter, self.levels is not None)
+            rows = _checked(table, path, self.levels)
+            if names and self.columns and names != self.columns and len(names) == len(self.columns):
+                k = next(k for k, name in enumerate(names) if name != self.columns[k])
+                raise DataError(
+                    f"Column {k + 1} of {said_name(str(path))} is {show(names[k], 40)}, but that of another split is "
+                    f"{show(self.columns[k], 40)}: give all splits the same columns in the same order."
+                )
+            self.columns = self.columns or names
             for other, table in self._tables.items():
                 if table.shape[1] != rows.shape[1]:
                     raise DataError(
-                        f"{path} has {rows.shape[1]} columns, but {self._path(other)} has {table.shape[1]}: "
-                        f"give all splits the same columns."
+                        f"{said_name(str(path))} has {rows.shape[1]} columns, but "
+                        f"{said_name(str(self._path(other)))} has {table.shape[1]}: give all splits the same columns."
                     )
             self._tables[split] = rows
         return self._tables[split]
 
 
-def _read(path: Path, delimiter: str | None) -> np.ndarray:
-    """A file's numbers, (N, D) with N and D positive."""
-    if not path.is_file():  # nor a device or a pipe, which may never end
-        raise DataError(f"{path} is no file: put the table there, or give another name.")
-    if path.suffix not in (".npy", *TEXT):
-        raise DataError(f"{path} has an unknown format: save it as .npy, or as text named {', '.join(TEXT)}.")
+def _read(path: Path, delimiter: str | None, whole: bool) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    """A file's numbers, (N, D) with N and D positive, and the names of its columns."""
+    where = said_name(str(path.absolute()))
+    if os.path.exists(path) and not os.path.isfile(path):  # a device or a pipe may never end
+        raise DataError(f"{where} is no file: put the table there, or give another name.")
+    if path.suffix.lower() not in (".npy", *TEXT):
+        raise DataError(f"{where} has an unknown format: save it as .npy, or as text named {', '.join(TEXT)}.")
     try:
-        table = _npy(path) if path.suffix == ".npy" else _text(path, delimiter)
+        table, names = (_npy(path), None) if path.suffix.lower() == ".npy" else read_text(path, delimiter, whole)
+    except FileNotFoundError:
+        raise DataError(
+            f"{where} is no file: put the table there, or say in which folder it is by root (--data.root, or --root to "
+            f"evaluate)."
+        ) from None
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}): make it readable.") from None
+        raise DataError(f"{where} cannot be read ({error.strerror}): make it readable.") from None
+    except MemoryError:
+        raise DataError(f"{where} does not fit into memory: give fewer rows.") from None
     if not table.size:
-        raise DataError(f"{path} is empty: it needs at least one row of numbers.")
-    return table
+        more = " beside its header" if names else ""
+        raise DataError(f"{where} is empty: it needs at least one row of numbers{more}.")
+    return table, names
 
 
 def _npy(path: Path) -> np.ndarray:
+    where, wrong = said_name(str(path.absolute())), None
     try:
-        table = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, MemoryError):
-        raise DataError(f"{path} is no array of numbers: save one with numpy.save.") from None
-    if not isinstance(table, np.ndarray) or table.dtype.kind not in "biuf":
-        raise DataError(f"{path} is not numeric: save an array of integers or floats with numpy.save.")
-    if table.ndim != 2:
-        raise DataError(f"{path} has shape {table.shape}: save a table, (rows, columns).")
+        # What the header promises is compared with the file before any memory is taken for it.
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
+            shape, _, dtype = read(file)
+            promised = math.prod(shape) * dtype.itemsize
+            if dtype.hasobject:
+                wrong = "is no array of numbers, but of Python's objects: save one with numpy.save"
+            elif dtype.kind not in "biuf":
+                wrong = "is not numeric: save an array of integers or floats with numpy.save"
+            elif len(shape) != 2:
+                wrong = f"has shape {show(shape)}: save a table, (rows, columns)"
+            elif promised > os.fstat(file.fileno()).st_size - file.tell():
+                wrong = f"is no array of numbers, for it is cut off: {show(shape, 60)} of them are promised"
+        table = None if wrong else np.load(path, allow_pickle=False)
+    except (OSError, MemoryError):
+        raise
+    except Exception:  # headers are Python's literals, in which much can be wrong
+        raise DataError(f"{where} is no array of numbers: save one with numpy.save.") from None
+    if wrong:
+        raise DataError(f"{where} {wrong}.")
     return table
-
-
-def _text(path: Path, delimiter: str | None) -> np.ndarray:
-    try:
-        # A byte-order mark, as spreadsheets write it, is no number.
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is no text: save numbers as UTF-8 text, or as .npy.") from None
-    first = next((line for line in lines if line.strip()), None)
-    if first is None:
-        return np.empty((0, 0))
-    delimiter = delimiter or next((mark for mark in ",;\t" if mark in first), None)
-    delimiter = None if delimiter == " " else delimiter  # columns may be aligned with several
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            return np.loadtxt(lines, delimiter=delimiter, comments=None, ndmin=2)
-    except (ValueError, TypeError, Warning):
-        raise DataError(f"{path}{_mistake(lines, delimiter)}.") from None
-
-
-def _mistake(lines: list[str], delimiter: str | None) -> str:
-    """What is wrong with the first bad line, and the remedy."""
-    columns = None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        fields = line.split(delimiter)
-        columns = columns or len(fields)
-        for field in fields:
-            try:
-                float(field)
-            except ValueError:
-                return (
-                    f", line {number}, has {field.strip()[:24]!r}, which is not numeric: remove headers and text, "
-                    f"and say delimiter where it is not {delimiter or ' '!r}"
-                )
-        if len(fields) != columns:
-            return (
-                f", line {number}, has {len(fields)} numbers, but the first has {columns}: make all lines equally long"
-            )
-    return " is no table of numbers: save it as .npy"
 
 
 def _checked(table: np.ndarray, path: Path, levels: int | None) -> Tensor:
@@ -195,4 +193,4 @@ def _refuse(bad: np.ndarray, table: np.ndarray, path: Path, remedy: str) -> None
     if bad.any():
         row, column = np.argwhere(bad)[0]
         value = table[row, column].item()
-        raise DataError(f"{path}, row {row + 1}, column {column + 1}, has the value {value}: {remedy}.")
+        raise DataError(f"{said_name(str(path))}, row {row + 1}, column {column + 1}, has the value {value}: {remedy}.")

@@ -19,8 +19,9 @@ class TensorData(LightningDataModule):
 
     What a data set gives, as attributes of its class, or of an instance where they depend on its arguments:
 
-    - `shape`, `levels`, `classes`, `kind`, `condition`: what `DataSpec` takes. `levels` is None, for continuous
-      numbers, unless it says otherwise; `classes` 0, for no labels; `kind` what the shape implies; `condition` None.
+    - `shape`, `levels`, `classes`, `kind`, `condition`, `class_names`: what `DataSpec` takes. `levels` is None, for
+      continuous numbers, unless it says otherwise; `classes` 0, for no labels; `kind` what the shape implies;
+      `condition` and `class_names` None.
     - `read(split)`: all data of an official split.
     - `splits`: which these are, "train" and "test" unless it says otherwise. With "validation" among them that is the
       validation split; without, it is the last `validation` items of "train".
@@ -65,6 +66,7 @@ class TensorData(LightningDataModule):
     classes: int = 0
     kind: str = ""
     condition: DataSpec | None = None
+    class_names: tuple[str, ...] | None = None
     splits: tuple[str, ...] = ("train", "test")
     essential: ClassVar[tuple[str, ...]] = ()
 
@@ -98,7 +100,8 @@ class TensorData(LightningDataModule):
         """
         if not hasattr(self, "shape"):
             raise DataError(f"{type(self).__name__} does not say what its data are: give it a shape.")
-        return DataSpec(self.shape, self.levels, self.classes, self.kind, self.condition)
+        names = self.class_names if self.classes else None
+        return DataSpec(self.shape, self.levels, self.classes, self.kind, self.condition, names)
 
     @property
     def protocol(self) -> str:

@@ -1,5 +1,8 @@
 """Two sets of images or of points -> the distances between them, with what they were measured by.
 
+    zoo.distance("maf-moons", "maf-moons:test")    # draws of a checkpoint against its test split
+    zoo.distance(model.sample(1000), data)         # tensors, models and data modules as well
+
 Images are compared by FID, KID, precision and recall in Inception's features (`zoo.metrics.inception`), and by exact
 W_1 in features of a scattering transform, which was trained on nothing; points by their energy distance, Wasserstein
 distances and Sinkhorn divergence.
@@ -8,83 +11,113 @@ distances and Sinkhorn divergence.
 from __future__ import annotations
 
 import math
-import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from zoo import metrics
-from zoo.data.splits import split_of
 from zoo.errors import ZooError, warn
 from zoo.evaluation import fidelity
-from zoo.evaluation.fidelity import distance
-from zoo.hub import store
-from zoo.hub.config import read_config
-from zoo.hub.data import datamodule
-from zoo.hub.remote import PREFIX
-from zoo.model.asking import check_draws
+from zoo.evaluation.sets import Source, gathered, matched
+from zoo.metrics.inception_network import FEATURES
 from zoo.nn.devices import checked_device
-from zoo.pictures import images as pictures
 from zoo.results import Result
-from zoo.spec import DataSpec
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-SPLITS = ("train", "test")
 EXACT = 2000  # points of each set for which the exact distance takes seconds
 SCATTERED = 1000  # images of each set that are compared by their scattering features
 SIDE = 64  # pixels of the largest images whose scattering takes a minute
-EPSILON = 0.05
+UNLIKE = 10.0  # ratio of two columns' standard deviations from which on it is said
+
+
+def distance(
+    a: Source,
+    b: Source,
+    *,
+    n: int | None = None,
+    standardize: bool = False,
+    batch_size: int = 100,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    root: str | Path | None = None,
+) -> list[Result]:
+    """Measure how far apart two sets of images or of points are.
+
+    Images by FID, KID, precision and recall, on the network of the original FID, and by W_1 of scattering features;
+    points by energy distance, W_1, sliced W_2 and Sinkhorn divergence. Distances of points are in the unit of the
+    points (energy distance, W_1, sliced W_2) or its square (Sinkhorn divergence).
+
+    Args:
+        a: what is judged: a folder of pictures; a table as .csv, .tsv or .npy; a checkpoint, as `zoo.load` takes it,
+            which draws; CHECKPOINT:train or CHECKPOINT:test, that split of its data; a model, which draws; a data
+            module, for its test split; a tensor or array of uint8 images (N, C, H, W) or of points (N, D).
+        b: the reference, one of the same. A tensor of images has the levels of what it is compared with.
+        n: number of images or points of each; by default all there are, and 10,000 draws.
+        standardize: of points, whether each column is first divided by the reference's standard deviation, so that
+            columns of different units count alike; it makes distances numbers without a unit.
+        batch_size: images computed at once.
+        seed: of draws, subsets and directions.
+        device: "cpu", "cuda", ...; by default the GPU where there is one.
+        root: folder of the data sets; by default ZOO_DATA or the user cache.
+
+    Returns:
+        The results, of the kind "samples", each with its protocol.
+
+    Raises:
+        ZooError: the two are of different kinds, sizes, levels or columns, too few, or no sets.
+
+    Example:
+        >>> zoo.distance(torch.randn(500, 2), torch.randn(500, 2) + 1)[0].value  # the energy distance
+    """
+    if batch_size < 1:
+        raise ZooError(f"batch_size must be at least 1, not {batch_size}.")
+    names = [None if isinstance(source, (str, Path)) else name for source, name in ((a, "a"), (b, "b"))]
+    first, second = (
+        gathered(source, name, n=n, seed=seed, device=device, root=root)
+        for source, name in zip((a, b), names, strict=True)
+    )
+    x, y = matched(first, second)
+    said = ""
+    if first.kind == "points":
+        y, x, said = _in_units(y, x, standardize)
+    elif standardize:
+        raise ZooError("Columns of points are standardized, and these are images: leave out standardize.")
+    results = compare(x, y, batch_size=batch_size, device=device, root=root, seed=seed)
+    few = f"no more images than the {FEATURES:,} features" if min(len(x), len(y)) <= FEATURES else ""
+    return [
+        replace(
+            result,
+            n=len(x),
+            split=None,
+            protocol="; ".join(filter(None, (result.protocol, said, few if result.metric.name == "fid" else ""))),
+        )
+        for result in results
+    ]
+
+
+def _in_units(reference: Tensor, points: Tensor, standardize: bool) -> tuple[Tensor, Tensor, str]:
+    """Both in the unit in which they are compared, and what is to be said of it."""
+    scales = reference.std(0)
+    if standardize:
+        scales = torch.where(scales > 0, scales, 1.0)
+        return reference / scales, points / scales, "columns in standard deviations of the reference"
+    low, high = float(scales.min()), float(scales.max())
+    if high > UNLIKE * low:
+        return reference, points, f"columns as they are, of standard deviations {low:.3g} to {high:.3g}"
+    return reference, points, ""
 
 
 def gather(
-    name: str | Path,
+    name: Source,
     *,
     n: int | None = None,
     seed: int = 0,
     device: str | torch.device | None = None,
     root: str | Path | None = None,
 ) -> Tensor:
-    """A set to compare: uint8 images (N, C, H, W) with the levels spread over 0..255, or float points (N, D).
-
-    Args:
-        name: a folder of pictures; a checkpoint, as `zoo.load` takes it, which draws; or CHECKPOINT:train or
-            CHECKPOINT:test, the split of the data that it was trained on (train with the images held out for
-            validation, as FID takes it).
-        n: number of pictures, of a folder or split the first ones; by default all of these, and 10,000 draws.
-        seed: of the draws.
-        device: where a checkpoint draws.
-        root: folder of the data sets; by default ZOO_DATA or the user cache.
-    """
-    if n is not None and n < 1:
-        raise ZooError(f"n must be at least 1, not {n}.")
-    path = Path(name).expanduser()
-    if path.is_dir() and not (path / "config.json").exists():
-        return _folder(path, n)
-    name, split = re.fullmatch(f"((?:{PREFIX})?[^:]*):?(.*)", str(name), re.DOTALL).groups()
-    if not split:
-        model = store.load(name, device=checked_device(device))
-        check_draws(model)
-        _check_kind(model.spec, name)
-        return _bytes(model.sample(n or 10_000, seed=seed).cpu(), model.spec.levels)
-    if split not in SPLITS:
-        raise ZooError(f"After a checkpoint's name comes :train or :test, not :{split}.")
-    config = read_config(store.find(name))
-    if not config.get("data"):
-        raise ZooError(f"{name} names no data set.")
-    data = datamodule(config["data"], root=root)
-    _check_kind(data.spec, name)
-    data.prepare_data()
-    what = f"{name}:{split}"
-    return _bytes(_first(split_of(data, split, what), n, what), data.spec.levels)
-
-
-def _check_kind(spec: DataSpec, name: str) -> None:
-    """Refuse data that are neither images nor points."""
-    images = spec.kind == "image" and spec.levels is not None
-    if not images and not (spec.kind == "vector" and spec.levels is None):
-        raise ZooError(f"{name} gives {spec.described}: images and points are compared, of which these are neither.")
+    """A set to compare, as `zoo.evaluation.sets.gathered` finds it: uint8 images (N, C, H, W), or points (N, D)."""
+    return gathered(name, n=n, seed=seed, device=device, root=root).x
 
 
 def compare(
@@ -137,48 +170,22 @@ def _of_points(x: Tensor, y: Tensor, protocol: str, seed: int) -> list[Result]:
     x, y = x.double(), y.double()
     first = x[:EXACT], y[:EXACT]
     exact = f"the first {len(first[0]):,} and {len(first[1]):,} points" if max(len(x), len(y)) > EXACT else protocol
+    epsilon = metrics.default_epsilon(*first)
+    entropic = f"{exact}; squared cost, epsilon {epsilon:.3g}, a twentieth of the mean cost, debiased"
     return [
-        distance("energy_distance", metrics.energy_distance(x, y), f"{protocol}; unbiased"),
+        fidelity.distance("energy_distance", metrics.energy_distance(x, y), f"{protocol}; unbiased"),
         *_exact("wasserstein_1", *first, exact),
-        distance("sliced_wasserstein_2", metrics.sliced_wasserstein(x, y, seed=seed), f"{protocol}; 200 directions"),
-        distance(
-            "sinkhorn", metrics.sinkhorn(*first, epsilon=EPSILON), f"{exact}; squared cost, epsilon {EPSILON}, debiased"
+        fidelity.distance(
+            "sliced_wasserstein_2", metrics.sliced_wasserstein(x, y, seed=seed), f"{protocol}; 200 directions"
         ),
+        fidelity.distance("sinkhorn", metrics.sinkhorn(*first, epsilon=epsilon), entropic),
     ]
 
 
 def _exact(metric: str, x: Tensor, y: Tensor, protocol: str) -> list[Result]:
     """W_1, or a warning of what it lacks: the other distances are given without it."""
     try:
-        return [distance(metric, metrics.wasserstein(x, y), protocol)]
+        return [fidelity.distance(metric, metrics.wasserstein(x, y), protocol)]
     except ZooError as error:
         warn(f"{metric} is left out. {error}")
         return []
-
-
-def _folder(path: Path, n: int | None) -> Tensor:
-    """The pictures of a folder, in the order of their names, uint8 (N, 3, H, W)."""
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS)
-    if not files:
-        raise ZooError(f"There is no picture in {path}: it takes files ending in {', '.join(ENDINGS)}.")
-    images: list[Tensor] = []
-    for file in _first(files, n, str(path)):
-        with pictures.opened(file) as image:
-            width, height = image.size
-            if images and (height, width) != images[0].shape[1:]:
-                raise ZooError(
-                    f"{file} is {width} x {height} pixels, and the pictures before it "
-                    f"{images[0].shape[2]} x {images[0].shape[1]}: resize them to one size."
-                )
-            images.append(pictures.decoded(image, 3))
-    return torch.stack(images)
-
-
-def _first(items: Any, n: int | None, name: str) -> Any:
-    if n is not None and n > len(items):
-        raise ZooError(f"{name} has {len(items):,}, not the {n:,} that are asked for.")
-    return items[:n]
-
-
-def _bytes(x: Tensor, levels: int | None) -> Tensor:
-    return x if levels is None else pictures.to_bytes(x, levels)

@@ -28,6 +28,7 @@ N = 50_000  # samples for FID, which falls with their number
 NEIGHBOURS = 3
 MANIFOLD = 10_000  # features of each for precision and recall, whose time grows as the square
 SUBSETS, SUBSET = 100, 1000  # of the kernel distance
+POINTS = 100_000  # for the energy distance, whose time grows as the square: a minute or two
 BATCH = 200  # images computed at once
 LEAST = 5  # images of each
 
@@ -79,12 +80,22 @@ class PointFidelity(Measurement):
     metrics = (METRICS["energy_distance"],)
 
     def __init__(self, model: GenerativeModel, seed: int = 0) -> None:
-        self.model, self.seed = model, seed
+        self.model, self.seed, self.n = model, seed, 0
         self.points: list[Tensor] = []
 
     def update(self, batch: Batch) -> None:
-        """Keep the points."""
+        """Keep the points.
+
+        Raises:
+            DataError: there are too many.
+        """
         self.points.append(batch.x)
+        self.n += batch.size
+        if self.n > POINTS:
+            raise DataError(
+                f"The energy distance takes all pairs of points, and of more than {POINTS:,} for ever: set limit to as "
+                f"many, to see the first."
+            )
 
     def compute(self) -> list[Result]:
         """Draw, and compare; in the unit of the points."""

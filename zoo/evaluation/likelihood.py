@@ -14,6 +14,8 @@ from zoo.errors import ZooError
 from zoo.model import GenerativeModel, Measurement
 from zoo.results import METRICS, Result, results_of
 
+MOST_SAMPLES = 20_000  # for each datum, that a config.json alone may ask for; papers take 5,000
+
 
 class Likelihood(Measurement):
     """The mean of -log p(x), exact or an upper bound, in the unit that the model's `metric` names.
@@ -21,7 +23,7 @@ class Likelihood(Measurement):
     Args:
         model: with `log_prob` or `elbo`.
         samples: draws for each datum behind a bound.
-        seed: of these draws; each batch adds the number of data before it.
+        seed: of these draws, which belong to each datum by its index, however large the batches are.
     """
 
     def __init__(self, model: GenerativeModel, samples: int = 1, seed: int = 0) -> None:
@@ -34,11 +36,13 @@ class Likelihood(Measurement):
 
     def update(self, batch: Batch) -> None:
         """Log-likelihoods of a batch; a `ZooError` where one is not finite."""
+        if batch.index is None:
+            batch = batch._replace(index=torch.arange(self.n, self.n + batch.size))
         x, given = batch.x, self.model.conditions(batch)
         if self.model.likelihood == "exact":
             log_prob = self.model.log_prob(x, **given)[None]
         else:
-            given |= {"samples": self.samples, "seed": self.seed + self.n}
+            given |= {"samples": self.samples, "seed": self.seed}
             log_prob = self.model.elbo_draws(x, **given) if self.averages else self.model.elbo(x, **given)[None]
         self.found.append(_finite(log_prob, self.n))
         self.n += batch.size
@@ -68,9 +72,19 @@ class Likelihood(Measurement):
 
 
 def own_samples(config: Mapping[str, Any] | None, metric: str) -> list[int]:
-    """Numbers of samples behind the bounds in a metric that a checkpoint's config.json holds."""
+    """Numbers of samples behind the bounds in a metric that a checkpoint's config.json holds.
+
+    Raises:
+        ZooError: there are so many that to take them all again would never end.
+    """
     bounds = (each for each in results_of(config or {}) if each.kind == "upper" and each.metric.name == metric)
-    return sorted({each.samples for each in bounds}) or [1]
+    counts = sorted({each.samples for each in bounds}) or [1]
+    if sum(counts) > MOST_SAMPLES:
+        raise ZooError(
+            f"The checkpoint's own bounds are of {sum(counts):,} samples for each datum, and without a word at most "
+            f"{MOST_SAMPLES:,} are taken: say how many with samples."
+        )
+    return counts
 
 
 def _finite(log_prob: Tensor, start: int) -> Tensor:

@@ -20,6 +20,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from tqdm import tqdm
 
+from zoo.arguments import count_of, seed_of
 from zoo.batch import as_batch
 from zoo.data.splits import SPLITS, held_out
 from zoo.errors import DataError, ZooError
@@ -72,14 +73,11 @@ def evaluate(
         ZooError: when there is nothing to measure, the data do not fit the model, a likelihood is not finite, or a
             measurement fails.
     """
-    if limit is not None and limit < 1:
-        raise ZooError(f"limit must be at least 1 datum, not {limit}.")
-    if batch_size < 1:
-        raise ZooError(f"batch_size must be at least 1, not {batch_size}.")
+    limit = None if limit is None else count_of(limit, "limit")
+    batch_size, seed = count_of(batch_size, "batch_size"), seed_of(seed)
     if split not in SPLITS:
         raise ZooError(f"There is no split {split!r} to evaluate on; choose one of {', '.join(SPLITS)}.")
-    if samples is not None and samples < 1:
-        raise ZooError(f"samples must be at least 1, not {samples}.")
+    samples = None if samples is None else count_of(samples, "samples")
     model, config = _model(name, device)
     data = (config or {}).get("data") if data is None else data
     if isinstance(data, Mapping):
@@ -114,7 +112,7 @@ def _pass(model: Model, measurements: list[Measurement], data: Any, split: str, 
         limited = limit is not None and n + batch.size > limit
         batch = batch.first(limit - n) if limited else batch
         if batch.size:
-            batch = batch.to(model.device)
+            batch = model.taken(batch.to(model.device))
             for measurement in seeing:
                 measurement.update(batch)
         n += batch.size
@@ -136,6 +134,8 @@ def _complete(result: Result, data: Any, n: int | None, split: str | None, limit
     )
     if result.split is None:
         result = replace(result, limit=False)
+    if result.n == 1 and result.standard_error is not None:
+        result = replace(result, standard_error=None)  # one datum tells nothing of how it varies
     used = getattr(data, "protocol", "") if result.split else ""
     return replace(result, protocol="; ".join(filter(None, (used, result.protocol))))
 

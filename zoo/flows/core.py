@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import DataError
+from zoo.arguments import real_of
 from zoo.nn.activations import soft_limit
-from zoo.nn.devices import generator_of
+from zoo.nn.draws import Draws, choice
 from zoo.spec import check_count
 
 
@@ -121,8 +121,11 @@ class Base(nn.Module):
         """(N, *shape) to (N,) nats."""
         raise NotImplementedError
 
-    def sample(self, n: int, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
-        """`n` draws, (n, *shape), at a `temperature` below one less varied and more likely."""
+    def sample(self, n: int, draws: Draws | None = None, temperature: float = 1.0) -> Tensor:
+        """`n` draws, (n, *shape), at a `temperature` below one less varied and more likely.
+
+        Their random numbers are those of `draws`, of n data, or else of the global generator.
+        """
         raise NotImplementedError
 
 
@@ -137,14 +140,13 @@ class Independent(Base):
         """Of each component, in nats."""
         raise NotImplementedError
 
-    def draw(self, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
-        """Independent draws on the CPU, where a seed means the same for every device."""
+    def draw(self, n: int, draws: Draws | None) -> Tensor:
+        """Independent draws (n, *shape) on the CPU, where a seed means the same for every device."""
         raise NotImplementedError
 
-    def sample(self, n: int, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
+    def sample(self, n: int, draws: Draws | None = None, temperature: float = 1.0) -> Tensor:
         """`n` draws, (n, *shape), scaled by `temperature`."""
-        draws = self.draw((n, *self.shape), generator) * temperature
-        return draws.to(self.place)
+        return (self.draw(n, draws) * temperature).to(self.place)
 
 
 class Normal(Independent):
@@ -154,9 +156,13 @@ class Normal(Independent):
         """Of each component, in nats."""
         return -0.5 * (z.square() + math.log(2 * math.pi))
 
-    def draw(self, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
+    def draw(self, n: int, draws: Draws | None) -> Tensor:
         """Independent draws on the CPU."""
-        return torch.randn(shape, generator=generator)
+        return (
+            torch.randn(n, *self.shape, device="cpu", dtype=torch.float32)
+            if draws is None
+            else draws.normal(*self.shape)
+        )
 
 
 class Logistic(Independent):
@@ -166,11 +172,16 @@ class Logistic(Independent):
         """Of each component, in nats: log sigmoid(z) + log sigmoid(-z)."""
         return F.logsigmoid(z) + F.logsigmoid(-z)
 
-    def draw(self, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
+    def draw(self, n: int, draws: Draws | None) -> Tensor:
         """Independent draws on the CPU."""
+        double = torch.float64
+        uniform = (
+            torch.rand(n, *self.shape, device="cpu", dtype=double)
+            if draws is None
+            else draws.uniform(*self.shape, dtype=double)
+        )
         # In double precision a draw of exactly zero, which has no logit, does not come in practice; the clamp is sure.
-        uniform = torch.rand(shape, generator=generator, dtype=torch.float64).clamp(min=1e-18)
-        return torch.logit(uniform).float()
+        return torch.logit(uniform.clamp(min=1e-18)).float()
 
 
 class Mixture(Base):
@@ -207,11 +218,15 @@ class Mixture(Base):
             each = log_diagonal.sum(1) - 0.5 * (square + self.shape[0] * math.log(2 * math.pi))
             return (self.logits.log_softmax(0) + each).logsumexp(1)
 
-    def sample(self, n: int, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
+    def sample(self, n: int, draws: Draws | None = None, temperature: float = 1.0) -> Tensor:
         """`n` draws, (n, D), whose deviations from the means of their components are scaled by `temperature`."""
-        weights = self.logits.detach().softmax(0).cpu()  # where a seed means the same for every device
-        chosen = torch.multinomial(weights, n, replacement=True, generator=generator).to(self.place.device)
-        white = torch.randn(n, *self.shape, generator=generator).to(self.place) * temperature
+        weights = self.logits.detach().softmax(0)
+        if draws is None:
+            chosen = choice(weights, torch.rand(n, dtype=torch.float64, device="cpu"))
+            white = torch.randn(n, *self.shape, device="cpu", dtype=torch.float32)
+        else:
+            chosen, white = draws.choice(weights), draws.normal(*self.shape)
+        chosen, white = chosen.to(self.place.device), white.to(self.place) * temperature
         with torch.autocast(white.device.type, enabled=False):
             factors, _ = self._factors()
             deviation = torch.linalg.solve_triangular(factors[chosen], white[..., None], upper=False)
@@ -254,18 +269,23 @@ class Flow(nn.Module):
 
         Args:
             n: number of draws.
-            seed: the same seed gives the same draws, and leaves the global random state as it was.
+            seed: the same seed gives the same draws, the first of them whatever `n` is.
             temperature: factor on the draws of the base; below one, less varied and more likely data.
             context: what the transforms are conditioned on.
         """
-        z = self._base_draws(n, generator_of(seed), temperature)
-        return self.transform.draw(z, context)
+        check_count(n)
+        return self.draw(Draws(seed, n), temperature, context)
+
+    @torch.no_grad()
+    def draw(self, draws: Draws, temperature: float = 1.0, context: Tensor | None = None) -> Tensor:
+        """The data of some random numbers, one for each."""
+        return self.transform.draw(self._base_draws(len(draws), draws, temperature), context)
 
     def rsample(
         self,
         n: int,
         *,
-        generator: torch.Generator | None = None,
+        draws: Draws | None = None,
         temperature: float = 1.0,
         context: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
@@ -273,12 +293,11 @@ class Flow(nn.Module):
 
         With another `temperature` than one the log-density is still that of the flow.
         """
-        z = self._base_draws(n, generator, temperature)
+        z = self._base_draws(n, draws, temperature)
         x, log_det = self.transform.inverse(z, context)
         return x, self.base.log_prob(z) - log_det
 
-    def _base_draws(self, n: int, generator: torch.Generator | None, temperature: float) -> Tensor:
+    def _base_draws(self, n: int, draws: Draws | None, temperature: float) -> Tensor:
         check_count(n)
-        if not temperature > 0:
-            raise DataError(f"temperature must be positive, not {temperature}.")
-        return self.base.sample(n, generator, temperature)
+        temperature = real_of(temperature, "temperature")
+        return self.base.sample(n, draws, temperature)

@@ -41,11 +41,11 @@ class Centre(Transform):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(N, C, H, W) to the same, and the log-determinant, (N,)."""
-        return x / self.levels - 0.5, x.new_full((len(x),), -x[0].numel() * math.log(self.levels))
+        return x / self.levels - 0.5, x.new_full((len(x),), -math.prod(x.shape[1:]) * math.log(self.levels))
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(N, C, H, W) to the same, and the log-determinant, (N,)."""
-        return (z + 0.5) * self.levels, z.new_full((len(z),), z[0].numel() * math.log(self.levels))
+        return (z + 0.5) * self.levels, z.new_full((len(z),), math.prod(z.shape[1:]) * math.log(self.levels))
 
 
 class Logit(Transform):

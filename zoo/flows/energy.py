@@ -16,6 +16,8 @@ from zoo.flows.core import Flow, Inverse, Normal
 from zoo.flows.planar import Planar, Radial
 from zoo.flows.vectors import Affine
 from zoo.model import GenerativeModel, Measurement
+from zoo.nn.devices import full_precision
+from zoo.nn.draws import Draws
 from zoo.optim import NaturalGradient
 from zoo.results import METRICS, Metric, Result
 from zoo.targets.base import target_of
@@ -65,6 +67,8 @@ class EnergyFlow(GenerativeModel):
         >>> model.divergence_by_quadrature()[0]
     """
 
+    papers = ("planar",)
+
     def __init__(
         self,
         energy: str | dict[str, Any] = "energy1",
@@ -108,12 +112,13 @@ class EnergyFlow(GenerativeModel):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log q(x), exact: floats (N, D) to (N,) nats; differentiable once."""
-        self.spec.check(x)
+        x = self.check(x)
         return self.flow.log_prob(x)
 
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
         """Draw `n` points, float32 (n, D), in one pass; the same seed gives the same points."""
-        return self.flow.sample(n, seed=seed)
+        with full_precision(self.device):
+            return self.in_chunks(n, seed, lambda draws, _: self.flow.draw(draws))
 
     @torch.no_grad()
     def divergence(self, n: int = DRAWS, *, seed: int | None = 0) -> tuple[float, float]:
@@ -138,7 +143,7 @@ class EnergyFlow(GenerativeModel):
     def _mean_excess(self, n: int, seed: int | None) -> tuple[float, float]:
         if n < 2:
             raise DataError(f"n must be at least 2, not {n}.")
-        excess = self._excess(*self.flow.rsample(n, generator=self.generator(seed)))
+        excess = self._excess(*self.flow.rsample(n, draws=Draws(seed, n)))
         return float(excess.mean()), float(excess.std()) / math.sqrt(n)
 
     @torch.no_grad()
@@ -213,17 +218,17 @@ class EnergyFlow(GenerativeModel):
         if self.likelihood:
             super().validation_step(batch, batch_idx)
         else:
-            self._log_free_energy("val", self.val_mean, as_batch(batch), batch_idx)
+            self._log_free_energy("val", self.val_mean, self._placed(batch, batch_idx))
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Log the same over the test split."""
         if self.likelihood:
             super().test_step(batch, batch_idx)
         else:
-            self._log_free_energy("test", self.test_mean, as_batch(batch), batch_idx)
+            self._log_free_energy("test", self.test_mean, self._placed(batch, batch_idx))
 
-    def _log_free_energy(self, split: str, mean: MeanMetric, batch: Batch, seed: int) -> None:
-        excess = self._excess(*self.flow.rsample(batch.size, generator=self.generator(seed)))
+    def _log_free_energy(self, split: str, mean: MeanMetric, batch: Batch) -> None:
+        excess = self._excess(*self.flow.rsample(batch.size, draws=Draws(0, batch.index)))
         mean.update(excess - self._log_normalizer())
         self.log(f"{split}_{FREE_ENERGY.name}", mean, prog_bar=True, batch_size=batch.size)
 

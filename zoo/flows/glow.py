@@ -191,6 +191,8 @@ class Glow(ImageFlow):
         >>> model.elbo(x, seed=0)                           # (4,) nats
     """
 
+    papers = ("glow",)
+
     initialized: Tensor
 
     def __init__(
@@ -263,7 +265,9 @@ class Glow(ImageFlow):
             x: images, uint8 (N, C, H, W).
             mean: the mean of a tensor over all processes, each with as many images.
         """
-        self.spec.check(x, values=False)
+        x = self.check(x)
+        if not len(x):
+            raise DataError("x is empty: a mean and a variance take one image at least.")
         layers = [module for module in self.modules() if isinstance(module, ActNorm)]
         hooks = [
             layer.register_forward_pre_hook(lambda layer, inputs: layer.initialize(inputs[0], mean)) for layer in layers

@@ -6,7 +6,6 @@ What is done on the way is a family's own (`zoo.flows.nice`, `realnvp`, `glow`),
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import torch
@@ -17,10 +16,9 @@ from zoo.flows.core import Base, Flow, Transform
 from zoo.flows.reconstruction import FAR, Reconstruction, refuse_lost, warn_of_lost
 from zoo.model import GenerativeModel, Measurement
 from zoo.model.dequantized import Dequantized
-from zoo.model.latents import check_latents
 from zoo.nn.activations import ACTIVATIONS
-from zoo.nn.devices import full_precision
-from zoo.spec import DataSpec, check_count, check_image_shape
+from zoo.nn.devices import full_precision, precise
+from zoo.spec import DataSpec, check_image_shape
 
 
 class ImageDensity(Flow):
@@ -28,7 +26,7 @@ class ImageDensity(Flow):
 
     def forward(self, y: Tensor) -> Tensor:
         """log p(y), in nats."""
-        return self.log_prob(y)
+        return self.log_prob(precise(y, self.base.place))
 
 
 class ImageFlow(Dequantized, GenerativeModel):
@@ -72,28 +70,18 @@ class ImageFlow(Dequantized, GenerativeModel):
         """
         return self.net(y)
 
-    def elbo_draws(self, x: Tensor, *, samples: int = 1, seed: int | None = None) -> Tensor:
+    def elbo_draws(
+        self, x: Tensor, *, samples: int = 1, seed: int | None = None, index: Tensor | None = None
+    ) -> Tensor:
         """log p(x + u) of each of `samples` draws of uniform noise: (N, C, H, W) to (samples, N) nats.
 
         It warns, as `elbo` and `bits_per_dim` do, where images lie so far from the data that they do not come back
         from their latents in float32.
         """
-        draws = super().elbo_draws(x, samples=samples, seed=seed)
+        draws = super().elbo_draws(x, samples=samples, seed=seed, index=index)
         far = self.net.base.log_prob(draws.new_full((1, self.spec.dims), FAR))
         warn_of_lost(self, x, draws, far)
         return draws
-
-    def loss(self, x: Tensor) -> Tensor:
-        """(N,) the bound's negative, in the unit that `metric` names, with one draw of noise for each image.
-
-        Outside of training the noise is the same each time.
-        """
-        if not self.training:
-            bound = self.elbo(x, seed=0)
-        else:
-            self.spec.check(x, values=False)  # looking at the values would make each step wait for the GPU
-            bound = self.log_density(self.noised(x))
-        return -bound if self.metric == "nats" else -bound / (self.spec.dims * math.log(2))
 
     # -- images to latents and back -----------------------------------------------------------------------------
 
@@ -108,10 +96,10 @@ class ImageFlow(Dequantized, GenerativeModel):
             x: images.
             verify: whether to decode the latents and see; without, it takes half the time and refuses none.
         """
-        self.spec.check(x)
+        x = self.check(x)
         # What was rounded on the way forward would not come back.
         with self.sampling_mode(cached=False), full_precision(self.device):
-            z = self.net.transform(x + 0.5)[0]
+            z = self.net.transform(precise(x, self.net.base.place) + 0.5)[0]
         if verify:
             refuse_lost(self, x, z)
         return z
@@ -119,7 +107,7 @@ class ImageFlow(Dequantized, GenerativeModel):
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """The images of latents (N, D): uint8 (N, C, H, W). Those of `encode(x)` are x itself."""
-        check_latents(z, self.spec.dims)
+        z = self.check(z, "z", DataSpec((self.spec.dims,), None))
         with self.sampling_mode(cached=False), full_precision(self.device):
             return self.to_levels(self.net.transform.inverse(z)[0])
 
@@ -133,9 +121,8 @@ class ImageFlow(Dequantized, GenerativeModel):
 
         Args:
             n: number of images.
-            seed: the same seed gives the same images, and leaves the global random state as it was.
+            seed: the same seed gives the same images, the first of them whatever `n` is.
             temperature: factor on the latents; below one, less varied and more likely images.
         """
-        check_count(n)
         with self.sampling_mode(cached=False), full_precision(self.device):
-            return self.to_levels(self.net.sample(n, seed=seed, temperature=temperature))
+            return self.in_chunks(n, seed, lambda draws, _: self.to_levels(self.net.draw(draws, temperature)))

@@ -179,6 +179,8 @@ class MAF(VectorFlow):
         >>> model.log_prob(x)               # (4,) nats
     """
 
+    papers = ("maf",)
+
     def __init__(
         self,
         shape: list[int] = [2],  # noqa: B006  a plain JSON value, never changed

@@ -77,6 +77,8 @@ class NICE(ImageFlow):
         >>> model.elbo(x, seed=0)           # (4,) nats
     """
 
+    papers = ("nice",)
+
     def __init__(
         self,
         shape: list[int] = [1, 8, 8],  # noqa: B006  a plain JSON value, never changed

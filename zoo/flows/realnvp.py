@@ -61,6 +61,8 @@ class RealNVP(ImageFlow):
         >>> model.elbo(x, seed=0)           # (4,) nats
     """
 
+    papers = ("realnvp",)
+
     def __init__(
         self,
         shape: list[int] = [1, 8, 8],  # noqa: B006  a plain JSON value, never changed

@@ -37,7 +37,7 @@ class Invertible(Protocol):
 
 def lost(model: Invertible, x: Tensor, z: Tensor) -> Tensor:
     """Which images x, uint8 (N, C, H, W), do not come back in every value from their latents z: boolean (N,)."""
-    return (model.decode(z) != x).flatten(1).any(1) | ~z.isfinite().all(1)
+    return (model.decode(z.nan_to_num(0, 0, 0)) != x).flatten(1).any(1) | ~z.isfinite().all(1)
 
 
 def refuse_lost(model: Invertible, x: Tensor, z: Tensor) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from zoo.errors import DataError
 from zoo.flows.core import Flow, Mixture, Normal, Transform
 from zoo.model import GenerativeModel
+from zoo.nn.devices import full_precision
 from zoo.spec import DataSpec
 
 
@@ -160,8 +161,7 @@ class VectorFlow(GenerativeModel):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x), exact: floats (N, D) to (N,) nats."""
-        # In training each step would wait for the GPU; there the values are the data module's.
-        self.spec.check(x, values=not self.training)
+        x = self.check(x)
         return self.flow.log_prob(x)
 
     def sample(self, n: int, *, seed: int | None = None, temperature: float = 1.0) -> Tensor:
@@ -169,8 +169,8 @@ class VectorFlow(GenerativeModel):
 
         Args:
             n: number of data.
-            seed: the same seed gives the same data, and leaves the global random state as it was.
+            seed: the same seed gives the same data, the first of them whatever `n` is.
             temperature: factor on the draws of the base; below one, less varied and more likely data.
         """
-        with self.sampling_mode(cached=True):
-            return self.flow.sample(n, seed=seed, temperature=temperature)
+        with self.sampling_mode(cached=True), full_precision(self.device):
+            return self.in_chunks(n, seed, lambda draws, _: self.flow.draw(draws, temperature))

@@ -16,11 +16,11 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from zoo.classes import class_path_of
-from zoo.errors import CheckpointError, one_line, show
-from zoo.hub.packing import fill
+from zoo.errors import CheckpointError, refusing, show
+from zoo.hub.bounds import TooLarge, bounded
+from zoo.hub.packing import check_fit, fill
 from zoo.model import Model
 
 _MAX_INTEGER = 2**31 - 1
@@ -128,11 +128,13 @@ def _check_target_path(component: dict[str, Any]) -> None:
 
 
 def _check_integers(value: object, what: str) -> None:
-    if isinstance(value, int) and abs(value) > _MAX_INTEGER:
-        raise CheckpointError(f"{what} is {show(value, 24)}, which is absurd; at most {_MAX_INTEGER} is accepted.")
-    if isinstance(value, (list, dict)):
-        for item in value.values() if isinstance(value, dict) else value:
-            _check_integers(item, what)
+    left = [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, int) and abs(item) > _MAX_INTEGER:
+            raise CheckpointError(f"{what} is {show(item, 24)}, which is absurd; at most {_MAX_INTEGER} is accepted.")
+        if isinstance(item, (list, dict)):
+            left += item.values() if isinstance(item, dict) else item
 
 
 def _fits(value: object, hint: Any) -> bool:
@@ -160,82 +162,6 @@ def _fits(value: object, hint: Any) -> bool:
     return True
 
 
-class _TooLarge(Exception):
-    """The constructor asks for more than the weights that came with it can fill."""
-
-
-class _Bounded(TorchFunctionMode):
-    """Bounds what a constructor makes, by what its weights hold.
-
-    Every torch call is first made on the meta device, where it costs no memory, to learn the size of its
-    result. Building there altogether would be simpler, but masks, schedules and permutations need values.
-    """
-
-    def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        elements = sum(tensor.numel() for tensor in weights.values())
-        # Generous to masks, tables and their temporaries; 2**24 elements are 64 MB of float32.
-        self.largest = 2**24 + 4 * elements
-        self.elements = 2**26 + 64 * elements
-        self.calls = 20_000 + 500 * len(weights)
-        # A network repeats its layers; asking the meta device once for each kind of call makes this cheap.
-        self.sizes: dict[Any, int] = {}
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        size = self._result_size(func, args, kwargs)
-        self.calls -= 1
-        self.elements -= size
-        if size > self.largest or min(self.elements, self.calls) < 0:
-            raise _TooLarge
-        return func(*args, **kwargs)
-
-    def _result_size(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-        """Elements in the result of a torch call, 0 where the meta device cannot say."""
-        key = (func, _signature(args), _signature(tuple(kwargs.items())))
-        try:
-            if key not in self.sizes:
-                self.sizes[key] = _size_on_meta(func, args, kwargs)
-            return self.sizes[key]
-        except TypeError:  # an argument that cannot be hashed
-            return _size_on_meta(func, args, kwargs)
-
-
-def _signature(value: Any) -> Any:
-    """What of an argument decides the size of a result."""
-    if isinstance(value, Tensor):
-        return value.shape, value.dtype
-    return tuple(map(_signature, value)) if type(value) in (list, tuple) else value
-
-
-def _size_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    tensors = 0
-
-    def to_meta(value: Any) -> Any:
-        nonlocal tensors
-        if isinstance(value, Tensor):
-            tensors += 1
-            return value.detach().to("meta")
-        return type(value)(map(to_meta, value)) if type(value) in (list, tuple) else value
-
-    def count(value: Any) -> int:
-        if isinstance(value, Tensor):
-            return value.numel()
-        return sum(map(count, value)) if type(value) in (list, tuple) else 0
-
-    try:
-        shadow_args = tuple(map(to_meta, args))
-        # A generator lives on another device, and does not change the size.
-        shadow_kwargs = {key: to_meta(value) for key, value in kwargs.items() if key != "generator"}
-        if not tensors:
-            shadow_kwargs["device"] = "meta"
-        return count(func(*shadow_args, **shadow_kwargs))
-    except Exception:
-        return 0
-
-
 def build(cls: type[Model], arguments: Mapping[str, Any], weights: Mapping[str, Tensor], where: str) -> Model:
     """`cls(**arguments)` filled with `weights`, whose names, shapes and dtypes must be exactly the model's.
 
@@ -251,19 +177,30 @@ def build(cls: type[Model], arguments: Mapping[str, Any], weights: Mapping[str, 
         CheckpointError: the constructor refuses the arguments or they ask for absurd sizes, or the weights do
             not fit.
     """
+    model = empty(cls, arguments, {name: tuple(tensor.shape) for name, tensor in weights.items()}, where)
+    fill(model, weights, where)
+    return model
+
+
+def empty(cls: type[Model], arguments: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], where: str) -> Model:
+    """`cls(**arguments)`, which weights of these names and shapes will fit, as `build` makes it before they are read.
+
+    Raises:
+        CheckpointError: the constructor refuses the arguments or they ask for more than such weights can fill, or their
+            names and shapes are not the model's.
+    """
+    given = show(dict(arguments), 200)
     try:
-        with torch.random.fork_rng(devices=[]), _Bounded(weights):
-            model = cls(**arguments)
-        dims = math.prod(model.spec.shape)
-    except _TooLarge as error:
-        given = show(dict(arguments), 300)
+        with refusing(f"{where}: {cls.__name__} cannot be built with {given}"):
+            with torch.random.fork_rng(devices=[]), bounded(shapes):
+                model = cls(**arguments)
+            dims = math.prod(model.spec.shape)
+    except TooLarge as error:
         raise CheckpointError(
             f"{where}: init_args {given} ask for a {cls.__name__} far larger than its weights."
         ) from error
-    except Exception as error:
-        given = show(dict(arguments), 300)
-        raise CheckpointError(f"{where}: {cls.__name__} cannot be built with {given}: {one_line(error)}.") from error
-    if dims > _MAX_DIMS:
+    # A flow's convolutions take images of any size: a few weights of them take no images of a hundred megabytes.
+    if dims > min(_MAX_DIMS, 2**20 + 64 * sum(map(math.prod, shapes.values()))):
         raise CheckpointError(f"{where}: data of shape {show(model.spec.shape)} is absurdly large.")
-    fill(model, weights, where)
+    check_fit(model, shapes, where)
     return model

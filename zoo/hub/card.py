@@ -2,19 +2,24 @@
 
 A card is MODEL_CARD_TEMPLATE.md filled in, below the front matter that the Hugging Face Hub reads: licence,
 tags and the `model-index`, the machine-readable copy of the numbers. Nothing here needs the weights or torch.
+What a stranger's config.json says is text and stays text: `zoo.errors.literal`.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, literal, plain
 from zoo.files import write_atomically
-from zoo.hub.config import hub_id_of, spec_of, title_of
-from zoo.hub.tables import dictionary, effort, family, last_name, markdown, one_line_of, size, start_of
+from zoo.hub.config import CONFIG, hub_id_of, spec_of, title_of, worded
+from zoo.hub.example import example, finetuning, install, recipe_of
+from zoo.hub.limits import intended_use, limits
+from zoo.hub.tables import dictionary, effort, family, last_name, markdown, size, start_of
+from zoo.papers import papers_of
 from zoo.references import Reference, reference_of
 from zoo.results import Config, Result, results_of
 
@@ -30,24 +35,30 @@ def render(config: Config, name: str | None = None, picture: bool | None = None)
             else of its model and data.
         picture: whether samples.png lies beside it; by default whether one can be drawn.
     """
-    load_name, spec = name or default_name(config), spec_of(config)
+    raw, config = config, worded(config, literal)  # of which YAML and the example quote what they have to
+    load_name, spec = plain(name or default_name(raw)).replace("`", ""), spec_of(raw)
     if picture is None:
         picture = bool(spec and spec.picture and _draws(config))
     fields = {
-        "name": load_name.rsplit("/", 1)[-1],
-        "load_name": load_name,
-        "recipe": config.get("recipe") or "",
-        "example": _example(config),
+        "name": literal(load_name.rsplit("/", 1)[-1]),
+        "load_name": shlex.quote(load_name),
+        "install": install(raw),
+        "example": example(raw, load_name),
+        "finetune": finetuning(raw, load_name),
         "summary": _summary(config),
         "picture": "![samples](samples.png)" if picture else "",
         "numbers": _numbers(config),
         "comparison": _comparison(config),
         "training": _training(config),
         "weights": _weights(config),
-        "notes": "\n".join(f"- {one_line_of(note)}" for note in config.get("notes") or ()),
+        "use": intended_use(config),
+        "limits": "\n".join(f"- {sentence}" for sentence in limits(config)),
+        "papers": "\n".join(f"- {paper.cited}" for paper in papers_of(config.get("papers")).values()),
+        "bibtex": _bibtex(config),
+        "notes": "\n".join(f"- {note}" for note in config.get("notes") or ()),
     }
     body = _fill(template(), fields)
-    return f"---\n{_front_matter(config, fields['name'])}\n---\n\n{body}"
+    return f"---\n{_front_matter(raw, load_name.rsplit('/', 1)[-1])}\n---\n\n{body}"
 
 
 def template() -> str:
@@ -64,8 +75,8 @@ def template() -> str:
 
 def default_name(config: Config) -> str:
     """Name that a config.json implies: its recipe's, else MODEL-DATA, say `pixelcnn-fashion-mnist`."""
-    if config.get("recipe"):
-        return str(config["recipe"])
+    if recipe_of(config):
+        return recipe_of(config)
     data = title_of(config) if config.get("data") else "data"
     return re.sub(r"[^a-z0-9]+", "-", f"{last_name(config['class_path'])} {data}".lower()).strip("-")
 
@@ -79,6 +90,16 @@ def write(folder: str | Path, name: str | None = None) -> Path:
     text = render(read_config(folder), name or folder.resolve().name, (folder / PICTURE).is_file())
     write_atomically(card, text)
     return card
+
+
+def write_all() -> list[Path]:
+    """Write the cards of all bundled checkpoints anew, and return those that have changed."""
+    from zoo.hub import store
+
+    folders = {name: store.BUNDLED / name for name in store.names()}
+    cards = {folder / "README.md": name for name, folder in folders.items() if (folder / CONFIG).is_file()}
+    before = {card: card.read_bytes() if card.is_file() else None for card in cards}
+    return [card for card, name in cards.items() if write(card.parent, name).read_bytes() != before[card]]
 
 
 def _fill(text: str, fields: Mapping[str, str]) -> str:
@@ -151,13 +172,14 @@ def _summary(config: Config) -> str:
     sentence += f", with {config['weights']['parameters']:,} parameters"
     if config.get("data"):
         arguments = ", ".join(f"{key}={value!r}" for key, value in (config["data"].get("init_args") or {}).items())
-        sentence += f", trained on {title_of(config)}" + (f" ({arguments})" if arguments else "")
+        sentence += f", trained on {title_of(config)}" + (f" ({literal(arguments)})" if arguments else "")
     return sentence + "."
 
 
-def _example(config: Config) -> str:
-    """A line of Python that uses the model."""
-    return "samples = model.sample(16, seed=0)" if _draws(config) else "help(model)  # what it can do"
+def _bibtex(config: Config) -> str:
+    """The entries of its papers in a fence; empty where it has none."""
+    entries = [paper.bibtex(key) for key, paper in papers_of(config.get("papers")).items()]
+    return "```bibtex\n" + "\n".join(entries) + "\n```" if entries else ""
 
 
 def _draws(config: Config) -> bool:
@@ -190,7 +212,7 @@ def _comparison(config: Config) -> str:
         return ""
     if not reference:
         return "No number is known to hold these against."
-    noun, source = reference.noun, one_line_of(reference.source)
+    noun, source = reference.noun, reference.source
     sentences = [f"{noun[0].upper()}{noun[1:]} is {reference.said}: {source}."]
     sentences += [f"The same source has {each.said}." for each in reference.also]
     judged: dict[str, list[str]] = {}  # numbers of which the same is to be said share a sentence
@@ -201,7 +223,7 @@ def _comparison(config: Config) -> str:
     if not judged:
         sentences.append("It has not been measured here yet.")
     if reference.best is not None:
-        sentences.append(f"The best reported is {reference.best:g} ({one_line_of(reference.best_source)}).")
+        sentences.append(f"The best reported is {reference.best:g} ({reference.best_source}).")
     return " ".join(sentences)
 
 
@@ -234,24 +256,24 @@ def _training(config: Config) -> str:
         "lightning": ("lightning", "{}"),
     }
     lines = []
-    if config.get("recipe"):
-        lines.append(f"- recipe: `lightning fit --config recipes/{config['recipe']}.yaml`")
+    if recipe_of(config):
+        lines.append(f"- recipe: `lightning fit --config recipes/{recipe_of(config)}.yaml`")
     for key, (label, form) in labels.items():
         if training.get(key) is not None:
             # The values of a stranger's config.json may be anything; text is shown as it is.
             known = isinstance(training[key], int | float)
-            lines.append(f"- {label}: {one_line_of(form.format(training[key]) if known else training[key])}")
+            lines.append(f"- {label}: {form.format(training[key]) if known else training[key]}")
     start = start_of(training)
     if start:
         digests = start.get("sha256")
         which = f", of SHA-256 {', '.join(map(str, digests.values()))}" if isinstance(digests, dict) else ""
-        lines.append(f"- started from: the weights of {one_line_of(start.get('name'))}{one_line_of(which)}")
+        lines.append(f"- started from: the weights of {start.get('name')}{which}")
         took = [effort(start)]
         for what in ("steps", "images"):
             count = dictionary(start.get("training")).get(what)
             took += [f"{count:,} {what}"] if isinstance(count, int) else []
         if any(took):
-            lines.append(f"- training of those weights: {one_line_of(', '.join(filter(None, took)))}")
+            lines.append(f"- training of those weights: {', '.join(filter(None, took))}")
     return "\n".join(lines)
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
-import stat
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from zoo.classes import HUB_DATASETS, SPECS, dataset_title, up_to_date
-from zoo.errors import CheckpointError, DataError, one_line, show
+from zoo.classes import CLASS_NAMES, HUB_DATASETS, SPECS, dataset_title, up_to_date
+from zoo.errors import CheckpointError, DataError, plain, refusing, show
 from zoo.files import write_atomically
+from zoo.hub.reading import read_json
 from zoo.references import WHOSE
 from zoo.results import KINDS
 from zoo.spec import DataSpec
@@ -23,8 +23,8 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
-_MAX_JSON_BYTES = 2**20
-_MAX_DEPTH = 100
+_MOST = 1000  # results, and notes
+_LONGEST, _LONGEST_WORD = 10_000, 200  # characters of a text; of what stands in a table's cell
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*\.safetensors")
 _CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -43,9 +43,22 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder; a checkpoint is a folder with {CONFIG} and {WEIGHTS}.")
-    config = up_to_date(read_json(folder / CONFIG), complete=True)
-    _check_config(config, folder / CONFIG)
+    path = folder / CONFIG
+    with refusing(f"{path} cannot be read"):
+        config = worded(up_to_date(read_json(path), complete=True), plain)
+        _check_config(config, path)
     return config
+
+
+def worded(value: Any, function: Callable[[str], str]) -> Any:
+    """A config.json with `function` of every text that people read, which are all but a constructor's arguments."""
+    if isinstance(value, str):
+        return function(value)
+    if isinstance(value, list):
+        return [worded(each, function) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {function(key): each if key == "init_args" else worded(each, function) for key, each in value.items()}
 
 
 def spec_of(config: Mapping[str, Any]) -> DataSpec | None:
@@ -56,9 +69,13 @@ def spec_of(config: Mapping[str, Any]) -> DataSpec | None:
         own = {key: value for key, value in config["init_args"].items() if key in names}
         given = SPECS.get(config["class_path"], {}) | own
     try:
-        return DataSpec.from_config(given)
+        spec = DataSpec.from_config(given)
     except DataError:
         return None
+    if spec.class_names is None:
+        names = CLASS_NAMES.get((config.get("data") or {}).get("class_path"), ())
+        spec = replace(spec, class_names=names) if names and len(names) == spec.classes else spec
+    return spec
 
 
 def title_of(config: Mapping[str, Any], dataset: str | None = None) -> str:
@@ -77,6 +94,33 @@ def hub_id_of(config: Mapping[str, Any], dataset: str | None = None) -> str | No
     if dataset in (None, name) and "hub_id" in own:
         return own["hub_id"]
     return HUB_DATASETS.get(name if dataset is None else dataset)
+
+
+def portable(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration says of a data module, without the folders of somebody's machine.
+
+    A file that it names by a path from the root, from a home folder or by way of the folder above is a file of that
+    name, which is looked for in the folder that whoever evaluates the checkpoint gives as `root`.
+    """
+
+    def own(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [own(each) for each in value]
+        if isinstance(value, Mapping):
+            return {key: own(each) for key, each in value.items()}
+        if not isinstance(value, (str, os.PathLike)):
+            return value
+        text = os.fspath(value)
+        for path in (PurePosixPath(text), PureWindowsPath(text)):
+            away = path.is_absolute() or path.drive or text.startswith("~") or ".." in path.parts
+            if len(text) > 2 and away and path.name:
+                return path.name
+        return text
+
+    found, arguments = dict(data), data.get("init_args")
+    if isinstance(arguments, Mapping):
+        found["init_args"] = {key: value if key == "class_names" else own(value) for key, value in arguments.items()}
+    return found
 
 
 def write_config(folder: str | os.PathLike[str], config: Mapping[str, Any]) -> None:
@@ -101,71 +145,6 @@ def dump_json(value: object, what: str) -> str:
         raise CheckpointError(f"{what} must hold plain JSON values only: {error}.") from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a small regular file, strictly: no duplicate keys, no NaN, no infinity."""
-    data = read_bytes(path, _MAX_JSON_BYTES)
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(items)
-        if len(result) != len(items):
-            seen: set[str] = set()
-            twice = next(key for key, _ in items if key in seen or seen.add(key))
-            raise CheckpointError(f"{path} has the key {show(twice)} twice in one object; keep one of them.")
-        return result
-
-    def refuse(constant: str) -> float:
-        raise CheckpointError(f"{path} holds {constant}, which is not JSON; write a finite number or null.")
-
-    def number(text: str) -> float:
-        value = float(text)
-        return value if math.isfinite(value) else refuse(show(text))
-
-    try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=pairs, parse_constant=refuse, parse_float=number)
-    except CheckpointError:
-        raise
-    except RecursionError as error:
-        raise CheckpointError(f"{path} is nested too deeply to be a checkpoint's.") from error
-    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, and integers of thousands of digits
-        raise CheckpointError(f"{path} is not JSON: {one_line(error)}.") from error
-    _check_depth(value, path)
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, not {show(value)}.")
-    return value
-
-
-def _check_depth(value: object, path: Path) -> None:
-    """Refuse objects in objects in objects, through which everything else goes by recursion."""
-    left = [(value, 1)]
-    while left:
-        item, depth = left.pop()
-        if depth > _MAX_DEPTH:
-            raise CheckpointError(f"{path} is nested too deeply to be a checkpoint's.")
-        if isinstance(item, (dict, list)):
-            left += [(each, depth + 1) for each in (item.values() if isinstance(item, dict) else item)]
-
-
-def read_bytes(path: Path, limit: int) -> bytearray:
-    """All of a regular file of at most `limit` bytes."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise CheckpointError(f"{path} is not a regular file.")
-        if status.st_size > limit:
-            raise CheckpointError(f"{path} has {status.st_size} bytes; at most {limit} are accepted.")
-        data = bytearray(status.st_size)
-        with path.open("rb") as file:
-            if file.readinto(data) != len(data) or file.read(1):
-                raise CheckpointError(f"{path} changed while it was read; load it again.")
-        return data
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing.") from error
-    except MemoryError as error:
-        raise CheckpointError(f"{path} does not fit into memory.") from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
-
-
 def _check_config(config: dict[str, Any], path: Path) -> None:
     """Refuse a config.json that is not of the format, naming the field."""
 
@@ -181,7 +160,10 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
             need(valid, f"{field}[{show(name)}]", "64 hexadecimal digits", digest)
 
     def text(value: object) -> bool:
-        return isinstance(value, str)
+        return isinstance(value, str) and len(value) <= _LONGEST
+
+    def word(value: object) -> bool:
+        return isinstance(value, str) and len(value) <= _LONGEST_WORD
 
     def integer(value: object) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
@@ -211,7 +193,7 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
     def metric(value: dict[str, Any], field: str) -> None:
         """What a number says of its metric itself."""
         unit, decimals, higher = (value.get(key) for key in ("unit", "decimals", "higher_is_better"))
-        need(unit is None or text(unit), f"{field}.unit", "a string or null", unit)
+        need(unit is None or word(unit), f"{field}.unit", "a short string or null", unit)
         whole = decimals is None or (integer(decimals) and 0 <= decimals <= 9)
         need(whole, f"{field}.decimals", "a number of digits from 0 to 9, or null", decimals)
         need(higher is None or isinstance(higher, bool), f"{field}.higher_is_better", "true, false or null", higher)
@@ -229,7 +211,7 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
     if data is not None:
         component(data, "data")
         for key in ("title", "hub_id"):
-            need(data.get(key) is None or text(data[key]), f"data.{key}", "a string or null", data.get(key))
+            need(data.get(key) is None or word(data[key]), f"data.{key}", "a short string or null", data.get(key))
     if config.get("spec") is not None:
         try:
             DataSpec.from_config(config["spec"])
@@ -238,7 +220,7 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
     draws = config.get("draws", True)
     need(isinstance(draws, bool), "draws", "true or false", draws)
     recipe = config.get("recipe")
-    need(recipe is None or text(recipe), "recipe", "a string or null", recipe)
+    need(recipe is None or word(recipe), "recipe", "a short string or null", recipe)
     training = config.get("training")
     need(training is None or isinstance(training, dict), "training", "an object or null", training)
 
@@ -246,7 +228,7 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
     if reference is not None:
         need(isinstance(reference, dict), "reference", "an object or null", reference)
         for key, fits, wanted in (
-            ("metric", text, "a string"),
+            ("metric", word, "a short string"),
             ("value", number, "a number"),
             ("source", text, "a string"),
         ):
@@ -256,7 +238,8 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
         known = whose is None or (text(whose) and whose in WHOSE)
         need(known, "reference.whose", f"one of {', '.join(WHOSE)}", whose)
         published(reference, "reference")
-        need(also is None or isinstance(also, list), "reference.also", "a list or null", also)
+        short = also is None or (isinstance(also, list) and len(also) <= _MOST)
+        need(short, "reference.also", f"a list of at most {_MOST} or null", also)
         for i, each in enumerate(also or ()):
             field = f"reference.also[{i}]"
             need(isinstance(each, dict), field, "an object", each)
@@ -267,6 +250,9 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
             need(isinstance(best, dict), "reference.best", "an object or null", best)
             need(number(best.get("value")), "reference.best.value", "a number", best.get("value"))
             need(text(best.get("source")), "reference.best.source", "a string", best.get("source"))
+
+    papers = config.get("papers") or []
+    need(isinstance(papers, list) and all(map(text, papers)), "papers", "a list of keys or null", papers)
 
     weights = config["weights"]
     need(isinstance(weights, dict), "weights", "an object", weights)
@@ -285,16 +271,17 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
         check_hashes(digests, "rests_on.sha256")
 
     results = config.get("results", [])
-    need(isinstance(results, list), "results", "a list", results)
+    need(isinstance(results, list) and len(results) <= _MOST, "results", f"a list of at most {_MOST}", results)
     for i, result in enumerate(results):
         field = f"results[{i}]"
         need(isinstance(result, dict), field, "an object", result)
-        for key in ("metric", "kind", "dataset", "protocol"):
-            need(text(result.get(key)), f"{field}.{key}", "a string", result.get(key))
+        for key in ("metric", "kind", "dataset"):
+            need(word(result.get(key)), f"{field}.{key}", "a short string", result.get(key))
+        need(text(result.get("protocol")), f"{field}.protocol", "a string", result.get("protocol"))
         need(result["kind"] in KINDS, f"{field}.kind", f"one of {', '.join(KINDS)}", result["kind"])
         metric(result, field)
         need("split" in result, field, "a result with a split, which may be null", result)
-        need(result["split"] is None or text(result["split"]), f"{field}.split", "a string or null", result["split"])
+        need(result["split"] is None or word(result["split"]), f"{field}.split", "a string or null", result["split"])
         need(number(result.get("value")), f"{field}.value", "a number", result.get("value"))
         for key in ("standard_error", "spread"):
             error = result.get(key)
@@ -304,4 +291,5 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
         samples = result.get("samples", 1)
         need(integer(samples) and samples > 0, f"{field}.samples", "a positive count", samples)
     notes = config.get("notes", [])
-    need(isinstance(notes, list) and all(map(text, notes)), "notes", "a list of strings", notes)
+    few = isinstance(notes, list) and len(notes) <= _MOST
+    need(few and all(map(text, notes)), "notes", f"a list of at most {_MOST} strings", notes)

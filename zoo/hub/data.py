@@ -12,6 +12,7 @@ from lightning import LightningDataModule
 
 from zoo.errors import CheckpointError
 from zoo.hub.building import check_arguments
+from zoo.hub.config import portable
 
 # These belong to the machine, not to the checkpoint: a config.json that sets one is refused.
 LOCAL_ARGUMENTS = ("root", "batch_size", "eval_batch_size", "download")
@@ -30,7 +31,8 @@ def datamodule(
     Raises:
         CheckpointError: when it names a class outside `zoo.data`, or arguments that the class does not take.
     """
-    path, arguments = str(data.get("class_path")), dict(data.get("init_args") or {})
+    # A stranger's paths lead nowhere here, or to what is not theirs: files are looked for by name, in `root`.
+    path, arguments = str(data.get("class_path")), dict(portable(data).get("init_args") or {})
     cls = _data_class(path)
     for key in LOCAL_ARGUMENTS:
         if key in arguments:

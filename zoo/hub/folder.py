@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import CheckpointError, listed, one_line, show
-from zoo.hub.config import CONFIG, DTYPES, FILE_NAME, WEIGHTS, dump_json, read_bytes, read_config, read_json
+from zoo.errors import CheckpointError, listed, refusing, show
+from zoo.hub.config import CONFIG, DTYPES, FILE_NAME, WEIGHTS, dump_json, read_config
+from zoo.hub.header import shapes_of
+from zoo.hub.reading import read_bytes, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +26,7 @@ SHARD_BYTES = 16 * 2**20
 # A checkpoint of the zoo is at most 48 MiB; what a stranger publishes may be larger, but a (sparse) file of
 # terabytes must neither fill the memory nor be hashed for an hour.
 _MAX_WEIGHTS_BYTES = 8 * 2**30
+_QUICK_BYTES = 2**26  # are read and hashed in a quarter of a second
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 
 
@@ -50,6 +53,43 @@ def weight_files(config: Mapping[str, Any]) -> set[str]:
     return files if files == {WEIGHTS} else files | {INDEX}
 
 
+def weight_shapes(folder: str | os.PathLike[str], config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shapes of a checkpoint folder's tensors by name, from the headers of its files, of which no more is read.
+
+    Raises:
+        CheckpointError: a file is missing, a pickle, or has no sound header.
+    """
+    folder = Path(folder)
+    weight_map, _ = _shards(folder, config)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in config["weights"]["sha256"]:
+        _check_present(folder / name)
+        found = shapes_of(folder / name, _MAX_WEIGHTS_BYTES)
+        _check_mapped(folder, name, found, weight_map)
+        shapes |= found
+    return shapes
+
+
+def _check_mapped(folder: Path, name: str, tensors: Iterable[str], weight_map: Mapping[str, str] | None) -> None:
+    """Refuse a shard that holds other tensors than the index says."""
+    if weight_map is not None:
+        strays = sorted({key for key, file in weight_map.items() if file == name}.symmetric_difference(tensors))
+        if strays:
+            raise CheckpointError(f"{folder / INDEX} and {name} disagree about {listed(strays)}.")
+
+
+def check_undamaged(folder: str | os.PathLike[str], config: Mapping[str, Any]) -> None:
+    """Refuse files of weights that are not those of config.json, which is why nothing fits; large ones are not read.
+
+    Raises:
+        CheckpointError: naming the first.
+    """
+    for name, digest in config["weights"]["sha256"].items():
+        path = Path(folder) / name
+        if path.is_file() and path.stat().st_size <= _QUICK_BYTES:
+            _read_weights(path, digest)
+
+
 def load_weights(folder: str | os.PathLike[str], config: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors of a checkpoint folder, checked: SHA-256, completeness, dtypes, finite values.
 
@@ -73,15 +113,9 @@ def load_weights(folder: str | os.PathLike[str], config: Mapping[str, Any]) -> d
     for name, digest in config["weights"]["sha256"].items():
         path = folder / name
         data = _read_weights(path, digest)
-        try:
+        with refusing(f"{path} is not a readable safetensors file"):
             tensors = safetensors.torch.load(bytes(data))
-        except Exception as error:
-            raise CheckpointError(f"{path} is not a readable safetensors file: {one_line(error)}.") from error
-        if weight_map is not None:
-            mapped = {key for key, file in weight_map.items() if file == name}
-            strays = sorted(mapped.symmetric_difference(tensors))
-            if strays:
-                raise CheckpointError(f"{folder / INDEX} and {name} disagree about {listed(strays)}.")
+        _check_mapped(folder, name, tensors, weight_map)
         for key, tensor in tensors.items():
             total += tensor.numel() * tensor.element_size()
             weights[key] = _checked(tensor, f"{show(key)} in {path}", torch)
@@ -102,8 +136,8 @@ def _checked(tensor: Tensor, what: str, torch: Any) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def _read_weights(path: Path, digest: str) -> bytearray:
-    """A weights file as bytes. Read once, so that what was hashed is what is parsed."""
+def _check_present(path: Path) -> None:
+    """Refuse weights that are not there, and point to a pickle that is."""
     if not path.exists():
         pickles = sorted(p.name for p in path.parent.iterdir() if p.suffix in _PICKLES)
         if pickles:
@@ -111,6 +145,12 @@ def _read_weights(path: Path, digest: str) -> bytearray:
                 f"{path} is missing and {listed(pickles)} beside it is a pickle, which zoo never loads; "
                 "export the model as safetensors."
             )
+        raise CheckpointError(f"{path} is missing.")
+
+
+def _read_weights(path: Path, digest: str) -> bytearray:
+    """A weights file as bytes. Read once, so that what was hashed is what is parsed."""
+    _check_present(path)
     data = read_bytes(path, _MAX_WEIGHTS_BYTES)
     # A safetensors header is an object behind an 8-byte length; pickles open with 0x80, torch's zips with PK.
     if data[8:9] != b"{" and (data[:1] == b"\x80" or data[:2] == b"PK"):

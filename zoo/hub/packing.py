@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,23 +27,13 @@ def fill(model: Model, weights: Mapping[str, Tensor], where: str) -> None:
     Raises:
         CheckpointError: naming the first tensors that are missing, unexpected, or of another shape or dtype.
     """
+    check_fit(model, {key: tuple(tensor.shape) for key, tensor in weights.items()}, where)
     expected = model.state_dict()
-    missing = [key for key in expected if key not in weights]
-    unexpected = [key for key in weights if key not in expected]
-    if missing or unexpected:
-        complaints = []
-        for what, keys in (("lack", missing), ("have the unexpected", unexpected)):
-            if keys:
-                more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-                complaints.append(f"{what} {', '.join(map(show, keys[:3]))}{more}")
-        raise CheckpointError(f"{where}: the weights {' and '.join(complaints)}, as {type(model).__name__} names them.")
     packed = {}  # a mask may follow from buffers that come first
     for key, tensor in weights.items():
         target = expected[key]
         if tensor.ndim == 1 < target.ndim:
             packed[key] = tensor
-        elif tensor.shape != target.shape:
-            raise CheckpointError(_misshapen(where, key, tensor, target))
         if tensor.dtype != target.dtype and not (
             # Half precision has been widened before; float64 is never rounded behind the reader's back.
             (tensor.dtype == torch.float32 and target.is_floating_point())
@@ -58,13 +48,36 @@ def fill(model: Model, weights: Mapping[str, Tensor], where: str) -> None:
     visible = visible_entries(model)
     for key, tensor in packed.items():
         if key not in visible or len(tensor) != int(visible[key].sum()):
-            raise CheckpointError(_misshapen(where, key, tensor, expected[key]))
+            raise CheckpointError(_misshapen(where, key, tensor.shape, expected[key]))
         packed[key] = torch.zeros_like(expected[key]).masked_scatter_(visible[key], tensor.to(expected[key].dtype))
     model.load_state_dict(packed, strict=False)
 
 
-def _misshapen(where: str, key: str, tensor: Tensor, target: Tensor) -> str:
-    return f"{where}: {show(key)} has shape {tuple(tensor.shape)}; the model's is {tuple(target.shape)}."
+def check_fit(model: Model, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Refuse weights of other names or shapes than the model's; a vector may be what a mask shows of a weight.
+
+    Raises:
+        CheckpointError: naming the first tensors that are missing, unexpected, or of another shape.
+    """
+    expected = model.state_dict()
+    missing = [key for key in expected if key not in shapes]
+    unexpected = [key for key in shapes if key not in expected]
+    if missing or unexpected:
+        complaints = []
+        for what, keys in (("lack", missing), ("have the unexpected", unexpected)):
+            if keys:
+                more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+                complaints.append(f"{what} {', '.join(map(show, keys[:3]))}{more}")
+        raise CheckpointError(f"{where}: the weights {' and '.join(complaints)}, as {type(model).__name__} names them.")
+    for key, shape in shapes.items():
+        target = expected[key]
+        whole = shape == tuple(target.shape)
+        if not whole and not (len(shape) == 1 < target.ndim and shape[0] <= target.numel()):
+            raise CheckpointError(_misshapen(where, key, shape, target))
+
+
+def _misshapen(where: str, key: str, shape: Sequence[int], target: Tensor) -> str:
+    return f"{where}: {show(key)} has shape {tuple(shape)}; the model's is {tuple(target.shape)}."
 
 
 def stored(model: Model, dtype: str) -> dict[str, Any]:

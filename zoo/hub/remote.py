@@ -8,6 +8,7 @@ HF_HOME, HF_HUB_OFFLINE, `hf auth login`.
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
 import re
 from collections.abc import Iterator
@@ -23,12 +24,15 @@ PREFIX = "hf-hub:"  # as timm has it
 REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _TOKEN = re.compile(r"[!-~]+")
 _FILE_ERRORS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG),
 )
+_BROKEN = ("RemoteProtocolError", "ReadError")  # of the client's HTTP library, whichever that is
 _TIMEOUT = 10.0  # seconds for the first answer of the Hub; after that its cache is used
+_SILENCE = 30.0  # seconds in which nothing comes, after which the client tries again; by itself it waits for ever
 
 logger = logging.getLogger(__name__)
 
@@ -126,8 +130,14 @@ def _cached(repo_id: str, revision: str | None) -> Path | None:
 def _fetch(repo_id: str, revision: str | None, token: str | None) -> Path:
     from huggingface_hub import HfApi, hf_hub_download
 
-    def download(file: str, at: str | None, force: bool) -> Path:
-        return Path(hf_hub_download(repo_id, file, revision=at, token=token, force_download=force))
+    def download(file: str, at: str | None, force: bool, attempts: int = 3) -> Path:
+        try:
+            return Path(hf_hub_download(repo_id, file, revision=at, token=token, force_download=force))
+        except Exception as error:
+            # Newer clients go on by themselves; with older ones another call goes on where this one broke off.
+            if attempts == 1 or not any(type(each).__name__ in _BROKEN for each in _behind(error)):
+                raise
+        return download(file, at, force, attempts - 1)
 
     with explained(repo_id, revision, token):
         info = HfApi(token=token).model_info(repo_id, revision=revision, timeout=_TIMEOUT)
@@ -137,15 +147,17 @@ def _fetch(repo_id: str, revision: str | None, token: str | None) -> Path:
         # All files come from one commit, even while somebody pushes. The configuration comes first: a
         # repository that holds something else is refused before its gigabytes are fetched.
         for again in (False, True):
-            folder = download(CONFIG, info.sha, again).parent
+            config = download(CONFIG, info.sha, again)
+            folder = config.parent
             try:
+                _check_arrived(config)
                 wanted = weight_files(read_config(folder))
                 missing = sorted(wanted - files)
                 if missing:
                     raise CheckpointError(f"{repo_id}{_at(revision)} lacks {show(missing[0])}; push it again.")
                 extras = {file for file in files if file == "README.md" or re.fullmatch(r"[\w-]+\.png", file)}
                 for file in sorted(wanted | extras):
-                    download(file, info.sha, again)
+                    _check_arrived(download(file, info.sha, again))
                 verify(folder)
                 break
             except CheckpointError as error:
@@ -157,6 +169,26 @@ def _fetch(repo_id: str, revision: str | None, token: str | None) -> Path:
         if _cached(repo_id, revision) != folder:
             download(CONFIG, revision, False)
     return folder
+
+
+def _check_arrived(file: Path) -> None:
+    """Refuse a file that is not the one that the Hub announced.
+
+    The Hub's client keeps it under its ETag, Git's SHA-1 of a small file and the SHA-256 of a large one, but does not
+    compare them. Where the system has no links, or a server other ETags, there is nothing to compare with.
+    """
+    etag = file.resolve().name
+    if _COMMIT.fullmatch(etag):
+        digest = hashlib.sha1(b"blob %d\0" % file.stat().st_size, usedforsecurity=False)
+    elif _SHA256.fullmatch(etag):
+        digest = hashlib.sha256()
+    else:
+        return
+    with file.open("rb") as opened:
+        while piece := opened.read(1 << 20):
+            digest.update(piece)
+    if digest.hexdigest() != etag:
+        raise CheckpointError(f"{file.name} did not arrive as the Hub announced it; try again.")
 
 
 def repository(repo_id: str) -> str:
@@ -190,7 +222,8 @@ def _at(revision: str | None) -> str:
 def explained(repo_id: str, revision: str | None, token: str | None) -> Iterator[None]:
     """Turn whatever the Hub's client raises into one sentence."""
     try:
-        yield
+        with _patient():
+            yield
     except ZooError:
         raise
     except Exception as error:
@@ -200,17 +233,46 @@ def explained(repo_id: str, revision: str | None, token: str | None) -> Iterator
         raise kind(sentence) from error
 
 
+@contextmanager
+def _patient() -> Iterator[None]:
+    """The Hub's client as it is here: it waits for no silent Hub for ever, and does not print each attempt.
+
+    What somebody has set themselves, a time or by HF_HUB_VERBOSITY, stays.
+    """
+    from huggingface_hub.utils import get_session
+
+    session, notes = get_session(), logging.getLogger("huggingface_hub")
+    waits, prints = not any(session.timeout.as_dict().values()), notes.level == logging.WARNING
+    if waits:
+        session.timeout = _SILENCE
+    if prints:
+        notes.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        if waits:
+            session.timeout = None
+        if prints:
+            notes.setLevel(logging.WARNING)
+
+
+def _behind(error: BaseException) -> list[BaseException]:
+    """An error and those that led to it."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return chain
+
+
 def _explanation(error: Exception, repo_id: str, revision: str | None) -> tuple[type[HubError], str]:
     """The kind of a client's error and a sentence for it, judging by all errors behind it."""
     from huggingface_hub import HfApi, constants, errors
 
     hub = f"the Hub at {HfApi().endpoint}"
     the_hub = hub[0].upper() + hub[1:]
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in chain:
-        chain.append(cause)
-        cause = cause.__cause__ or cause.__context__
+    chain = _behind(error)
 
     def caught(*kinds: type[BaseException]) -> bool:
         return any(isinstance(e, kinds) for e in chain)

@@ -17,11 +17,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import CheckpointError, DataError, ZooError, show
+from zoo.errors import CheckpointError, DataError, ZooError, refusing, show
 from zoo.files import replacing, restore, unwritable, write_atomically
 from zoo.hub import places, publishing
-from zoo.hub.config import CONFIG, DTYPES, FORMAT, read_config, write_config
-from zoo.hub.folder import load_weights, write_weights
+from zoo.hub.config import CONFIG, DTYPES, FORMAT, portable, read_config, spec_of, write_config
+from zoo.hub.folder import check_undamaged, load_weights, weight_shapes, write_weights
+from zoo.hub.notebook import page
 from zoo.hub.places import NAME
 from zoo.hub.remote import PREFIX, REPO_ID, pull, pull_config
 
@@ -200,7 +201,9 @@ def load(
         HubError: the Hub refused, failed or could not be reached.
     """
     where = {"local_files_only": local_files_only, "namespace": namespace, "token": token}
-    model = _load_folder(find(name, revision=revision, **where), cls, functools.partial(find, **where))
+    folder = find(name, revision=revision, **where)
+    model = _load_folder(folder, cls, functools.partial(find, **where))
+    model.page = functools.partial(page, folder, os.fspath(name))
     try:
         return model.to(device)
     except (RuntimeError, AssertionError) as error:
@@ -215,19 +218,9 @@ def _load_folder(
 ) -> Model:
     """The model of a folder, with that on which it rests, which `finder` finds; `above` are those that rest on it."""
     config = read_config(folder)
-    from zoo.hub.building import build, check_arguments, resolve
-
-    try:
-        model_class = resolve(config["class_path"], cls)
-        check_arguments(model_class, config["init_args"])
-    except CheckpointError as error:
-        raise CheckpointError(f"{folder / CONFIG}: {error}") from error
-    weights = load_weights(folder, config)
-    model = build(model_class, config["init_args"], weights, str(folder)).eval()
-    count = sum(p.numel() for p in model.parameters())
-    if count != config["weights"]["parameters"]:
-        declared = show(config["weights"]["parameters"])
-        raise CheckpointError(f"{folder / CONFIG}: weights.parameters is {declared}; the model has {count}.")
+    with refusing(f"{folder} cannot be loaded"):
+        model = _filled(folder, config, cls)
+    model.adopt_class_names(spec_of(config))
     rests_on = config.get("rests_on") or {}
     if model.rests_on != rests_on.get("name"):
         said, own = show(rests_on.get("name")), show(model.rests_on)
@@ -251,6 +244,29 @@ def _load_folder(
     return model
 
 
+def _filled(folder: Path, config: Mapping[str, Any], cls: type[Model] | None) -> Model:
+    """The model of a folder alone: built where it can be no larger than the weights, which are read last."""
+    from zoo.hub.building import check_arguments, empty, resolve
+    from zoo.hub.packing import fill
+
+    try:
+        model_class = resolve(config["class_path"], cls)
+        check_arguments(model_class, config["init_args"])
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder / CONFIG}: {error}") from error
+    try:
+        model = empty(model_class, config["init_args"], weight_shapes(folder, config), str(folder)).eval()
+    except CheckpointError:
+        check_undamaged(folder, config)
+        raise
+    count = sum(p.numel() for p in model.parameters())
+    if count != config["weights"]["parameters"]:
+        declared = show(config["weights"]["parameters"])
+        raise CheckpointError(f"{folder / CONFIG}: weights.parameters is {declared}; the model has {count}.")
+    fill(model, load_weights(folder, config), str(folder))
+    return model
+
+
 def save(
     model: Model,
     folder: str | os.PathLike[str],
@@ -262,6 +278,7 @@ def save(
     reference: Mapping[str, Any] | None = None,
     results: Sequence[Result | Mapping[str, Any]] = (),
     notes: Sequence[str] = (),
+    finish: Callable[[Path, Model], None] | None = None,
 ) -> Path:
     """Write a model as a checkpoint folder, whole or not at all, replacing a checkpoint that is there.
 
@@ -270,13 +287,16 @@ def save(
         folder: the folder to write; its parents are made.
         dtype: parameters are rounded to it (float16, bfloat16, float32); buffers keep their values, integers in the
             fewest bits that hold them. Of a weight with a mask, what the mask hides is not stored.
-        data: class_path and init_args of the data module, without paths; its title and hub_id where it has them.
+        data: class_path and init_args of the data module, of whose files the names are kept, and not the folders; its
+            title and hub_id where it has them.
         recipe: name of the recipe that trained it.
         training: hardware, minutes, steps and the like, for the card.
         reference: the number it is held against, as `zoo.references.Reference.from_config` takes it: metric, value
             and source, and maybe whose, kind, samples, protocol, decimals, also and best.
         results: measured numbers, for the card.
         notes: free sentences, for the card.
+        finish: called with the new folder and the model that was loaded from it, before it takes its place: what else
+            belongs to the checkpoint comes with it.
 
     Returns:
         The folder.
@@ -307,10 +327,11 @@ def save(
             "class_path": class_path_of(type(model)),
             "init_args": init_args_of(model),
             "spec": model.spec.config,
-            "data": data,
+            "data": None if data is None else portable(data),
             "recipe": recipe,
             "training": training,
             "reference": reference,
+            "papers": list(model.papers),
             "weights": {
                 "dtype": dtype,
                 "parameters": sum(p.numel() for p in model.parameters()),
@@ -328,7 +349,9 @@ def save(
             config["rests_on"] = {"name": model.rests_on, "sha256": below}
         write_config(temporary, up_to_date(config))
         # What cannot be loaded is not written: a broken export must show here, not on a user's machine.
-        _load_folder(temporary, type(model))
+        loaded = _load_folder(temporary, type(model))
+        if finish is not None:
+            finish(temporary, loaded)
     return folder
 
 

@@ -7,14 +7,27 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, literal
 from zoo.files import write_atomically
-from zoo.hub.config import title_of
+from zoo.hub.config import title_of, worded
 from zoo.references import binarization, headline, reference_of
 from zoo.results import Config
 
-# Where the README's tables stand: of all checkpoints, and of the likelihoods on a data set.
-TABLES = ("checkpoints", "cifar10", "mnist")
+# Tables in README.md and docs/: of all checkpoints, of the ten below, and of the likelihoods on a data set.
+TABLES = ("checkpoints", "chosen", "cifar10", "mnist")
+CHOSEN = (
+    "biggan-cifar10",
+    "wgan-gp-cifar10",
+    "pixelcnnpp-cifar10",
+    "pixelcnn-cifar10",
+    "glow-cifar10",
+    "pixelrnn-diagonal-mnist",
+    "iaf-vae-mnist",
+    "maf-breast-cancer",
+    "continuous-pinwheel",
+    "pixelcnn-digits",
+)
+"""The rows of the README: each family and kind of data, among them the best FID and the best likelihoods."""
 BEGIN, END = "<!-- {}:begin -->", "<!-- {}:end -->"
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
@@ -102,49 +115,77 @@ def likelihoods(configs: Mapping[str, Config], dataset: str) -> list[tuple[str, 
     ]
 
 
-def results_table(configs: Mapping[str, Config]) -> str:
-    """Markdown table of some checkpoints by name: what they reached, the references, sizes, training."""
+def results_table(configs: Mapping[str, Config], top: str = "") -> str:
+    """Markdown table of some checkpoints by name: what they reached, the references, sizes, training.
+
+    Args:
+        configs: config.json by name.
+        top: the way from the page to the folder that `checkpoints/` is in: "../" from docs/.
+    """
+    configs = {name: worded(config, literal) for name, config in configs.items()}
     header, *rows = table(configs)
     lines = []
     for row, config in zip(rows, configs.values(), strict=True):
         name, *cells = row
-        lines.append([_link(name), *cells, effort(config) or "-"])
+        lines.append([_link(name, top), *cells, effort(config) or "-"])
     return markdown([*header, "training"], lines)
 
 
-def likelihoods_table(configs: Mapping[str, Config], dataset: str) -> str:
-    """Markdown table of `likelihoods`, with links to the cards."""
-    header, *rows = likelihoods(configs, dataset)
-    return markdown(header, [[_link(name), *cells] for name, *cells in rows])
+def likelihoods_table(configs: Mapping[str, Config], dataset: str, top: str = "") -> str:
+    """Markdown table of `likelihoods`, with links to the cards, as `results_table` has them."""
+    header, *rows = likelihoods({name: worded(config, literal) for name, config in configs.items()}, dataset)
+    return markdown(header, [[_link(name, top), *cells] for name, *cells in rows])
 
 
-def write_readme(path: str | Path) -> Path:
-    """Replace what is between the markers of a README by the tables of the bundled checkpoints.
+def write_pages(folder: str | Path) -> list[Path]:
+    """Replace what is between the markers in README.md and docs/*.md of a folder by tables of the bundled checkpoints.
 
-    `<!-- checkpoints:begin -->` and `<!-- checkpoints:end -->` enclose the table of all of them, and those with the
-    name of a data set, `cifar10` or `mnist`, the likelihoods on it; a README may leave these out.
+    `<!-- checkpoints:begin -->` and `<!-- checkpoints:end -->` enclose the table of all of them, those of `chosen` that
+    of ten, and those with the name of a data set, `cifar10` or `mnist`, the likelihoods on it. A page has what it has.
+
+    Returns:
+        The pages that have changed.
 
     Raises:
-        ZooError: when there is no such file or it lacks the markers.
+        ZooError: a page cannot be read or written, a table has no end, or there is no page with a table.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ZooError(f"{path} cannot be read: {error.strerror}.") from error
+    folder = Path(folder)
+    old = {}
+    for path in (folder / "README.md", *sorted((folder / "docs").glob("*.md"))):
+        try:
+            old[path] = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ZooError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+    if not any(BEGIN.format(name) in text for text in old.values() for name in TABLES):
+        begin, end = BEGIN.format(TABLES[0]), END.format(TABLES[0])
+        raise ZooError(f"No page has a place for a table: put the lines {begin} and {end} where it belongs.")
     configs = bundled()
+    tops = {path: "" if path.parent == folder else "../" for path in old}
+    new = {path: _with_tables(text, path, configs, tops[path]) for path, text in old.items()}
+    changed = [path for path in new if new[path] != old[path]]
+    for path in changed:
+        write_atomically(path, new[path])
+    return changed
+
+
+def _with_tables(text: str, path: Path, configs: Mapping[str, Config], top: str) -> str:
+    """A page with its tables made anew."""
     for name in TABLES:
         begin, end = BEGIN.format(name), END.format(name)
         before, found, rest = text.partition(begin)
         _, closed, after = rest.partition(end)
-        if not found and name != TABLES[0]:
-            continue
-        if not found or not closed:
-            raise ZooError(f"{path} has no place for the table: put the lines {begin} and {end} where it belongs.")
-        table = results_table(configs) if name == TABLES[0] else likelihoods_table(configs, name)
-        text = f"{before}{begin}\n{table}\n{end}{after}"
-    write_atomically(path, text)
-    return path
+        if found and not closed:
+            raise ZooError(f"{path} has no end of the table {name}: put the line {end} below {begin}.")
+        if found:
+            text = f"{before}{begin}\n{page_table(configs, name, top)}\n{end}{after}"
+    return text
+
+
+def page_table(configs: Mapping[str, Config], name: str, top: str = "") -> str:
+    """One of `TABLES`, as a page has it."""
+    if name == "chosen":
+        configs = {chosen: configs[chosen] for chosen in CHOSEN if chosen in configs}
+    return results_table(configs, top) if name in ("checkpoints", "chosen") else likelihoods_table(configs, name, top)
 
 
 def bundled() -> dict[str, Config]:
@@ -183,9 +224,9 @@ def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join("| " + " | ".join(one_line_of(cell).replace("|", "\\|") for cell in row) + " |" for row in lines)
 
 
-def _link(name: str) -> str:
-    """A checkpoint's name, linked to its card from the README."""
-    return f"[`{name}`](checkpoints/{name}/README.md)"
+def _link(name: str, top: str) -> str:
+    """A checkpoint's name, linked to its card."""
+    return f"[`{name}`]({top}checkpoints/{name}/README.md)"
 
 
 def one_line_of(text: Any) -> str:

@@ -22,13 +22,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.arguments import count_of
 from zoo.errors import DataError
 from zoo.flows.core import Compose, Normal, Transform
 from zoo.flows.iaf import IAFTransform
 from zoo.flows.planar import Planar
 from zoo.model import GenerativeModel
 from zoo.model.latents import Latents
-from zoo.spec import DataSpec, check_count, check_image_shape
+from zoo.nn.devices import full_precision, precise
+from zoo.nn.draws import Draws
+from zoo.spec import DataSpec, check_image_shape
 
 POSTERIORS = ("diagonal", "planar", "iaf")
 
@@ -149,7 +152,8 @@ class FlowVAENet(nn.Module):
     def infer(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Images to the mean and log-deviation (N, L) of the Gaussian, and the context (N, context) of the flow."""
         ends = [self.latent_dim, 2 * self.latent_dim]
-        mean, log_scale, context = self.encoder(2.0 * x - 1.0).float().tensor_split(ends, 1)
+        found = precise(self.encoder(2.0 * precise(x, self.encoder.out.bias) - 1.0))
+        mean, log_scale, context = found.tensor_split(ends, 1)
         # An exponential far outside this range is of no use, and may be no number.
         return mean, log_scale.clamp(-7.0, 7.0), context if context.shape[1] else None
 
@@ -161,8 +165,8 @@ class FlowVAENet(nn.Module):
         z, log_det = self.flow(start, context)
         logits = self.decoder(z)
         with torch.autocast(x.device.type, enabled=False):
-            log_likelihood = -F.binary_cross_entropy_with_logits(logits.float(), x.float(), reduction="none")
-            return log_likelihood.flatten(1).sum(1) + self.prior.log_prob(z.float()) - (log_q - log_det.float())
+            log_likelihood = -F.binary_cross_entropy_with_logits(precise(logits), precise(x, logits), reduction="none")
+            return log_likelihood.flatten(1).sum(1) + self.prior.log_prob(precise(z)) - (log_q - precise(log_det))
 
 
 class FlowVAE(Latents, GenerativeModel):
@@ -220,7 +224,12 @@ class FlowVAE(Latents, GenerativeModel):
             self.spec.shape, latent_dim, posterior, layers, flow_hidden, context, channels, blocks, hidden
         )
 
-    def elbo(self, x: Tensor, *, samples: int = 1, seed: int | None = None) -> Tensor:
+    @property
+    def papers(self) -> tuple[str, ...]:
+        """That of the posterior."""
+        return ("iaf",) if self.hparams.posterior == "iaf" else ("planar",)
+
+    def elbo(self, x: Tensor, *, samples: int = 1, seed: int | None = None, index: Tensor | None = None) -> Tensor:
         """A lower bound on log p(x): images uint8 (N, C, H, W) to (N,) nats.
 
         With one sample it is an unbiased estimate of E_q[log p(x, z) - log q(z|x)]. With K it is the
@@ -231,16 +240,17 @@ class FlowVAE(Latents, GenerativeModel):
             x: images.
             samples: K.
             seed: of the latents; the same seed gives the same bound. The global random state stays as it was.
+            index: the places of the images in their split, int64 (N,), to which their latents belong; by default in x.
         """
-        self.spec.check(x)
-        if samples < 1:
-            raise DataError(f"samples must be at least 1, not {samples}.")
-        generator = self.generator(seed)
-        found, total = self.net.infer(x), x.new_full((len(x),), -math.inf, dtype=torch.float32)
+        x, samples = self.check(x), count_of(samples, "samples")
+        draws, size = Draws(seed, self.check_index(index, len(x))), self.hparams.latent_dim
+        found = self.net.infer(x)
+        total = found[0].new_full((len(x),), -math.inf)
         together = max(1, rows(x.device) // max(1, len(x)))
         for k in range(0, samples, together):
             count = min(samples - k, together)
-            noise = torch.randn(count * len(x), self.hparams.latent_dim, generator=generator).to(total)
+            # One call a draw, however many go through the network together: the numbers of an image are the same.
+            noise = torch.cat([draws.normal(size) for _ in range(count)]).to(total)
             images, *given = (
                 None if part is None else part.repeat(count, *[1] * (part.ndim - 1)) for part in (x, *found)
             )
@@ -248,23 +258,25 @@ class FlowVAE(Latents, GenerativeModel):
             total = torch.logaddexp(total, log_weight.unflatten(0, (count, -1)).logsumexp(0))
         return total - math.log(samples)
 
-    def loss(self, x: Tensor) -> Tensor:
+    def loss(self, x: Tensor, *, index: Tensor | None = None) -> Tensor:
         """(N,) nats, the negative bound of one draw; outside training the draws are those of a fixed seed."""
         if not self.training:
-            return -self.elbo(x, seed=0)
-        self.spec.check(x, values=False)  # looking at the values would wait for the GPU
-        return -self.net(x, torch.randn(len(x), self.hparams.latent_dim, device=x.device))
+            return -self.elbo(x, seed=0, index=index)
+        x = self.check(x)
+        noise = torch.randn(len(x), self.hparams.latent_dim, device=x.device, dtype=torch.float32)
+        return -self.net(x, noise)
 
     @torch.no_grad()
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
         """Draw `n` images, uint8 (n, C, H, W); the same seed gives the same ones."""
-        check_count(n)
-        generator = self.generator(seed)
-        z = self.net.prior.sample(n, generator)
-        uniform = torch.rand(n, *self.spec.shape, generator=generator)
-        with self.sampling_mode(cached=False):
+
+        def draw(draws: Draws, _: slice) -> Tensor:
+            z = self.net.prior.sample(len(draws), draws)
             means = self.generate(z, None).sigmoid()
-        return (uniform.to(means.device) < means).to(torch.uint8)
+            return (draws.uniform(*self.spec.shape).to(means.device) < means).to(torch.uint8)
+
+        with self.sampling_mode(cached=False), full_precision(self.device):
+            return self.in_chunks(n, seed, draw)
 
     def generate(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         """Latents (N, L) to the logits (N, C, H, W) of p(x|z)."""

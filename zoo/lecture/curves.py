@@ -19,10 +19,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from zoo.arguments import count_of
 from zoo.errors import DataError
 from zoo.metrics.divergences import DIVERGENCES
 from zoo.metrics.kernels import Gaussian, energy_distance, mmd
 from zoo.metrics.transport import sinkhorn, sliced_wasserstein, wasserstein
+from zoo.nn.devices import generator_of
 from zoo.pictures.plots import Curve, Panel
 
 CELL = 0.1  # side of the cells in which the square's density is counted
@@ -85,7 +87,7 @@ def of_shift(steps: int) -> dict[str, list[float]]:
         y = x + torch.tensor([step * CELL, 0.0], dtype=torch.float64)
         values = {
             "W1": wasserstein(x, y),
-            "root of Sinkhorn": sinkhorn(x, y).clamp(min=0).sqrt(),
+            "root of Sinkhorn": sinkhorn(x, y, epsilon=0.05).clamp(min=0).sqrt(),
             "energy distance": energy_distance(x, y, unbiased=False),
             "sliced W2": sliced_wasserstein(x, y, seed=0),
             "MMD, Gaussian": mmd(x, y, Gaussian([0.5]), unbiased=False).clamp(min=0).sqrt(),
@@ -106,10 +108,10 @@ def of_size(dims: int, sizes: Sequence[int], *, repeats: int = 100, seed: int = 
         repeats: pairs of samples that the mean is over.
         seed: of the samples.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator, repeats = generator_of(seed), count_of(repeats, "repeats")
     curves: dict[str, list[float]] = {"W1": [], "energy": []}
     for n in sizes:
-        pairs = [torch.rand(2, n, dims, generator=generator, dtype=torch.float64) for _ in range(repeats)]
+        pairs = [torch.rand(2, n, dims, generator=generator, device="cpu", dtype=torch.float64) for _ in range(repeats)]
         curves["W1"].append(_mean([wasserstein(x, y) for x, y in pairs]))
         curves["energy"].append(_mean([energy_distance(x, y, unbiased=False) for x, y in pairs]) ** 0.5)
     return curves

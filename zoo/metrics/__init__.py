@@ -16,10 +16,11 @@ from zoo.metrics.kernels import (
     Polynomial,
     RationalQuadratic,
     energy_distance,
+    median_distance,
     mmd,
 )
 from zoo.metrics.scattering import Scattering
-from zoo.metrics.transport import sinkhorn, sliced_wasserstein, wasserstein
+from zoo.metrics.transport import default_epsilon, sinkhorn, sliced_wasserstein, wasserstein
 
 __all__ = [
     "DIVERGENCES",
@@ -31,11 +32,13 @@ __all__ = [
     "Polynomial",
     "RationalQuadratic",
     "Scattering",
+    "default_epsilon",
     "energy_distance",
     "features_of",
     "frechet_distance",
     "frechet_of_moments",
     "kernel_distance",
+    "median_distance",
     "mmd",
     "precision_recall",
     "resize",

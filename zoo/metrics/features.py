@@ -6,7 +6,9 @@ unbiased. Improved precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06
 lies within the balls around the other's that reach to their k-th neighbours.
 
 Such a number means nothing without the network (that of these names is `zoo.metrics.Inception`), the resizing, the
-numbers of images and the reference. FID falls with the number of images, KID does not.
+numbers of images and the reference. FID falls with the number of images, KID does not. FID has the squared unit of the
+features; to the cubic kernel of KID both their unit and their origin count, and it takes a network's features as they
+come. Precision and recall are shares, the same in every unit.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from torch import Tensor, nn
 
 from zoo.errors import DataError
 from zoo.metrics.kernels import Polynomial, mmd
-from zoo.metrics.points import by_rows, check_points, pairwise
+from zoo.metrics.points import by_rows, check_points, pairwise, prepared
+from zoo.nn.devices import full_precision, generator_of
 
 
 def features_of(batches: Iterable[Tensor], network: nn.Module, device: torch.device | str = "cpu") -> Tensor:
@@ -39,8 +42,8 @@ def features_of(batches: Iterable[Tensor], network: nn.Module, device: torch.dev
 def frechet_distance(x: Tensor, y: Tensor) -> Tensor:
     """|m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2)): features (N, D) and (M, D) to a scalar, in float64.
 
-    With Inception's features it is FID (arXiv 1706.08500, equation 6). It is biased upwards, by about D / N: compare
-    numbers of as many images only.
+    With Inception's features it is FID (arXiv 1706.08500, equation 6), in their squared unit. It is biased upwards, by
+    about D / N: compare numbers of as many images only. The covariance of no more than D features is singular.
     """
     check_points(x, y, least=2)
     x, y = x.double(), y.double()
@@ -77,10 +80,10 @@ def kernel_distance(
             f"subsets must be at least 1 and their size 2 to {min(len(x), len(y))}, the number of features, not "
             f"{subsets} and {size}."
         )
-    generator, kernel = torch.Generator().manual_seed(seed), Polynomial(3)
+    generator, kernel = generator_of(seed), Polynomial(3)
 
     def part(points: Tensor) -> Tensor:
-        return points[torch.randperm(len(points), generator=generator)[:size].to(points.device)]
+        return points[torch.randperm(len(points), generator=generator, device="cpu")[:size].to(points.device)]
 
     values = torch.stack([mmd(part(x), part(y), kernel) for _ in range(subsets)])
     return values.mean(), values.std(correction=0)
@@ -97,10 +100,12 @@ def precision_recall(real: Tensor, generated: Tensor, *, k: int = 3) -> tuple[Te
         generated: features.
         k: neighbours.
     """
-    check_points(real, generated, least=2)
+    # Squares by products lose what is small beside the whole: the neighbours within clusters that are far apart.
+    real, generated = (features.double() for features in prepared(real, generated, least=2))
     if not 1 <= k < min(len(real), len(generated)):
         raise DataError(f"k must be 1 to {min(len(real), len(generated)) - 1}, fewer than the features, not {k}.")
-    return _share_within(generated, real, k), _share_within(real, generated, k)
+    with full_precision(real.device):
+        return _share_within(generated, real, k), _share_within(real, generated, k)
 
 
 def _share_within(x: Tensor, manifold: Tensor, k: int) -> Tensor:

@@ -46,6 +46,7 @@ class Distance:
 
     features = False  # whether a critic gives features, and not one number
     paired = False  # whether what the generator minimizes depends on the data too
+    least = 1  # items of a batch that has such a distance
 
     def value(self, real: Tensor, fake: Tensor) -> Tensor:
         """E_P f_P - E_Q f_Q, which the critic makes large: (N, K) and (M, K) to a scalar."""
@@ -115,6 +116,7 @@ class Energy(Distance):
     """
 
     features = paired = True
+    least = 2
 
     def value(self, real: Tensor, fake: Tensor) -> Tensor:
         """In the unit of the features."""
@@ -133,6 +135,7 @@ class MMD(Distance):
     """
 
     features = paired = True
+    least = 2
 
     def __init__(self, exponents: tuple[float, ...] = (0.2, 0.5, 1.0, 2.0, 5.0)) -> None:
         self.kernel = RationalQuadratic(exponents)
@@ -169,6 +172,7 @@ class Sinkhorn(Distance):
     def __init__(self, p: float = 2.0, epsilon: float = 0.1, iterations: int = 20, self_pairs: bool = True) -> None:
         check_positive(epsilon=epsilon, iterations=iterations, p=p)
         self.p, self.epsilon, self.iterations, self.self_pairs = p, epsilon, iterations, self_pairs
+        self.least = 1 if self_pairs else 2
 
     def value(self, real: Tensor, fake: Tensor) -> Tensor:
         """In the unit of the cost."""
@@ -222,6 +226,7 @@ class MiniBatchEnergy(Distance):
     """
 
     features = paired = True
+    least = 2
 
     def __init__(self, epsilon: float = 0.01, iterations: int = 50, scale: float = 1.0) -> None:
         check_positive(epsilon=epsilon, iterations=iterations, scale=scale)

@@ -24,7 +24,9 @@ from zoo.batch import as_batch
 from zoo.errors import DataError
 from zoo.model import GenerativeModel
 from zoo.model.dequantized import Dequantized
-from zoo.spec import DataSpec, check_count
+from zoo.nn.devices import full_precision
+from zoo.nn.draws import Draws
+from zoo.spec import DataSpec
 
 
 class GaussianMixture(Dequantized, GenerativeModel):
@@ -68,6 +70,11 @@ class GaussianMixture(Dequantized, GenerativeModel):
 
     # -- density ------------------------------------------------------------------------------------------------
 
+    @property
+    def papers(self) -> tuple[str, ...]:
+        """That of the shared factor; one Gaussian is nobody's."""
+        return ("semi-tied",) if self.hparams.components > 1 else ()
+
     def log_density(self, y: Tensor) -> Tensor:
         """log p(y) of continuous y in [0, levels), a unit a level: (N, *shape) to (N,) nats."""
         e = self._innovations(y)
@@ -83,7 +90,7 @@ class GaussianMixture(Dequantized, GenerativeModel):
         return factor
 
     def _innovations(self, y: Tensor) -> Tensor:
-        z = y.flatten(1).float() * (2 / self.spec.levels) - 1
+        z = y.flatten(1).to(self.mean.dtype) * (2 / self.spec.levels) - 1
         return (z - self.mean) @ self._factor().T
 
     def _joint(self, e: Tensor) -> Tensor:
@@ -99,14 +106,17 @@ class GaussianMixture(Dequantized, GenerativeModel):
     @torch.no_grad()
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
         """Draw `n` data, uint8 (n, *shape); what falls outside the levels is set to the nearest."""
-        check_count(n)
-        generator = self.generator(seed)
-        k = torch.multinomial(self.log_weight.exp().cpu(), n, replacement=True, generator=generator)
-        noise = torch.randn(n, self.spec.dims, generator=generator).to(self.device)
-        k = k.to(self.device)
-        e = self.centre[k] + self.log_scale[k].exp() * noise
-        z = self.mean + torch.linalg.solve_triangular(self._factor(), e.T, upper=False).T
-        return self.to_levels((z + 1) * (self.spec.levels / 2)).view(n, *self.spec.shape)
+        factor = self._factor()
+
+        def draw(draws: Draws, _: slice) -> Tensor:
+            k = draws.choice(self.log_weight.exp()).to(self.device)
+            noise = draws.normal(self.spec.dims).to(self.mean)
+            e = self.centre[k] + self.log_scale[k].exp() * noise
+            z = self.mean + torch.linalg.solve_triangular(factor, e.T, upper=False).T
+            return self.to_levels((z + 1) * (self.spec.levels / 2)).view(len(z), *self.spec.shape)
+
+        with full_precision(self.device):
+            return self.in_chunks(n, seed, draw)
 
     # -- fitting ------------------------------------------------------------------------------------------------
 
@@ -116,8 +126,7 @@ class GaussianMixture(Dequantized, GenerativeModel):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """Add a batch to the sums of this epoch; after its last batch, fit."""
-        x = as_batch(batch).x
-        self.spec.check(x, values=False)
+        x = self.check(as_batch(batch).x)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             first = self.trainer.current_epoch == 0
             self._add(**(self._moments(x) if first else self._responsibilities(x)))
@@ -162,8 +171,14 @@ class GaussianMixture(Dequantized, GenerativeModel):
         Images differ most in contrast, and small random means make the components of one size differ.
         """
         components, dims = self.centre.shape
-        self.log_scale.copy_(torch.linspace(-3, 1, components)[:, None].mul(math.log(2)).expand(-1, dims))
-        noise = torch.randn(components, dims, generator=self.generator(0)).to(self.centre)
+        self.log_scale.copy_(
+            torch.linspace(-3, 1, components, device="cpu", dtype=torch.float32)[:, None]
+            .mul(math.log(2))
+            .expand(-1, dims)
+        )
+        noise = torch.randn(components, dims, generator=self.generator(0), device="cpu", dtype=torch.float32).to(
+            self.centre
+        )
         self.centre.copy_(0.1 * noise * self.log_scale.exp())
 
     def _fit_components(self, count: Tensor, first: Tensor, second: Tensor) -> None:

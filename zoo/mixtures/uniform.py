@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo.errors import DataError
 from zoo.model import GenerativeModel
-from zoo.spec import DataSpec, check_count
+from zoo.spec import DataSpec
 
 
 class Uniform(GenerativeModel):
@@ -34,15 +34,14 @@ class Uniform(GenerativeModel):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x) = -D log(levels), exact: (N, *shape) to (N,) nats."""
-        self.spec.check(x)
+        x = self.check(x)
         log_p = -self.spec.dims * math.log(self.spec.levels)
         return torch.full((len(x),), log_p, dtype=torch.float64, device=x.device)
 
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
         """Draw `n` data, uint8 (n, *shape)."""
-        check_count(n)
-        generator = self.generator(seed)
-        return torch.randint(0, self.spec.levels, (n, *self.spec.shape), generator=generator, dtype=torch.uint8)
+        levels, shape = self.spec.levels, self.spec.shape
+        return self.in_chunks(n, seed, lambda draws, _: draws.integers(levels, *shape).to(torch.uint8))
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """Nothing to do."""

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
+from abc import ABCMeta
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
-from zoo.batch import as_batch
 from zoo.errors import CheckpointError, ZooError
+from zoo.model.entry import Entry
 from zoo.model.modes import TrainingMode
 from zoo.model.optimization import Optimization
 from zoo.model.pretrained import Pretrained
 from zoo.model.randomness import Randomness
-from zoo.model.watching import Watching
-from zoo.nn.devices import generator_of
+from zoo.nn.devices import generator_of, usual_defaults
 from zoo.results import Metric
 from zoo.spec import DataSpec
 
@@ -25,16 +27,48 @@ if TYPE_CHECKING:
     from zoo.model.measurement import Measurement
 
 
-class Model(Pretrained, Optimization, Watching, Randomness):
+class _Made(ABCMeta):
+    """Makes models of float32 weights that can be trained, whatever the caller's defaults are.
+
+    A default dtype of float64 would draw other weights, and in inference mode no gradient would ever reach them. The
+    default device stays the caller's: on "meta" a model takes no memory.
+    """
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        # By name, for `super()` would leave a `__class__` here, and Lightning would look for hyperparameters.
+        dtype = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            with torch.inference_mode(False):
+                return ABCMeta.__call__(cls, *args, **kwargs)
+        finally:
+            torch.set_default_dtype(dtype)
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """The constructor's, which `inspect` would take from `__call__`."""
+        _, *parameters = inspect.signature(cls.__init__).parameters.values()
+        return inspect.Signature(parameters)
+
+
+class Model(Pretrained, Entry, Optimization, Randomness, metaclass=_Made):
     """A LightningModule of the zoo: it says what data it takes, and its constructor's arguments are plain JSON values.
 
     One that is no distribution, a translator or an embedding, derives from this and has verbs of its own; a
     distribution derives from `GenerativeModel`. What a model cannot do it does not define. A step takes its batch by
-    `zoo.batch.as_batch`, so that a stranger's loader of tensors will do.
+    `taken`, so that a stranger's loader of tensors will do, and every verb its data by `check`.
     """
 
     spec: DataSpec
     protocol: str = ""  # how its numbers are taken, beside the data's protocol; for the card
+    papers: tuple[str, ...] = ()  # keys of `zoo.papers.PAPERS` that a card cites; a property where arguments decide
+
+    page: Callable[[], str | None] | None = None
+    """What a notebook shows of a model that was loaded; whoever loads it puts it here."""
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook asks for; None, and it shows the layers, of a model that was not loaded."""
+        return self.page and self.page()
 
     def measurements(self) -> list[Measurement]:
         """What `zoo.evaluate` measures of this model beside its likelihood; new ones in each call."""
@@ -114,7 +148,10 @@ class Model(Pretrained, Optimization, Watching, Randomness):
 
     def setup(self, stage: str) -> None:
         """Refuse data that the model was not made for, before any compute: of another kind, shape, levels or labels."""
-        self.check_data(getattr(self._trainer, "datamodule", None), labels=stage == "fit", arguments=self.hparams)
+        data = getattr(self._trainer, "datamodule", None)
+        self.check_data(data, labels=stage == "fit", arguments=self.hparams)
+        if stage == "fit":
+            self.adopt_class_names(getattr(data, "spec", None))
         strategy = getattr(self._trainer, "strategy", None)
         if self.unused_parameters and isinstance(strategy, DDPStrategy):
             strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
@@ -122,6 +159,13 @@ class Model(Pretrained, Optimization, Watching, Randomness):
         if stage == "fit" and alone and getattr(self._trainer, "world_size", 1) > 1:
             name = type(self).__name__
             raise ZooError(f"{name} has nothing that several processes could train: set trainer.devices to 1.")
+
+    def adopt_class_names(self, spec: DataSpec | None) -> None:
+        """Know the classes by the names that `spec` has for them, where it has as many."""
+        own = getattr(self, "spec", None)
+        if spec is not None and spec.class_names is not None and own is not None and own.classes == spec.classes:
+            with contextlib.suppress(AttributeError):  # a property of somebody's model
+                self.spec = replace(own, class_names=spec.class_names)
 
     def check_data(self, data: Any, *, labels: bool = False, arguments: Collection[str] = ()) -> None:
         """Refuse a data module whose data are not the model's.
@@ -137,20 +181,6 @@ class Model(Pretrained, Optimization, Watching, Randomness):
         spec = getattr(data, "spec", None)
         if spec is not None:
             self.spec.fits(spec, type(data).__name__, labels=labels, arguments=arguments)
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Refuse values that are none of the model's data, without making a GPU wait: NaN, levels that it has not.
-
-        The integers of the zoo's own data modules have been looked at where they entered.
-        """
-        if self.spec.levels is not None and hasattr(self.trainer.datamodule, "spec"):
-            return
-        x = as_batch(batch).x
-        on_gpu = isinstance(x, torch.Tensor) and x.device.type != "cpu"
-        self.spec.check(x, "a training batch", values=not on_gpu)
-        if on_gpu:
-            what = "NaN or infinite values" if self.spec.levels is None else f"values beyond 0..{self.spec.levels - 1}"
-            self.watch(self.spec.holds(x), f"The batch of optimizer step {self.trainer.global_step + 1} holds {what}.")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a run's checkpoint whose weights are not this model's."""
@@ -178,7 +208,8 @@ class Model(Pretrained, Optimization, Watching, Randomness):
 
     @contextlib.contextmanager
     def sampling_mode(self, cached: bool) -> Iterator[None]:
-        """Evaluation mode while data are drawn and, for `cached` steps on a CPU, one thread; both are put back after.
+        """Evaluation mode while data are drawn, without autocast, with torch's usual defaults; for `cached` steps on
+        a CPU also one thread. All are put back after.
 
         Such steps are small operations, some hundred thousand: a second thread gains little, and where the cores are
         busy it costs ten times as much as the work.
@@ -190,7 +221,8 @@ class Model(Pretrained, Optimization, Watching, Randomness):
         if cached and self.device.type == "cpu":
             torch.set_num_threads(1)
         try:
-            yield
+            with usual_defaults(), torch.autocast(self.device.type, enabled=False):
+                yield
         finally:
             for module in training:
                 module.training = True

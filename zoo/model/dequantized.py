@@ -8,10 +8,14 @@ an unbiased estimate of that bound; more draws make it less noisy, and not highe
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from zoo.errors import DataError
+from zoo.arguments import count_of
+from zoo.nn.draws import Draws
+from zoo.nn.levels import finite
 from zoo.spec import DataSpec
 
 
@@ -20,33 +24,47 @@ class Dequantized:
 
     protocol = "uniform dequantization"
     spec: DataSpec
+    metric: str
+    training: bool
 
     def log_density(self, y: Tensor) -> Tensor:
         """log p(y) of continuous y: (N, *shape) to (N,) nats."""
         raise NotImplementedError
 
-    def elbo(self, x: Tensor, *, samples: int = 1, seed: int | None = None) -> Tensor:
+    def elbo(self, x: Tensor, *, samples: int = 1, seed: int | None = None, index: Tensor | None = None) -> Tensor:
         """A lower bound on log p(x): log p(x + u) averaged over `samples` draws of uniform noise, (N,) nats."""
-        return self.elbo_draws(x, samples=samples, seed=seed).mean(0)
+        return self.elbo_draws(x, samples=samples, seed=seed, index=index).mean(0)
 
-    def elbo_draws(self, x: Tensor, *, samples: int = 1, seed: int | None = None) -> Tensor:
+    def elbo_draws(
+        self, x: Tensor, *, samples: int = 1, seed: int | None = None, index: Tensor | None = None
+    ) -> Tensor:
         """log p(x + u) of each of `samples` draws of uniform noise: (N, *shape) to (samples, N) nats.
 
         The mean over draws is `elbo`; of the mean over data, the draws give the spread.
         """
-        self.spec.check(x)
-        if samples < 1:
-            raise DataError(f"samples must be at least 1, not {samples}.")
-        generator = self.generator(seed)
+        x, samples = self.check(x), count_of(samples, "samples")
+        draws = Draws(seed, self.check_index(index, len(x)))
         # One draw at a time: the noise of a large batch is four times the batch.
-        noise = (torch.rand(x.shape, generator=generator).to(x.device) for _ in range(samples))
+        noise = (draws.uniform(*x.shape[1:]).to(x.device) for _ in range(samples))
         return torch.stack([self.log_density(x + u) for u in noise])
+
+    def loss(self, x: Tensor, *, index: Tensor | None = None) -> Tensor:
+        """(N,) the bound's negative, in the unit that `metric` names, with one draw of noise for each datum.
+
+        Outside of training the noise is the same each time.
+        """
+        if not self.training:
+            bound = self.elbo(x, seed=0, index=index)
+        else:
+            x = self.check(x)
+            bound = self.log_density(self.noised(x))
+        return -bound if self.metric == "nats" else -bound / (self.spec.dims * math.log(2))
 
     @staticmethod
     def noised(x: Tensor) -> Tensor:
         """x + u of a training batch, whose noise the global generator of the device draws: it was seeded before."""
-        return x + torch.rand(x.shape, device=x.device)
+        return x + torch.rand(x.shape, device=x.device, dtype=torch.float32)
 
     def to_levels(self, y: Tensor) -> Tensor:
         """The level that each value lies in, uint8; what falls outside the levels is set to the nearest."""
-        return y.floor().clamp(0, self.spec.levels - 1).to(torch.uint8)
+        return finite(y.floor().clamp(0, self.spec.levels - 1)).to(torch.uint8)

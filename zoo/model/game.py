@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics import MeanMetric
 
-from zoo.batch import Batch, as_batch
+from zoo.batch import Batch
 from zoo.errors import DataError
 from zoo.metrics.objectives import Distance
 from zoo.model.base import Model
@@ -117,7 +117,7 @@ class Game(Model):
         """By how much samples differ, a scalar: their largest standard deviation, of several views the least."""
         views = [fake] if isinstance(fake, Tensor) else fake
         if len(views[0]) < 2:  # one alone cannot be like others
-            return torch.full((), math.inf, device=views[0].device)
+            return torch.full((), math.inf, device=views[0].device, dtype=torch.float32)
         return torch.stack([view.detach().float().std(0).amax() for view in views]).amin()
 
     @property
@@ -148,6 +148,7 @@ class Game(Model):
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """A step of the critic, of the generator, or of both."""
         batch = self._taken(batch)
+        self._check_size(batch, "training")
         before = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # batches
         # The generator's optimizer alone is Lightning's, which counts its steps.
         generator, critic = self.optimizers()[0], self.optimizers(use_pl_optimizer=False)[1]
@@ -162,15 +163,20 @@ class Game(Model):
             self.log_dict(self._latest)
 
     def _taken(self, batch: Any) -> Batch:
-        """What a loader gives, with labels only where the model takes some."""
-        batch = as_batch(batch)
-        self.spec.check(batch.x, values=False)
+        """What a loader gives, with all that the model is given."""
+        batch = self.taken(batch)
         for name, needed in (("label", self.spec.classes), ("condition", self.spec.condition)):
             if needed and getattr(batch, name) is None:
                 raise DataError(f"{type(self).__name__} is given the {name} of each datum, which this batch lacks.")
-        if self.spec.condition:
-            self.spec.condition.check(batch.condition, "The condition", values=False)
-        return batch if self.spec.classes else batch._replace(label=None)
+        return batch
+
+    def _check_size(self, batch: Batch, what: str) -> None:
+        """Refuse a batch so small that there is no distance."""
+        if batch.size < self.distance.least:
+            raise DataError(
+                f"A {what} batch of {batch.size} has no distance {type(self.distance).__name__}, which is one between "
+                f"pairs: let batches have at least {self.distance.least} items."
+            )
 
     def _train_critic(self, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
         value, loss = self.critic_pass(*batch)
@@ -247,7 +253,9 @@ class Game(Model):
             loss = loss + extra
         self.net.zero_grad()
         self.manual_backward(loss)
-        return loss.detach(), self.spread(fake)
+        # Samples that are alike are as they should be where the data are.
+        spread = self.spread(fake)
+        return loss.detach(), torch.where(self.spread(real) > ALIKE, spread, math.inf)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Without a look at the loss, which a recorded pass cannot take; the step looks at it."""
@@ -259,7 +267,7 @@ class Game(Model):
         In float32: it is a gradient of a gradient. Of several views the gradient is that in all of them.
         """
         pairs = [(real, fake)] if isinstance(real, Tensor) else list(zip(real, fake, strict=True))
-        share = torch.rand(len(of_real), device=of_real.device)
+        share = torch.rand(len(of_real), device=of_real.device, dtype=torch.float32)
         between = [x.float().lerp(y.float(), share.view(-1, *[1] * (x.ndim - 1))).requires_grad_() for x, y in pairs]
         with torch.autocast(self.device.type, enabled=False):
             at = self.critic(between[0] if isinstance(real, Tensor) else between, label).float()
@@ -296,6 +304,9 @@ class Game(Model):
         self._distance_step("test", self.test_mean, self._taken(batch), batch_idx)
 
     def _distance_step(self, split: str, mean: MeanMetric, batch: Batch, batch_idx: int) -> None:
+        if batch_idx and batch.size < self.distance.least:
+            return  # what is left over at the end
+        self._check_size(batch, {"val": "validation"}.get(split, split))
         torch.manual_seed(batch_idx)  # the same samples each time; the noise of training has its seed after this
         real = self.real(batch)
         outputs = self._judged(real, self.fake(real, batch), batch.label, batch.label)

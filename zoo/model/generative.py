@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
+import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
 
 from zoo.batch import Batch, as_batch
 from zoo.errors import DataError, ZooError
 from zoo.model.base import Model
+from zoo.nn.draws import Draws, chunk_size
+from zoo.nn.levels import finite
 from zoo.results import METRICS, Metric
 
 
@@ -34,7 +38,8 @@ class GenerativeModel(Model):
     tokens int64 (N, T). A family defines `sample`, and of the two below what it can do, and nothing it cannot:
 
     - `log_prob(x)`: (N,) nats, only where it is exact;
-    - `elbo(x, *, samples=1, seed=None)`: (N,) nats, a lower bound on log p(x).
+    - `elbo(x, *, samples=1, seed=None, index=None)`: (N,) nats, a lower bound on log p(x), whose random numbers belong
+      to each datum by `index`, its place in its split; by default to its place in x.
 
     A sampler, as a Markov chain, has `sample` and, of the states on the way, `trace(n, *, seed=None)`, and none of the
     two; a bare kernel, a step from one state to the next, is a pair of functions and no module.
@@ -53,9 +58,41 @@ class GenerativeModel(Model):
     def sample(self, n: int, *, seed: int | None = None, **conditions: Any) -> Tensor:
         """Draw `n` data, (n, *spec.shape).
 
-        A seed gives the same samples each time and leaves the global random state as it was.
+        A seed gives the same samples each time, the first of them whatever `n` is, and leaves the global random state
+        as it was.
         """
         raise ZooError(f"{type(self).__name__} cannot be sampled: it does not define sample().")
+
+    chunk: int | None = None
+    """Data that `sample` draws at once, which bounds its memory; None for `zoo.nn.draws.chunk_size`. It changes nothing
+    but the last bit of float32, by which a value on the border of two levels may fall to either.
+    """
+
+    def in_chunks(self, n: int, seed: int | None, draw: Callable[[Draws, slice], Tensor]) -> Tensor:
+        """`n` data of a `sample`, drawn `chunk` at a time.
+
+        Args:
+            n: number of data.
+            seed: of their random numbers.
+            draw: from the random numbers of some data, and their places among the n, to these data.
+
+        Raises:
+            ZooError: what is drawn is NaN or infinite.
+        """
+        n = self.spec.count(n)
+        size = self.chunk or chunk_size(self.spec.dims, self.device)
+        out: Tensor | None = None
+        for part, draws in Draws(seed, n).chunks(size):
+            drawn = draw(draws, part)
+            if drawn.is_floating_point():
+                finite(drawn)
+            if out is None:
+                if len(drawn) == n:
+                    return drawn
+                # Not a list of parts, which takes as much again to be put together.
+                out = drawn.new_empty(n, *drawn.shape[1:])
+            out[part] = drawn
+        return out
 
     # -- likelihood -----------------------------------------------------------------------------------------------
 
@@ -84,7 +121,8 @@ class GenerativeModel(Model):
         return ("condition",) if self.spec.condition else ()
 
     def conditions(self, batch: Batch) -> dict[str, Any]:
-        """The keywords of `log_prob` and `elbo` for a batch: what `given` names.
+        """The keywords of `log_prob` and `elbo` for a batch: what `given` names, and for a bound whose random numbers
+        belong to the datum its index, where the batch has one.
 
         Raises:
             DataError: the batch lacks one of them.
@@ -92,7 +130,11 @@ class GenerativeModel(Model):
         for name in self.given:
             if getattr(batch, name) is None:
                 raise DataError(f"{type(self).__name__} is given the {name} of each datum, which this batch lacks.")
-        return {name: getattr(batch, name) for name in self.given}
+        names = set(self.given)
+        bound = batch.index is not None and self.likelihood == "bound"
+        if bound and "index" in inspect.signature(self.elbo).parameters:
+            names.add("index")
+        return {name: getattr(batch, name) for name in names}
 
     @_where_likely
     def bits_per_dim(self, x: Tensor, **conditions: Any) -> Tensor:
@@ -124,11 +166,11 @@ class GenerativeModel(Model):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the mean over the validation split."""
-        self._evaluation_step("val", self.val_mean, as_batch(batch))
+        self._evaluation_step("val", self.val_mean, self._placed(batch, batch_idx))
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Log the mean over the test split."""
-        self._evaluation_step("test", self.test_mean, as_batch(batch))
+        self._evaluation_step("test", self.test_mean, self._placed(batch, batch_idx))
 
     def _evaluation_step(self, split: str, mean: MeanMetric, batch: Batch) -> None:
         if self.likelihood is None and type(self).loss is GenerativeModel.loss:
@@ -138,5 +180,14 @@ class GenerativeModel(Model):
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """(N,) the loss of each datum of the batch."""
-        batch = as_batch(batch)
+        batch = self._placed(batch, batch_idx)
         return self.loss(batch.x, **self.conditions(batch))
+
+    def _placed(self, batch: Any, batch_idx: int) -> Batch:
+        """A batch of a pass without training, each datum with its place: where a loader does not tell, by counting."""
+        batch = as_batch(batch)
+        if batch_idx == 0:
+            self._before = 0
+        places = torch.arange(self._before, self._before + batch.size)
+        self._before += batch.size
+        return batch if batch.index is not None else batch._replace(index=places)

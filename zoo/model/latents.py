@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from zoo.arguments import count_of, real_of
 from zoo.errors import DataError
-from zoo.metrics.points import check_positive
 from zoo.nn.devices import full_precision
+from zoo.nn.draws import Draws, chunk_size
 from zoo.nn.levels import from_unit
-from zoo.spec import DataSpec, check_count
+from zoo.spec import DataSpec
 
-CHUNK = 500  # data drawn at once
+CALIBRATION = 500  # latents in a batch that batch normalization is measured on
 
 
 class Latents:
@@ -29,6 +30,8 @@ class Latents:
     spec: DataSpec
     hparams: Any
     device: torch.device
+    chunk: int | None
+    in_chunks: Callable[..., Tensor]
 
     @property
     def latent_size(self) -> int:
@@ -56,21 +59,24 @@ class Latents:
 
         Args:
             n: number of data.
-            seed: the same seed gives the same data, and leaves the global random state as it was.
+            seed: the same seed gives the same data, the first of them whatever `n` is.
             label: an integer, or n of them; without, a conditional model draws one for each.
             truncation: latents beyond this are drawn again (arXiv 1809.11096, section 3.1): the fewer standard
                 deviations, the more alike and the more typical the samples.
         """
-        check_count(n)
-        given = self.spec.labels(label, n, self.device)
-        generator = self.generator(seed)
-        z = draw_latents(n, self.latent_size, generator, truncation)
-        return self.decode(z, self._drawn_labels(n, generator) if given is None else given)
+        n = self.spec.count(n)
+        given = self.check_labels(label, n)
+
+        def draw(draws: Draws, part: slice) -> Tensor:
+            z = draw_latents(draws, self.latent_size, truncation)
+            return self.decode(z, self._drawn_labels(draws) if given is None else given[part])
+
+        return self.in_chunks(n, seed, draw)
 
     def latents(self, n: int, *, seed: int | None = None, truncation: float | None = None) -> Tensor:
         """Draw `n` latents, float32 (n, latent_size), for `decode`; `truncation` as in `sample`."""
-        check_count(n)
-        return draw_latents(n, self.latent_size, self.generator(seed), truncation)
+        n = self.spec.count(n)
+        return draw_latents(Draws(seed, n), self.latent_size, truncation)
 
     @torch.no_grad()
     def decode(self, z: Tensor, label: int | Sequence[int] | Tensor | None = None) -> Tensor:
@@ -80,15 +86,15 @@ class Latents:
             z: latents.
             label: an integer or N of them, which a conditional model needs.
         """
-        check_latents(z, self.latent_size)
-        labels = self.spec.labels(label, len(z), self.device)
+        z = self.check(z, "z", DataSpec((self.latent_size,), None))
+        labels = self.check_labels(label, len(z))
         if labels is None and self.spec.classes:
             raise DataError(f"The model is conditioned on labels: give one of 0..{self.spec.classes - 1}.")
         with self.sampling_mode(cached=False), full_precision(self.device):
-            chunks = [z.split(CHUNK), labels.split(CHUNK) if labels is not None else [None] * -(-len(z) // CHUNK)]
-            return torch.cat(
-                [self.to_data(self.generate(part.to(self.device), y)) for part, y in zip(*chunks, strict=True)]
-            )
+            size = self.chunk or chunk_size(self.spec.dims, self.device)
+            parts = z.split(size)
+            given = [None] * len(parts) if labels is None else labels.split(size)
+            return torch.cat([self.to_data(self._generated(*each)) for each in zip(parts, given, strict=True)])
 
     def interpolate(
         self, start: Tensor, end: Tensor, steps: int = 8, *, label: int | Sequence[int] | Tensor | None = None
@@ -98,18 +104,22 @@ class Latents:
         The way is the great circle between two directions, with lengths in between (White 2016, arXiv 1609.04468): the
         middle of a straight line would be shorter than latents ever are.
         """
-        if steps < 2:
-            raise DataError(f"steps must be at least 2, the start and the end, not {steps}.")
+        steps, latents = count_of(steps, "steps", least=2), DataSpec((self.latent_size,), None)
+        start, end = self.check(start, "start", latents), self.check(end, "end", latents)
         if start.shape != end.shape:
             raise DataError(f"Start and end must be as many latents, not {tuple(start.shape)} and {tuple(end.shape)}.")
-        z = slerp(start[:, None], end[:, None], torch.linspace(0, 1, steps, device=start.device)[None, :, None])
-        labels = self.spec.labels(label, len(start), self.device)
+        z = slerp(
+            start[:, None],
+            end[:, None],
+            torch.linspace(0, 1, steps, device=start.device, dtype=start.dtype)[None, :, None],
+        )
+        labels = self.check_labels(label, len(start))
         labels = None if labels is None else labels.repeat_interleave(steps)
         return self.decode(z.flatten(0, 1), labels).unflatten(0, (len(start), steps))
 
     def walk(self, n: int = 4, steps: int = 8, *, seed: int | None = None, label: int | None = None) -> Tensor:
         """A round trip over `n` latents drawn at random, `steps` data from each to the next: (n * steps, *shape)."""
-        z = self.latents(n, seed=seed)
+        z, steps = self.latents(n, seed=seed), count_of(steps, "steps")
         return self.interpolate(z, z.roll(-1, 0), steps + 1, label=label)[:, :-1].flatten(0, 1)
 
     @torch.no_grad()
@@ -118,7 +128,7 @@ class Latents:
         than those from which it was taken in training. Those that no latent passes through are left as they are.
 
         Args:
-            batches: of `CHUNK` latents each.
+            batches: of `CALIBRATION` latents each.
             seed: of the latents.
         """
         norms = [module for module in self.net.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -127,39 +137,34 @@ class Latents:
         before = [
             (norm.momentum, {key: value.clone() for key, value in norm.named_buffers(recurse=False)}) for norm in norms
         ]
-        generator = self.generator(seed)
         with self.sampling_mode(cached=False), full_precision(self.device):
             for norm in norms:
                 norm.reset_running_stats()
                 norm.momentum, norm.training = None, True  # the mean over all batches
-            for _ in range(batches):
-                z = draw_latents(CHUNK, self.latent_size, generator)
-                label = self._drawn_labels(CHUNK, generator)
-                self.generate(z.to(self.device), None if label is None else label.to(self.device))
+            for _, draws in Draws(seed, batches * CALIBRATION).chunks(CALIBRATION):
+                self._generated(draw_latents(draws, self.latent_size), self._drawn_labels(draws))
             for norm, (momentum, buffers) in zip(norms, before, strict=True):
                 norm.momentum, norm.training = momentum, False
                 if not norm.num_batches_tracked:
                     norm.load_state_dict(buffers, strict=False)
 
-    def _drawn_labels(self, n: int, generator: torch.Generator) -> Tensor | None:
-        return torch.randint(self.spec.classes, (n,), generator=generator) if self.spec.classes else None
+    def _generated(self, z: Tensor, label: Tensor | None) -> Tensor:
+        """What `generate` makes of latents and labels, where its weights are and in their type."""
+        z = z.to(self.device, next(self.parameters(), z).dtype)
+        return self.generate(z, None if label is None else label.to(self.device))
+
+    def _drawn_labels(self, draws: Draws) -> Tensor | None:
+        return draws.integers(self.spec.classes) if self.spec.classes else None
 
 
-def check_latents(z: Tensor, size: int) -> None:
-    """Refuse what are not latents of so many components, floating point (N, size)."""
-    if not isinstance(z, Tensor) or not z.is_floating_point() or z.shape[1:] != (size,):
-        given = f"{z.dtype} {tuple(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
-        raise DataError(f"z must be latents, floating point (N, {size}), not {given}.")
-
-
-def draw_latents(n: int, size: int, generator: torch.Generator, truncation: float | None = None) -> Tensor:
+def draw_latents(draws: Draws, size: int, truncation: float | None = None) -> Tensor:
     """Standard normal numbers, float32 (n, size); those beyond `truncation` standard deviations are drawn again."""
     if truncation is None:
-        return torch.randn(n, size, generator=generator)
-    check_positive(truncation=truncation)
+        return draws.normal(size)
+    truncation = real_of(truncation, "truncation")
     # The inverse of the distribution function between -truncation and truncation, of uniform numbers.
     inside = math.erf(truncation / math.sqrt(2))
-    uniform = torch.rand(n, size, generator=generator, dtype=torch.float64)
+    uniform = draws.uniform(size, dtype=torch.float64)
     return (math.sqrt(2) * torch.erfinv(inside * (2 * uniform - 1))).clamp(-truncation, truncation).float()
 
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.nn.devices import precise
 from zoo.nn.masked import CachedStep, LayerCache
 
 
@@ -87,7 +88,7 @@ class CausalAttention(nn.Module):
 
     def _turn(self, x: Tensor, places: slice) -> Tensor:
         """Normalize (N, L, heads, size) and turn by the angles of the places, in float32."""
-        x = x.float()
+        x = precise(x)
         x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
         cos, sin = self.cos[places, None], self.sin[places, None]
         first, second = x.chunk(2, -1)

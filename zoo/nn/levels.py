@@ -8,18 +8,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.errors import ZooError
+from zoo.nn.devices import precise
+
 
 def to_unit(x: Tensor, levels: int | None) -> Tensor:
     """Levels spread over [-1, 1], in float32; continuous data, without levels, as they are."""
     return x if levels is None else x.float() * (2 / (levels - 1)) - 1
 
 
+def finite(y: Tensor) -> Tensor:
+    """What a model has drawn, unless it holds NaN or infinite values.
+
+    Raises:
+        ZooError: it does.
+    """
+    if not bool(y.isfinite().all()):
+        raise ZooError("What the model draws is NaN or infinite: its weights are damaged, or its run diverged.")
+    return y
+
+
 def from_unit(y: Tensor, levels: int | None) -> Tensor:
     """The level nearest to each value in [-1, 1], uint8; continuous data as they are. The inverse of `to_unit`."""
     if levels is None:
-        return y
+        return finite(y)
     top = levels - 1
-    return ((y.float() + 1) * (top / 2)).round().clamp(0, top).to(torch.uint8)
+    return finite(((precise(y) + 1) * (top / 2)).round().clamp(0, top)).to(torch.uint8)
 
 
 class LevelFeatures(nn.Module):

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.nn.devices import precise
+
 
 class LayerCache:
     """What one layer remembers of the images being drawn; a layer that needs one has `new_cache(batch, width)`."""
@@ -262,7 +264,7 @@ class MaskedRMSNorm(nn.Module):
         """(N, C, H, W) to the same; or, at a cached step, (N, C / colours) to the same."""
         if step is not None:
             return F.rms_norm(x, (self.group,), eps=self.eps)
-        groups = x.float().unflatten(1, (self.colours, self.group))
+        groups = precise(x).unflatten(1, (self.colours, self.group))
         groups = groups * torch.rsqrt(groups.square().mean(2, keepdim=True) + self.eps)
         return groups.flatten(1, 2)
 

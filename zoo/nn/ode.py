@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
-from zoo.errors import DataError, ZooError
+from zoo.errors import DataError, ZooError, one_line
+
+STEPS = 1000  # flows of the zoo take ten to a hundred
 
 
 def values_and_log_dets(state: Tensor) -> tuple[Tensor, Tensor]:
@@ -31,12 +34,30 @@ def check_tolerance(name: str, value: float) -> None:
         raise DataError(f"{name} must be positive, not {value}.")
 
 
-def solver() -> Any:
-    """`torchdiffeq.odeint`, which is optional and needed here alone."""
+def solver() -> Callable[..., Tensor]:
+    """`solve`, for which torchdiffeq has to be installed; it is optional, and needed here alone."""
     try:
-        from torchdiffeq import odeint
+        import torchdiffeq  # noqa: F401
     except ImportError:
         raise ZooError(
             "Continuous flows need torchdiffeq, which is not installed: pip install generative-zoo[ode]."
         ) from None
-    return odeint
+    return solve
+
+
+def solve(velocity: Callable[[Tensor, Tensor], Tensor], state: Tensor, times: Tensor, **settings: Any) -> Tensor:
+    """The states at `times` of dx/dt = velocity(t, x) from `state`, by `torchdiffeq.odeint` with these settings.
+
+    Raises:
+        ZooError: it takes more than `STEPS` steps, or steps of no length: the velocity is too stiff.
+    """
+    from torchdiffeq import odeint
+
+    options = settings.pop("options", {}) | {"max_num_steps": STEPS}
+    try:
+        return odeint(velocity, state, times, options=options, **settings)
+    except AssertionError as error:  # in which that library says either
+        raise ZooError(
+            f"The flow's equation is too stiff to be solved in {STEPS:,} steps ({one_line(error)}): its weights are "
+            f"damaged or diverged, or its tolerance is too small."
+        ) from None

@@ -6,11 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.arguments import seed_of
 from zoo.errors import DataError
 
 
 def random_orderings(count: int, dims: int, seed: int) -> Tensor:
     """(count, dims) int64: uniformly drawn permutations of 0..dims-1; on the meta device their shape alone."""
+    seed = seed_of(seed, "the seed of an ordering", bits=32) or 0
     orderings = torch.empty(count, dims, dtype=torch.int64)  # first, for an absurd size is refused here
     if orderings.is_meta:
         return orderings

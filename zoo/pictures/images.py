@@ -9,22 +9,16 @@ import errno
 import io
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from zoo.data.decoding import read_picture, to_levels
 from zoo.errors import ZooError
 from zoo.files import unwritable, write_atomically
 from zoo.spec import DataSpec
-
-if TYPE_CHECKING:
-    from PIL import Image
-
 
 GAP = 2  # white pixels between the cells of a grid
 SIDE = 64  # images smaller than this are enlarged by a whole factor, so that an 8x8 digit can be seen
@@ -125,7 +119,7 @@ def writable(path: str | Path) -> Path:
 def read(path: str | Path, spec: DataSpec) -> Tensor:
     """Read one image file as a batch of one, (1, *spec.shape) uint8 with values 0..spec.levels-1.
 
-    Grey files become colour and the other way round as the model needs; the size must fit exactly.
+    How files are read is in `zoo.data.decoding`; the size must fit exactly.
 
     Raises:
         ZooError: when the file is absent, no picture, or of another size than the model's images.
@@ -133,36 +127,10 @@ def read(path: str | Path, spec: DataSpec) -> Tensor:
     if spec.kind != "image" or spec.levels is None or spec.shape[0] not in (1, 3):
         raise ZooError(f"This model takes {spec.described}, and no pictures.")
     channels, height, width = spec.shape
-    with opened(path) as image:
-        if image.size != (width, height):
-            raise ZooError(
-                f"{path} is {image.size[0]} x {image.size[1]} pixels; "
-                f"this model's images are {width} x {height}: resize it first."
-            )
-        values = decoded(image, channels)
-    return (values.double() * ((spec.levels - 1) / 255)).round().to(torch.uint8)[None]
-
-
-@contextmanager
-def opened(path: str | Path) -> Iterator[Image.Image]:
-    """A picture file, whose size is known and whose pixels are not read yet.
-
-    Raises:
-        ZooError: when the file is absent or no picture, also when that shows as its pixels are read.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            yield image
-    except FileNotFoundError as error:
-        raise ZooError(f"There is no file {path}.") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ZooError(f"{path} cannot be read as a picture: {error}.") from error
-
-
-def decoded(image: Image.Image, channels: int) -> Tensor:
-    """The bytes of a picture, grey (1 channel) or in colour (3): uint8 (C, H, W)."""
-    data = bytearray(image.convert("L" if channels == 1 else "RGB").tobytes())
-    width, height = image.size
-    return torch.frombuffer(data, dtype=torch.uint8).view(height, width, channels).permute(2, 0, 1).contiguous()
+    picture = read_picture(path, channels)
+    if picture.shape[1:] != (height, width):
+        raise ZooError(
+            f"{path} is {picture.shape[2]} x {picture.shape[1]} pixels; "
+            f"this model's images are {width} x {height}: resize it first."
+        )
+    return to_levels(picture, spec.levels)[None]

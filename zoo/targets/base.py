@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,11 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.arguments import seed_of
 from zoo.classes import class_path_of
 from zoo.errors import DataError, one_line, show
-from zoo.spec import DataSpec, check_count
+from zoo.spec import DataSpec
 
 Random = np.random.RandomState
+BLOCK = 1024  # data of one stream
 
 
 class Target:
@@ -89,9 +92,14 @@ class Known(Target):
         return self.log_density(x) - self.log_normalizer()
 
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
-        """Draw `n` data exactly, float32 (n, *shape); a seed gives the same data each time."""
-        check_count(n)
-        return torch.from_numpy(self.draw(Random(seed), n).astype(np.float32))
+        """Draw `n` data exactly, float32 (n, *shape); a seed gives the same data each time, the first of them whatever
+        `n` is.
+        """
+        n, seed = DataSpec(self.shape, None).count(n), seed_of(seed)
+        seed = secrets.randbits(64) if seed is None else seed
+        words = [seed % 2**32, seed // 2**32]  # of 32 bits, as RandomState takes them
+        blocks = [self.draw(Random([*words, block]), BLOCK) for block in range(-(-n // BLOCK))]
+        return torch.from_numpy(np.concatenate(blocks)[:n].astype(np.float32))
 
 
 def target_of(given: str | Mapping[str, Any]) -> Target:

@@ -23,6 +23,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from zoo.arguments import seed_of
 from zoo.callbacks.ema import EMA
 from zoo.callbacks.run import ProgressBar, RunRecord, SaveBest, SaveLast
 from zoo.classes import ABSENT, class_path_of, up_to_date
@@ -43,8 +44,19 @@ families()  # which imports them, and the data sets: they may then be named with
 class ZooCLI(LightningCLI):
     """LightningCLI that knows recipes, run folders and published weights."""
 
-    def __init__(self, start: Pretrained | None, *, argv: list[str], recipes: dict[str, Any], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        start: Pretrained | None,
+        *,
+        argv: list[str],
+        recipes: dict[str, Any],
+        names_data: bool,
+        about: str | None,
+        **kwargs: Any,
+    ) -> None:
         self.start, self.argv, self.recipes = start, argv, recipes
+        self.about = about  # the class of data that the recipe's reference is about, where it is the recipe's
+        self.names_data = names_data  # whether the command line or a recipe says which data
         super().__init__(args=argv, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -139,6 +151,13 @@ class ZooCLI(LightningCLI):
         if not special and not Path(path).exists():
             raise CheckpointError(f"There is no checkpoint {path}: give a run's .ckpt file.")
 
+    def _set_seed(self) -> None:
+        """Refuse a seed that NumPy has not, which Lightning would end in a traceback with."""
+        seed = self._get(self.config, "seed_everything")
+        if not isinstance(seed, bool):
+            seed_of(seed, "seed_everything", bits=32)
+        super()._set_seed()
+
     def before_instantiate_classes(self) -> None:
         """Find the last checkpoint of a run, which `SaveLast` wrote: Lightning looks for those of `ModelCheckpoint`.
 
@@ -185,6 +204,8 @@ class ZooCLI(LightningCLI):
         if config["enable_checkpointing"] is not False:
             callbacks += self._checkpoints(root, callbacks)
         reference = self._get(self.config_init, "reference")
+        if self.about and self.about != type(self._get(self.config_init, "data")).__name__:
+            reference = None  # a recipe's number is one of its own data
         # `RunRecord` precedes the callback that saves, so that what is saved counts the batch that was just seen.
         start = self.start and {
             "name": self.start.name,
@@ -285,10 +306,13 @@ def _run(argv: list[str]) -> None:
     name = next(reversed(options(argv, "--from")), None)
     # Float32 products in TF32 where the hardware has it; the published numbers are computed in full float32.
     torch.set_float32_matmul_precision("high")
+    recipes = read_recipes(argv)
     ZooCLI(
         pretrained(name) if name else None,
         argv=argv,
-        recipes=read_recipes(argv),
+        recipes=recipes,
+        names_data=bool(options(argv, "--data")) or any(map(_names_data, recipes.values())),
+        about=None if any(word.startswith("--reference") for word in argv) else _about(list(recipes.values())),
         model_class=Model,
         datamodule_class=LightningDataModule,
         subclass_mode_model=True,
@@ -307,3 +331,15 @@ def _run(argv: list[str]) -> None:
 def _several(given: Any) -> list[Any]:
     """What a trainer takes as one or as a list of them, as a new list."""
     return list(given) if isinstance(given, list) else [] if given is None else [given]
+
+
+def _about(recipes: list[Any]) -> str | None:
+    """The name of the class of data of the last recipe with a reference; None where it does not say."""
+    last = next((each for each in reversed(recipes) if isinstance(each, dict) and each.get("reference")), {})
+    data = last.get("data")
+    path = data.get("class_path") if isinstance(data, dict) else data
+    return path.rpartition(".")[2] if isinstance(path, str) else None
+
+
+def _names_data(recipe: Any) -> bool:
+    return isinstance(recipe, dict) and "data" in recipe

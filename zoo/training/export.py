@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from zoo.errors import CheckpointError, show
@@ -21,6 +23,7 @@ def export_run(
     dtype: str = "float16",
     overwrite: bool = False,
     cls: type[Model] | None = None,
+    finish: Callable[[Path, Model], None] | None = None,
 ) -> Path:
     """Write a run's weights as a checkpoint folder.
 
@@ -33,6 +36,7 @@ def export_run(
         dtype: of the stored weights.
         overwrite: replace a checkpoint that is there, with its numbers and notes.
         cls: the model's class, needed where it is not one of the zoo's own.
+        finish: as for `zoo.hub.store.save`.
 
     Returns:
         The folder.
@@ -64,6 +68,8 @@ def export_run(
     building.check_arguments(cls, init_args)
     # The averaged weights, where `EMA` was in use.
     model = building.build(cls, init_args, state["state_dict"], str(path))
+    if record.get("class_names"):
+        model.adopt_class_names(replace(model.spec, class_names=record["class_names"]))
     if hasattr(model, "recalibrate_batch_norm"):
         model.recalibrate_batch_norm()
     training = {
@@ -86,6 +92,7 @@ def export_run(
         recipe=record["recipe"],
         training=training,
         reference=record["reference"],
+        finish=finish,
     )
 
 

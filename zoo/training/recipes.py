@@ -83,16 +83,17 @@ def read_recipe(path: str) -> dict[str, Any]:
     Raises:
         ZooError: it is not there, no recipe, or larger than any needs.
     """
-    text = path if path.lstrip().startswith("{") else _text_of(recipe_of(path) or Path(path))
-    recipe = _loaded(path, text)
+    file = recipe_of(path) or Path(path)
+    recipe = _loaded(path, path if path.lstrip().startswith("{") else _text_of(file))
     if not isinstance(recipe, dict):
         what = "nothing" if recipe is None else f"{show(recipe, 40)}"
         raise ZooError(f"{_shown(path)} is no recipe, which names a model, data and a trainer: it holds {what}.")
     for value in _strings(recipe):
         # The parser opens what a recipe names as a file of its own: a pipe would be waited for, and a bomb be read.
-        file = Path(path).parent / value
-        if _exists(file) and not file.is_dir() and (not file.is_file() or file.suffix in (".yaml", ".yml", ".json")):
-            _loaded(str(file), _text_of(file))
+        other = file.parent / value
+        kinds = ".yaml", ".yml", ".json"
+        if _exists(other) and not other.is_dir() and (not other.is_file() or other.suffix in kinds):
+            _loaded(str(other), _text_of(other))
     return recipe
 
 

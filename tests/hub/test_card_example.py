@@ -1,0 +1,92 @@
+"""The example on a card runs as it is pasted, for every bundled checkpoint and under the name that it was pushed by."""
+
+from __future__ import annotations
+
+import re
+import warnings
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from PIL import Image
+
+import zoo
+from zoo.autoregressive import GatedPixelCNN
+from zoo.data import Digits
+from zoo.hub import card, store
+from zoo.hub.config import read_config
+
+FOLDERS = {"CIFAR10": "cifar-10-batches-bin", "MNIST": "MNIST/raw", "FashionMNIST": "FashionMNIST/raw"}
+
+
+def code(text: str, language: str = "python") -> str:
+    """The one block of a language on a card."""
+    (block,) = re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return block
+
+
+def data_of(name: str) -> str | None:
+    """The folder of the files that the example of a checkpoint needs."""
+    used = re.search(r"from zoo\.data import (\w+)", card.render(read_config(store.find(name)), name))
+    return FOLDERS.get(used[1]) if used else None
+
+
+# All but those of points and digits take seconds, or need files.
+QUICK = {"maf-moons", "planar-energy1", "radial-energy4", "maf-breast-cancer", "pixelcnn-digits"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in store.names()]
+)
+def test_the_example_runs_as_pasted(name, tmp_path, monkeypatch, capsys, real_data):
+    if data_of(name):
+        real_data(data_of(name))
+    if name.startswith("continuous"):
+        pytest.importorskip("torchdiffeq", reason="continuous flows need it")
+    text = (store.find(name) / "README.md").read_text(encoding="utf-8")
+    # One image in place of sixteen, and fewer points: drawing pixel by pixel takes its time.
+    example = code(text).replace("sample(16,", "sample(1,").replace("sample(10000,", "sample(100,")
+    monkeypatch.chdir(tmp_path)
+    namespace: dict = {}
+    with torch.random.fork_rng(devices=[]):
+        exec(compile(example, name, "exec"), namespace)
+    spec = namespace["model"].spec
+    spec.check(namespace["samples"])
+    if spec.picture:
+        assert min(Image.open(tmp_path / f"{name}.png").size) >= 60
+    assert ("print(" in example) == ("x" in namespace)
+    if "x" in namespace:
+        assert len(namespace["x"]) == 8
+        assert "tensor(" in capsys.readouterr().out
+    assert "pip install -e" in code(text, "sh") if text.count("```sh") == 1 else True
+
+
+def test_a_model_of_classes_is_asked_for_one_and_loaded_by_the_name_it_was_pushed_by(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    model = GatedPixelCNN(shape=[1, 8, 8], levels=17, classes=10, channels=2, blocks=1)
+    folder = store.save(model, tmp_path / "gated-mine", data=Digits().config)
+    text = card.render(read_config(folder), "alice/gated-theirs")
+    assert 'zoo.load("alice/gated-theirs")' in text
+    assert "label=" in code(text)
+    assert "levels=17" in code(text)
+    load = zoo.load
+    monkeypatch.setattr(zoo, "load", lambda name: load({"alice/gated-theirs": folder}[name]), raising=False)
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        exec(code(text), {})
+    assert (tmp_path / "gated-theirs.png").is_file()
+
+
+@pytest.mark.parametrize("name", store.names())
+def test_the_hub_reads_the_front_matter_of_each_card(name):
+    text = (store.find(name) / "README.md").read_text(encoding="utf-8")
+    data = ModelCard(text).data
+    assert (data.license, data.library_name, data.model_name) == ("mit", "generative-zoo", name)
+    assert len(data.eval_results) == len(read_config(store.find(name))["results"])
+    assert all(result.metric_value is not None for result in data.eval_results)
+    for section in ("## Use", "## Numbers", "## Intended use and limits", "## Training", "## Weights"):
+        assert f"\n{section}\n" in text
+    papers = read_config(store.find(name))["papers"]
+    assert ("\n## Paper\n" in text) == bool(papers)
+    assert text.count("\n@") == len(papers)
+    assert "icence of the training data" in text or "no licence and nobody's privacy" in text
