@@ -179,11 +179,10 @@ def test_content_that_is_not_what_was_published(client, server, published, check
         server.repos[published].branches["main"]].items() if path == "model.safetensors")  # fmt: skip
     data = server.objects[oid]
     try:
-        for wrong, word in ((data[:-1] + bytes([data[-1] ^ 1]), "SHA-256"), (data[:-5], published)):
+        for wrong in (data[:-1] + bytes([data[-1] ^ 1]), data[:-5]):
             server.objects[oid] = wrong
             error = fails(client, "pull", published)
-            assert word in error.message
-            one_sentence(error, kind="ZooError")
+            one_sentence(error, published, kind="ZooError")
             server.objects[oid] = data
             assert contents(client("pull", published)) == contents(checkpoint)
             client("push", checkpoint, published, token=TOKEN, revision="other")
