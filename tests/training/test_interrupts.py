@@ -116,6 +116,28 @@ def test_an_interrupted_command_says_how_it_goes_on(tmp_path, capsys, monkeypatc
     assert last(tmp_path / "runs" / "pixelcnn-digits")["global_step"] == 6
 
 
+def test_a_best_that_is_not_there_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["zoo"])
+    assert cli.main(["fit", "--config", str(DIGITS), *SMALL, "--ckpt_path=best"]) == 1
+    assert "There is no checkpoint runs/pixelcnn-digits/checkpoints/best.ckpt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--model.blocks=10000000", "The model would have more than 20,000 layers"),
+        ("--model.channels=1000000000000", "The memory of this machine does not suffice"),
+        ("--trainer.accumulate_grad_batches=0", "accumulate_grad_batches must be at least 1, not 0."),
+        ("--trainer.precision=64-true", "precision to 32-true or bf16-mixed, not 64-true."),
+    ],
+)
+def test_a_number_that_no_machine_takes_is_refused(monkeypatch, capsys, option, said):
+    monkeypatch.setattr(sys, "argv", ["zoo"])
+    small = [each for each in SMALL if each.partition("=")[0] != option.partition("=")[0]]
+    assert cli.main(["fit", "--config", str(DIGITS), *small, "--trainer.max_steps=1", option]) == 1
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_run_that_is_not_there_to_go_on_from_is_said(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["zoo"])
     with pytest.warns(UserWarning, match=r"There is no runs/pixelcnn-digits/checkpoints/last.ckpt to go on from"):

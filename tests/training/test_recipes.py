@@ -144,6 +144,10 @@ REFUSED = {
     "of a callback": (BASE.replace("decay: 0.995", "dekay: 1"), "trainer.callbacks[1].init_args.dekay: did you mean"),
     "beside a class": (BASE.replace("init_args", "init_arg", 1), "model.init_arg: did you mean model.init_args?"),
     "a type": (BASE.replace("1200", "many"), "r.yaml: trainer.max_steps must be int, not 'many'."),
+    "a choice": (
+        BASE.replace("1200", "1\n  precision: x"),
+        "r.yaml: trainer.precision must be one of transformer-engine",
+    ),
     "a type of an argument": (
         BASE.replace("channels: 48", "channels: [4]"),
         "r.yaml: model.init_args.channels must be int, not",

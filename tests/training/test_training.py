@@ -451,6 +451,22 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert read(path) == {"x": 1}
 
 
+def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    writer = training.AtomicCheckpointIO()
+    writer.save_checkpoint({"x": 1}, path)
+
+    def full(_, file):
+        Path(file).write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed writing file data/3")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(ZooError, match=r"cannot write .*last\.ckpt .*: free disk space there, and run again\."):
+        writer.save_checkpoint({"x": 2}, path)
+    assert read(path) == {"x": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
 # -- several processes ---------------------------------------------------------------------------------------
 
 

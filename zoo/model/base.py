@@ -132,6 +132,8 @@ class Model(Pretrained, Entry, Optimization, Randomness, metaclass=_Made):
                 f"{name} computes in float32, of which mixed precision takes a part in 16 bits: set the trainer's "
                 f"precision to 32-true or bf16-mixed, not {trainer.precision}."
             )
+        if trainer.accumulate_grad_batches < 1:
+            raise ZooError(f"accumulate_grad_batches must be at least 1, not {trainer.accumulate_grad_batches}.")
         if self.automatic_optimization:
             return
         if trainer.gradient_clip_val:

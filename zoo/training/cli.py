@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
@@ -29,26 +29,16 @@ from zoo.callbacks.run import ProgressBar, RunRecord, SaveBest, SaveLast
 from zoo.classes import ABSENT, class_path_of, up_to_date
 from zoo.errors import CheckpointError, ZooError, warn
 from zoo.hub import building, packing, store
-from zoo.hub.config import read_config
-from zoo.hub.folder import load_weights
 from zoo.model import Model
 from zoo.training import predictions
 from zoo.training.families import families
 from zoo.training.files import AtomicCheckpointIO, in_todays_names, read_run
 from zoo.training.recipes import in_order, options, read_recipes
-from zoo.training.refusals import Parser, Refused, check_recipe, said_of
+from zoo.training.refusals import Parser, Refused, bounded, check_recipe, said_of
+from zoo.training.start import Pretrained, pretrained
 from zoo.training.trust import check_trust
 
 families()  # which imports them, and the data sets: they may then be named without a path
-
-
-class Pretrained(NamedTuple):
-    """The checkpoint to start from: its name, its folder, its config.json and its state dict."""
-
-    name: str
-    folder: Path
-    config: dict[str, Any]
-    weights: dict[str, torch.Tensor]
 
 
 class ZooCLI(LightningCLI):
@@ -119,7 +109,7 @@ class ZooCLI(LightningCLI):
         if config.weights_only is None:
             config.weights_only = True  # a run's checkpoint is tensors and plain values, and no code
         if config["from"] and not self.start:
-            self.start = _pretrained(config["from"])
+            self.start = pretrained(config["from"])
         if self.config.subcommand == "predict":
             predictions.check_out(config.out)
             config.return_predictions = True
@@ -182,6 +172,11 @@ class ZooCLI(LightningCLI):
             for name in ABSENT.get(config.model.class_path, {}):
                 if name in arguments:
                     config.model.init_args[name] = arguments[name]
+        elif config.ckpt_path == "best":
+            best = last.with_name("best.ckpt")
+            if not best.exists():
+                raise CheckpointError(f"There is no checkpoint {best}: leave out --ckpt_path, and start the run.")
+            config.ckpt_path = str(best)
         elif config.ckpt_path == "last":
             config.ckpt_path = None
             warn(f"There is no {last} to go on from: the run starts from its beginning.")
@@ -189,10 +184,14 @@ class ZooCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Instantiate; what a constructor refuses is its own sentence, without the parser's words around it."""
         try:
-            super().instantiate_classes()
+            with bounded():
+                super().instantiate_classes()
         except ZooError:
             raise
         except ValueError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError | MemoryError) or "memory" in str(cause):
+                raise cause from error
             said = str(error.__cause__ or error)
             raise ZooError(said_of(said, "", ()) if "\n" in said else said) from error
 
@@ -309,7 +308,7 @@ def _run(argv: list[str]) -> None:
     torch.set_float32_matmul_precision("high")
     recipes = read_recipes(argv)
     ZooCLI(
-        _pretrained(name) if name else None,
+        pretrained(name) if name else None,
         argv=argv,
         recipes=recipes,
         names_data=bool(options(argv, "--data")) or any(map(_names_data, recipes.values())),
@@ -327,19 +326,6 @@ def _run(argv: list[str]) -> None:
     # here, not after an error: where other ranks still wait for this one, leaving the group would hang.
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def _pretrained(name: str) -> Pretrained:
-    """Find and read published weights."""
-    folder = store.find(name)
-    config = read_config(folder)
-    path = Path(name).expanduser()
-    if path.is_dir() and path.samefile(folder):
-        name = folder.resolve().name  # a card says nothing of the folders around it
-    if config["class_path"].startswith("zoo."):
-        # Refuses what is damaged, hostile or absurdly large before its arguments are used.
-        return Pretrained(name, folder, config, store.load(folder).state_dict())
-    return Pretrained(name, folder, config, load_weights(folder, config))
 
 
 def _several(given: Any) -> list[Any]:

@@ -7,19 +7,23 @@ that names the file, the key and the close one.
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import inspect
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from zoo.errors import ZooError, close_to, show
 from zoo.files import write_atomically
 from zoo.training.recipes import show_plain
 
+MODULES = 20_000
 CLASS = ("class_path", "init_args", "dict_kwargs")
 
 
@@ -66,6 +70,26 @@ class Refused(ZooError):
             if self.where and value is not self:
                 return ZooError(f"{path}: {self}")
         return self
+
+
+@contextlib.contextmanager
+def bounded() -> Iterator[None]:
+    """Refuse a model of more layers than any needs, while it is built: a digit too many would fill the memory.
+
+    Raises:
+        ZooError: in the constructor.
+    """
+    count = itertools.count(1)
+
+    def counted(*_: Any) -> None:
+        if next(count) > MODULES:
+            raise ZooError(f"The model would have more than {MODULES:,} layers: look for a number that is too large.")
+
+    handle = register_module_module_registration_hook(counted)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def check_recipe(path: str, recipe: dict[str, Any], known: Iterable[str]) -> None:
@@ -218,6 +242,8 @@ def _no_option(option: str, known: Iterable[str], cls: str | None) -> str:
 
 def _kind(text: str) -> str:
     """Types as people name them."""
+    if choices := re.findall(r"'([\w.-]+)'", text) if "Literal" in text else ():
+        return f"one of {', '.join(dict.fromkeys(choices))}"[:160]
     names = re.findall(r"<class '([\w.]+)'>|([\w.\[\], ]+)", text)
     kinds = [re.sub(r"(?:[a-z_]+\.)+", "", a or b).strip(" ,") for a, b in names]
     kinds = ["null" if kind == "NoneType" else kind for kind in kinds if kind]
