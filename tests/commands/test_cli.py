@@ -186,7 +186,7 @@ def test_sample_draws_as_the_family_can(run, tmp_path, option, other):
     checkpoint, file = zoo.save(model, tmp_path / "it"), tmp_path / "drawn.png"
     command = ["sample", checkpoint, "-n", 4, "--seed", 0, "--out", file]
     assert run(*command, f"--{option}", 0.25) == (0, f"{file}\n", "")
-    expected = model.sample(4, seed=0, **{option: 0.25})
+    expected = zoo.load(checkpoint).sample(4, seed=0, **{option: 0.25})
     assert (cells(file).reshape(4, 8, 8) == pictures.to_bytes(expected, 17)[:, 0].numpy()).all()
     assert not torch.equal(expected, model.sample(4, seed=0))
     assert f"--{other}" in run(*command, f"--{other}", 0.25)[2]
