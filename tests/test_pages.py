@@ -135,5 +135,11 @@ def test_each_table_is_on_a_page():
     assert set(store.names()) >= set(tables.CHOSEN)
 
 
+def test_the_readme_has_every_command():
+    text = PAGES[0].read_text(encoding="utf-8")
+    assert {words[1] for block, words in COMMANDS if block.page == PAGES[0] and words[0] == "zoo"} >= set(cli.COMMANDS)
+    assert all(re.search(rf"\b{command}\b", text) for command in cli.TRAINING)
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 170

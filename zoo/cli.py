@@ -25,7 +25,7 @@ TRAINING = {
     "fit": "train a model from a recipe: zoo fit --config recipes/NAME.yaml",
     "validate": "measure a training run on the validation split",
     "test": "measure a training run on the test split",
-    "predict": "compute the loss of each datum",
+    "predict": "compute the loss of each datum: their mean, and with --out all of them",
 }
 
 

@@ -494,6 +494,18 @@ def test_one_command_makes_all_cards_and_tables(monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().out == "", "nothing has changed"
 
 
+def test_the_best_are_among_the_rows_of_the_readme():
+    configs = tables.bundled()
+    for dataset, unit in (("CIFAR-10", "FID"), ("CIFAR-10", "bits/dim"), ("MNIST", "nats")):
+        results = {
+            name: headline(config).value
+            for name, config in configs.items()
+            if headline(config) and headline(config).metric.unit == unit and tables.title_of(config) == dataset
+        }
+        assert len(results) > 3
+        assert min(results, key=results.get) in tables.CHOSEN
+
+
 def test_the_readme_has_at_most_ten_rows():
     assert len(tables.CHOSEN) <= 10
     assert set(tables.CHOSEN) <= set(store.names())

@@ -27,7 +27,7 @@ CHOSEN = (
     "continuous-pinwheel",
     "pixelcnn-digits",
 )
-"""The rows of the README: each family and kind of data, among them the best FID and the best likelihoods."""
+"""The rows of the README, which differ in family and data; the best FID and the best likelihoods are among them."""
 BEGIN, END = "<!-- {}:begin -->", "<!-- {}:end -->"
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
