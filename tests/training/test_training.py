@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from interrupted import refused_beyond
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_runs import FewDigits, Stop, differences, fit, last, patch_model, read, sealed
@@ -465,6 +466,18 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(tmp_path, monkeypat
         writer.save_checkpoint({"x": 2}, path)
     assert read(path) == {"x": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_full_disk_is_one_sentence_wherever_in_the_file_it_is_full(tmp_path):
+    path = tmp_path / "last.ckpt"
+    writer, state = training.AtomicCheckpointIO(), {str(i): torch.zeros(50) for i in range(20)}
+    writer.save_checkpoint({"x": 1}, path)
+    torch.save(state, tmp_path / "whole")
+    for size in range(0, (tmp_path / "whole").stat().st_size, 401):
+        kinds, said = refused_beyond(lambda: writer.save_checkpoint(state, path), size)
+        assert kinds[0] == "DataError", said
+        assert "free disk space" in said
+        assert read(path) == {"x": 1}
 
 
 # -- several processes ---------------------------------------------------------------------------------------

@@ -19,6 +19,9 @@ from zoo.files import unwritable
 from zoo.hub.places import recipe as recipe_of
 from zoo.training.recipes import options, read_recipes
 
+# Of what torch's C++ says where a file cannot be written on, a part each: it depends on how much of it there is.
+_BROKEN_OFF = ("PytorchStreamWriter", "inline_container", "iostream error")
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Checkpoint files that are there whole or not at all, also when the process is killed while it writes.
@@ -39,7 +42,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             try:
                 torch.save(checkpoint, partial)
             except RuntimeError as error:
-                if "PytorchStreamWriter" not in str(error):
+                if not any(words in str(error) for words in _BROKEN_OFF):
                     raise
                 # What the system said of it, torch keeps to itself.
                 raise OSError(errno.ENOSPC, "writing it broke off", str(path)) from error
