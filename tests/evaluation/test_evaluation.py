@@ -337,8 +337,8 @@ def test_a_model_with_nothing_to_measure_is_refused():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"limit": 0}, "at least 1 datum"),
-        ({"limit": -5}, "at least 1 datum"),
+        ({"limit": 0}, "limit must be at least 1"),
+        ({"limit": -5}, "limit must be at least 1"),
         ({"batch_size": 0}, "at least 1"),
         ({"split": "train"}, "no split 'train'"),
         ({"device": "cuda:99"}, "no device 'cuda:99'"),
