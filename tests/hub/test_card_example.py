@@ -13,7 +13,7 @@ from PIL import Image
 import zoo
 from zoo.autoregressive import GatedPixelCNN
 from zoo.data import Digits
-from zoo.hub import card, store
+from zoo.hub import card, finding, store
 from zoo.hub.config import read_config
 
 FOLDERS = {"CIFAR10": "cifar-10-batches-bin", "MNIST": "MNIST/raw", "FashionMNIST": "FashionMNIST/raw"}
@@ -27,7 +27,7 @@ def code(text: str, language: str = "python") -> str:
 
 def data_of(name: str) -> str | None:
     """The folder of the files that the example of a checkpoint needs."""
-    used = re.search(r"from zoo\.data import (\w+)", card.render(read_config(store.find(name)), name))
+    used = re.search(r"from zoo\.data import (\w+)", card.render(read_config(finding.find(name)), name))
     return FOLDERS.get(used[1]) if used else None
 
 
@@ -36,14 +36,14 @@ QUICK = {"maf-moons", "planar-energy1", "radial-energy4", "maf-breast-cancer", "
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in store.names()]
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in finding.names()]
 )
 def test_the_example_runs_as_pasted(name, tmp_path, monkeypatch, capsys, real_data):
     if data_of(name):
         real_data(data_of(name))
     if name.startswith("continuous"):
         pytest.importorskip("torchdiffeq", reason="continuous flows need it")
-    text = (store.find(name) / "README.md").read_text(encoding="utf-8")
+    text = (finding.find(name) / "README.md").read_text(encoding="utf-8")
     # One image in place of sixteen, and fewer points: drawing pixel by pixel takes its time.
     example = code(text).replace("sample(16,", "sample(1,").replace("sample(10000,", "sample(100,")
     monkeypatch.chdir(tmp_path)
@@ -77,16 +77,16 @@ def test_a_model_of_classes_is_asked_for_one_and_loaded_by_the_name_it_was_pushe
     assert (tmp_path / "gated-theirs.png").is_file()
 
 
-@pytest.mark.parametrize("name", store.names())
+@pytest.mark.parametrize("name", finding.names())
 def test_the_hub_reads_the_front_matter_of_each_card(name):
-    text = (store.find(name) / "README.md").read_text(encoding="utf-8")
+    text = (finding.find(name) / "README.md").read_text(encoding="utf-8")
     data = ModelCard(text).data
     assert (data.license, data.library_name, data.model_name) == ("mit", "generative-zoo", name)
-    assert len(data.eval_results) == len(read_config(store.find(name))["results"])
+    assert len(data.eval_results) == len(read_config(finding.find(name))["results"])
     assert all(result.metric_value is not None for result in data.eval_results)
     for section in ("## Use", "## Numbers", "## Intended use and limits", "## Training", "## Weights"):
         assert f"\n{section}\n" in text
-    papers = read_config(store.find(name))["papers"]
+    papers = read_config(finding.find(name))["papers"]
     assert ("\n## Paper\n" in text) == bool(papers)
     assert text.count("\n@") == len(papers)
     assert "icence of the training data" in text or "no licence and nobody's privacy" in text
