@@ -13,7 +13,7 @@ from hub_server import File, Repo
 
 from zoo import cli
 from zoo.errors import CheckpointError
-from zoo.hub import finding, places, remote, store, tables
+from zoo.hub import client, finding, places, remote, store, tables
 from zoo.hub.config import read_config
 from zoo.training.export import export_run
 from zoo.training.files import in_todays_names
@@ -166,7 +166,7 @@ def test_names_with_the_prefix_that_others_use(monkeypatch, pristine):
     asked = pulled(monkeypatch, pristine)
     assert finding.find("hf-hub:alice/pixelcnn-tiny") == pristine
     assert finding.may_be_name("hf-hub:alice/pixelcnn-tiny")
-    assert remote.repository(asked[0]) == "alice/pixelcnn-tiny" == remote.repository("alice/pixelcnn-tiny")
+    assert client.repository(asked[0]) == "alice/pixelcnn-tiny" == client.repository("alice/pixelcnn-tiny")
     monkeypatch.undo()
     for name in ("hf-hub:", "hf-hub:pixelcnn-digits", "hf-hub:../x", "hf-hub:a/b/c", "hf-hub:hf-hub:a/b", "hf_hub:a/b"):
         with pytest.raises((CheckpointError, remote.HubError)):

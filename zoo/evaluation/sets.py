@@ -23,9 +23,9 @@ from zoo.data.splits import split_of
 from zoo.errors import DataError, ZooError, show, warn
 from zoo.evaluation import fidelity
 from zoo.hub import finding, store
+from zoo.hub.client import PREFIX
 from zoo.hub.config import read_config
 from zoo.hub.data import datamodule
-from zoo.hub.remote import PREFIX
 from zoo.model import Model
 from zoo.model.asking import check_draws
 from zoo.nn.devices import checked_device

@@ -15,9 +15,10 @@ from typing import Any
 from zoo.errors import CheckpointError, ZooError, show
 from zoo.files import restore, unwritable
 from zoo.hub import places
+from zoo.hub.client import PREFIX, REPO_ID
 from zoo.hub.config import CONFIG, read_config
 from zoo.hub.places import NAME
-from zoo.hub.remote import PREFIX, REPO_ID, pull, pull_config
+from zoo.hub.remote import pull, pull_config
 
 BUNDLED = Path(__file__).resolve().parents[2] / "checkpoints"
 
