@@ -33,11 +33,6 @@ def names() -> list[str]:
     return sorted({*places.index(), *places.names_in(folders())})
 
 
-def is_bundled(name: str) -> bool:
-    """Whether a checkpoint with this plain name is here."""
-    return places.among(folders(), name) is not None
-
-
 def find(
     name: str | os.PathLike[str],
     *,
