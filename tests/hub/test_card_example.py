@@ -20,9 +20,10 @@ FOLDERS = {"CIFAR10": "cifar-10-batches-bin", "MNIST": "MNIST/raw", "FashionMNIS
 
 
 def code(text: str, language: str = "python") -> str:
-    """The one block of a language on a card."""
-    (block,) = re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-    return block
+    """The first block of a language on a card; of Python there is one."""
+    first, *others = re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    assert language != "python" or not others
+    return first
 
 
 def data_of(name: str) -> str | None:
@@ -44,8 +45,10 @@ def test_the_example_runs_as_pasted(name, tmp_path, monkeypatch, capsys, real_da
     if name.startswith("continuous"):
         pytest.importorskip("torchdiffeq", reason="continuous flows need it")
     text = (finding.find(name) / "README.md").read_text(encoding="utf-8")
-    # One image in place of sixteen, and fewer points: drawing pixel by pixel takes its time.
-    example = code(text).replace("sample(16,", "sample(1,").replace("sample(10000,", "sample(100,")
+    # Fewer images and points: drawing pixel by pixel, and a mean over orderings, take their time.
+    example = code(text)
+    for given, fewer in (("sample(16,", "sample(1,"), ("sample(10000,", "sample(100,"), (".x[:8]", ".x[:2]")):
+        example = example.replace(given, fewer)
     monkeypatch.chdir(tmp_path)
     namespace: dict = {}
     with torch.random.fork_rng(devices=[]):
@@ -56,9 +59,9 @@ def test_the_example_runs_as_pasted(name, tmp_path, monkeypatch, capsys, real_da
         assert min(Image.open(tmp_path / f"{name}.png").size) >= 60
     assert ("print(" in example) == ("x" in namespace)
     if "x" in namespace:
-        assert len(namespace["x"]) == 8
+        assert len(namespace["x"]) == 2
         assert "tensor(" in capsys.readouterr().out
-    assert "pip install -e" in code(text, "sh") if text.count("```sh") == 1 else True
+    assert "pip install -e" in code(text, "sh")
 
 
 def test_a_model_of_classes_is_asked_for_one_and_loaded_by_the_name_it_was_pushed_by(tmp_path, monkeypatch):
