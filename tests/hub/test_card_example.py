@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 
@@ -31,13 +32,21 @@ def data_of(name: str) -> str | None:
     return FOLDERS.get(used[1]) if used else None
 
 
-# All but those of points and digits take seconds, or need files.
+# All but those of points and digits take seconds, or need files: of these one of each kind of example is run, and with
+# ZOO_EXAMPLES=all every one.
 QUICK = {"maf-moons", "planar-energy1", "radial-energy4", "maf-breast-cancer", "pixelcnn-digits"}
+KINDS = {"biggan-cifar10", "continuous-moons", "dcgan-fashion-mnist", "gaussian-cifar10", "made-mnist", "nice-cifar10"}
+RUN = store.names() if os.environ.get("ZOO_EXAMPLES") == "all" else sorted(QUICK | KINDS)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in store.names()]
-)
+@pytest.mark.parametrize("name", store.names())
+def test_every_example_is_python_and_names_its_checkpoint(name):
+    example = code((store.find(name) / "README.md").read_text(encoding="utf-8"))
+    compile(example, name, "exec")
+    assert f'zoo.load("{name}")' in example
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in RUN])
 def test_the_example_runs_as_pasted(name, tmp_path, monkeypatch, capsys, real_data):
     if data_of(name):
         real_data(data_of(name))
