@@ -116,8 +116,8 @@ def warn(sentence: str) -> None:
 
     Where the package names its own line, Python shows the warning once and not once for each caller.
     """
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("zoo", "torch", "lightning"):
+    level, frame, inside = 1, sys._getframe(), ("zoo", "torch", "lightning")
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in inside:
         level, frame = level + 1, frame.f_back
     warnings.warn(sentence, ZooWarning, stacklevel=level)
 
