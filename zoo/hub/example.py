@@ -83,9 +83,10 @@ def _drawn(spec: DataSpec | None, name: str) -> list[str]:
     n = {"plane": 10_000, "film": 4}.get(picture or "", 16)
     names = spec.class_names if spec else None
     label = f"label={json.dumps(plain(names[0])) if names else 0}, " if spec and spec.classes else ""
-    of_class = f"; {spec.classes} classes there are" if label else ""
-    shape = f"  # {_shape(spec, n)}{of_class}" if spec else ""
-    lines = [f"samples = model.sample({n}, {label}seed=0){shape}"]
+    known = "one of model.spec.class_names, or a number" if names else "a number"
+    lines = [f"# label: {known} 0..{spec.classes - 1}"] if label else []
+    shape = f"  # {_shape(spec, n)}" if spec else ""
+    lines.append(f"samples = model.sample({n}, {label}seed=0){shape}")
     if picture == "plane":
         lines.append(f"zoo.show(samples).save({_file(name)})  # in a notebook, zoo.show(samples) is enough")
     elif picture:
