@@ -18,7 +18,7 @@ from typing import Any, get_args, get_origin
 from zoo.commands.drawing import complete, documented, figure, sample
 from zoo.commands.measuring import distance, evaluate
 from zoo.commands.sharing import export, list_checkpoints, pull, push, show_card
-from zoo.commands.terminal import readable, sentence_of
+from zoo.commands.terminal import plain_warnings, readable, sentence_of
 from zoo.errors import ZooError, show
 
 TRAINING = {
@@ -186,7 +186,8 @@ def _run(program: str, action: Callable[[], None]) -> int:
     """
     readable()
     try:
-        action()
+        with plain_warnings(program):
+            action()
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 130

@@ -167,3 +167,22 @@ def test_another_packages_command_is_said(monkeypatch, capsys, tmp_path):
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     assert "lightning-sdk" in capsys.readouterr().out
+
+
+def test_a_warning_is_a_sentence_and_that_of_others_stays():
+    code = """
+import warnings
+from zoo import cli, errors
+
+def action():
+    errors.warn("Of it is left out: 2 hidden.")
+    warnings.warn("of others")
+
+cli._run("zoo", action)
+warnings.warn_explicit("later", errors.ZooWarning, "file", 1)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, second, *_, last = done.stderr.splitlines()
+    assert first == "zoo: Of it is left out: 2 hidden."
+    assert second.endswith("UserWarning: of others")
+    assert last == "file:1: ZooWarning: later"

@@ -9,9 +9,13 @@ import errno
 import os
 import sys
 import unicodedata
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from zoo.errors import ZooError, one_line
+from zoo.errors import ZooError, ZooWarning, one_line
 from zoo.files import unwritable
 
 LETTERS = 490  # of a sentence at most, however long the names in it are
@@ -41,6 +45,24 @@ def _stand_in(error: UnicodeError) -> tuple[str, int]:
         plain = unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode()
         shown.append(STAND_INS.get(letter) or plain or ("" if unicodedata.combining(letter) else "?"))
     return "".join(shown), error.end
+
+
+@contextmanager
+def plain_warnings(program: str) -> Iterator[None]:
+    """Our own warnings are sentences, as our refusals are, and not a line of code with its file before it."""
+    usual = warnings.formatwarning
+
+    def sentence(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
+        return (
+            f"{program}: {message}\n" if issubclass(category, ZooWarning) else usual(message, category, *where, **line)
+        )
+
+    warnings.formatwarning = sentence
+    try:
+        yield
+    finally:
+        if warnings.formatwarning is sentence:  # else Lightning, imported meanwhile, has put its own before it
+            warnings.formatwarning = usual
 
 
 def sentence_of(error: BaseException) -> str | None:
