@@ -8,6 +8,7 @@ import io
 import os
 import subprocess
 import sys
+import threading
 import types
 from pathlib import Path
 
@@ -143,6 +144,52 @@ def test_settings_and_sizes_that_cannot_be(fails, action):
 def test_a_mistake_in_the_code_keeps_its_traceback(fails, error):
     with pytest.raises(type(error)):
         fails(error)
+
+
+class Unwritten:
+    """What cannot be written when it goes."""
+
+    def __del__(self) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "events")
+
+
+def in_a_thread(error: Exception) -> None:
+    def fall() -> None:
+        raise error
+
+    thread = threading.Thread(target=fall)
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    "action",
+    [lambda: in_a_thread(OSError(errno.ENOSPC, "No space left on device", "events")), lambda: Unwritten() and None],
+)
+@pytest.mark.parametrize("error", [None, OSError(errno.ENOSPC, "No space left on device", "last.ckpt")])
+def test_a_full_disk_in_a_thread_or_a_clean_up_is_one_sentence(monkeypatch, capsys, action, error):
+    """As TensorBoard's writer thread has it."""
+
+    def command(argv):
+        action()
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(cli, "_command", command)
+    hooks = threading.excepthook, sys.unraisablehook
+    assert cli.main(["list"]) == 1
+    name = "last.ckpt" if error else "events"
+    remedy = "free disk space there, and run again"
+    assert capsys.readouterr().err == f"zoo: cannot write {name} (No space left on device): {remedy}.\n"
+    assert (threading.excepthook, sys.unraisablehook) == hooks, "as they were"
+
+
+def test_another_error_of_a_thread_is_shown_as_it_was(monkeypatch):
+    shown = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: shown.append(args.exc_value))
+    monkeypatch.setattr(cli, "_command", lambda argv: in_a_thread(KeyError("x")))
+    assert cli.main(["list"]) == 0
+    assert [type(error) for error in shown] == [KeyError]
 
 
 def test_another_packages_command_is_said(monkeypatch, capsys, tmp_path):

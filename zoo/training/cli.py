@@ -28,6 +28,7 @@ from zoo.callbacks.ema import EMA
 from zoo.callbacks.run import ProgressBar, RunRecord, SaveBest, SaveLast
 from zoo.classes import ABSENT, class_path_of, up_to_date
 from zoo.errors import CheckpointError, ZooError, warn
+from zoo.files import FULL
 from zoo.hub import building, packing, store
 from zoo.model import Model
 from zoo.training import predictions
@@ -279,6 +280,15 @@ class ZooCLI(LightningCLI):
             raise ZooError(f"{name} has no likelihood, which `predict` computes of each datum: use its own methods.")
         if command == "predict" and self.trainer.world_size > 1:
             raise ZooError("Several processes would each predict a part: set trainer.devices to 1.")
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """LightningCLI's; a full disk is said with the run's folder, where what writes, as curves, names no file."""
+        try:
+            super()._run_subcommand(subcommand)
+        except OSError as error:
+            if error.errno in FULL and error.filename is None:
+                error.filename = self.trainer.default_root_dir
+            raise
 
     def after_predict(self) -> None:
         """Tell what came of it."""
