@@ -34,7 +34,7 @@ import zoo
 from zoo import cli, metrics
 from zoo.callbacks import Compile, CUDAGraphs, SampleGrid
 from zoo.data import CIFAR10, MNIST, FashionMNIST, TensorData
-from zoo.hub import remote, store
+from zoo.hub import finding, remote, store
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -188,11 +188,11 @@ def reader(folder: Path, page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(ROOT / "docs", folder / "docs")
     text = page.read_text(encoding="utf-8")
     left_out = "pixelcnn-digits" if "zoo export runs/NAME NAME" in text else ""  # it is made there
-    for name in store.names():
+    for name in finding.names():
         whole = name in text or name == "pixelcnn-digits"  # of the others config.json, for the tables
         if name != left_out:
             ignore = None if whole else lambda _, files: [file for file in files if file != "config.json"]
-            shutil.copytree(store.find(name), folder / "checkpoints" / name, ignore=ignore)
+            shutil.copytree(finding.find(name), folder / "checkpoints" / name, ignore=ignore)
     Image.new("RGB", (32, 32), (90, 140, 200)).save(folder / "photo.png")
     rows = "\n".join(f"{i % 2},{i // 2 % 2},{i // 4 % 2},{i // 8 % 2}" for i in range(64)) + "\n"
     for name in ("train.csv", "test.csv"):
@@ -221,8 +221,8 @@ def reader(folder: Path, page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def pulled(repo_id: str, **settings: Any) -> Path:
         return folder / "checkpoints" / repo_id.rpartition("/")[2]
 
-    monkeypatch.setattr(store, "BUNDLED", folder / "checkpoints")
-    monkeypatch.setattr(store, "pull", pulled)
+    monkeypatch.setattr(finding, "BUNDLED", folder / "checkpoints")
+    monkeypatch.setattr(finding, "pull", pulled)
     monkeypatch.setattr(remote, "pull", pulled)
     monkeypatch.setattr(store, "push", lambda name, repo_id, **settings: f"https://hub.example/{repo_id}")
     monkeypatch.setenv("ZOO_DATA", str(folder / "data"))

@@ -10,7 +10,7 @@ import pages
 import pytest
 
 from zoo import cli
-from zoo.hub import store, tables
+from zoo.hub import finding, tables
 
 ROOT, PAGES = pages.ROOT, pages.PAGES
 BLOCKS = [block for page in PAGES for block in pages.blocks(page)]
@@ -132,7 +132,7 @@ def test_each_table_is_on_a_page():
     texts = [page.read_text(encoding="utf-8") for page in PAGES]
     for name in tables.TABLES:
         assert sum(tables.BEGIN.format(name) in text for text in texts) == 1, name
-    assert set(store.names()) >= set(tables.CHOSEN)
+    assert set(finding.names()) >= set(tables.CHOSEN)
 
 
 def test_the_readme_has_every_command():

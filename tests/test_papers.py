@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from zoo.adversarial import GAN
-from zoo.hub import store
+from zoo.hub import finding, store
 from zoo.hub.building import resolve
 from zoo.hub.config import read_config
 from zoo.model import Model
@@ -37,9 +37,9 @@ def test_a_paper_is_the_one_that_a_file_of_the_zoo_cites(key: str):
         assert paper.link == f"https://arxiv.org/abs/{paper.arxiv}"
 
 
-@pytest.mark.parametrize("name", store.names())
+@pytest.mark.parametrize("name", finding.names())
 def test_a_bundled_checkpoint_cites_what_its_model_does(name: str):
-    config = read_config(store.find(name))
+    config = read_config(finding.find(name))
     with torch.device("meta"):
         model = resolve(config["class_path"], None)(**config["init_args"])
     assert config["papers"] == list(model.papers)

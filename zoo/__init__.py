@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from zoo.errors import CheckpointError, DataError, HubError, ZooError
     from zoo.evaluation.comparison import distance
     from zoo.evaluation.measure import evaluate
+    from zoo.hub.finding import names
     from zoo.hub.pretrained import from_pretrained, push_to_hub
     from zoo.hub.remote import pull
-    from zoo.hub.store import load, names, push, save
+    from zoo.hub.store import load, push, save
     from zoo.model import GenerativeModel, Model
     from zoo.pictures.show import show
     from zoo.results import Result
@@ -30,7 +31,8 @@ __version__ = "0.1.0"
 
 # Looked up on first use, so that `import zoo` and `zoo --help` do not wait for torch.
 _HOMES = {
-    **dict.fromkeys(["load", "names", "push", "save"], "zoo.hub.store"),
+    **dict.fromkeys(["load", "push", "save"], "zoo.hub.store"),
+    "names": "zoo.hub.finding",
     **dict.fromkeys(["from_pretrained", "push_to_hub"], "zoo.hub.pretrained"),
     "pull": "zoo.hub.remote",
     "distance": "zoo.evaluation.comparison",

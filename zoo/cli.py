@@ -84,9 +84,9 @@ def _parsed(argv: list[str]) -> dict[str, Any]:
             )
             # Where an option of the model comes before the name, its value has been taken for one.
             words = [word for word in (about.name, *rest) if word and not word.startswith("-")]
-            from zoo.hub import store
+            from zoo.hub import finding
 
-            about.name = next(filter(store.may_be_name, words), about.name)
+            about.name = next(filter(finding.may_be_name, words), about.name)
             if about.name is not None and (rest or {"-h", "--help"} & set(argv)):
                 options = function.options(about.name, about.revision)
                 _add_options(commands[name], options)

@@ -90,6 +90,12 @@ def show(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def said_name(path: str, limit: int = 160) -> str:
+    """A path for a sentence: not quoted, without what moves a terminal's cursor; of a long one the end."""
+    text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in path)
+    return text if len(text) <= limit else "..." + text[3 - limit :]
+
+
 def one_line(error: BaseException) -> str:
     """The text of an error on one line, without its full stop."""
     return plain(" ".join(str(error).split()).rstrip(".")[:200]) or type(error).__name__

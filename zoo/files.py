@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from zoo.errors import DataError, one_line
 
@@ -162,8 +163,10 @@ def present(path: Path) -> bool:
     return path.exists() or _gz(path).exists()
 
 
-def read_regular(path: str | Path, most: int) -> bytes:
-    """All of a regular file of at most `most` bytes: a pipe or a device, in a file's place, may never end.
+@contextmanager
+def opened_regular(path: str | Path, most: int) -> Iterator[tuple[BinaryIO, int]]:
+    """A regular file of at most `most` bytes, open, and how many it has: a pipe or a device, in a file's place, may
+    never end.
 
     Raises:
         OSError: it is absent, no regular file, larger, or cannot be read; `strerror` says which.
@@ -179,9 +182,19 @@ def read_regular(path: str | Path, most: int) -> bytes:
         if status.st_size > most:
             raise OSError(errno.EFBIG, f"its {status.st_size:,} bytes are more than {most:,}", str(path))
         with open(handle, "rb", closefd=False) as file:
-            return file.read(most)
+            yield file, status.st_size
     finally:
         os.close(handle)
+
+
+def read_regular(path: str | Path, most: int) -> bytes:
+    """All of a regular file of at most `most` bytes.
+
+    Raises:
+        OSError: as `opened_regular`.
+    """
+    with opened_regular(path, most) as (file, _):
+        return file.read(most)
 
 
 def read(path: Path, size: int, sha256: str, header: bytes = b"") -> bytes:

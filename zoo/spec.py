@@ -332,8 +332,3 @@ def check_image_shape(shape: Sequence[int]) -> None:
     """Refuse a shape that is not one of images."""
     if len(shape) != 3 or min(shape) < 1:
         raise DataError(f"shape must be (C, H, W) of positive sizes, not {list(shape)}.")
-
-
-def check_count(n: Any) -> int:
-    """A number of data to draw, at least one, as an `int` (`zoo.arguments.count_of`)."""
-    return count_of(n)

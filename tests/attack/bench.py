@@ -29,7 +29,7 @@ from hub_server import Fault, File, HubServer, Repo
 
 import zoo.training.cli  # noqa: F401  (heavy, hence before processes are forked; so is sklearn)
 from zoo import cli
-from zoo.hub import remote, store
+from zoo.hub import client, finding
 from zoo.training.files import read_run
 
 NAME = "pixelcnn-attacked"
@@ -247,7 +247,7 @@ class Bench:
         sleep, urlopen = time.sleep, urllib.request.urlopen
         time.sleep = lambda seconds: sleep(min(seconds, 0.01))
         urllib.request.urlopen = lambda *given, **named: urlopen(*given, **{**named, "timeout": 1})
-        remote._TIMEOUT = remote._SILENCE = 1.0
+        client.TIMEOUT = client.SILENCE = 1.0
         self.place(self.work)
         self.recipe = self.folder / "tiny.yaml"
         self.recipe.write_text(yaml.safe_dump(recipe()))
@@ -258,8 +258,8 @@ class Bench:
 
     def place(self, folder: Path) -> None:
         """Let the bundled checkpoints be those of a folder, here and in processes forked from now on."""
-        store.BUNDLED = folder / "checkpoints"
-        os.environ["ZOO_CHECKPOINTS"] = str(store.BUNDLED)
+        finding.BUNDLED = folder / "checkpoints"
+        os.environ["ZOO_CHECKPOINTS"] = str(finding.BUNDLED)
 
     def fit(self, run: Path, *more: str) -> Callable[[], int]:
         """Train into a run's folder."""

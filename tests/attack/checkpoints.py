@@ -31,7 +31,7 @@ from test_contract import FAMILIES
 
 from zoo.errors import DataError, ZooError, plain
 from zoo.evaluation.choice import choose
-from zoo.hub import card, store, tables
+from zoo.hub import card, finding, store, tables
 from zoo.hub.config import read_config
 from zoo.hub.data import datamodule
 from zoo.model.asking import draws
@@ -182,7 +182,7 @@ def use(folder: Path) -> None:
 @functools.cache
 def _bundled() -> tuple[str, ...]:
     """The smallest bundled checkpoints."""
-    size = {name: sum(file.stat().st_size for file in (store.BUNDLED / name).iterdir()) for name in store.names()}
+    size = {name: sum(file.stat().st_size for file in (finding.BUNDLED / name).iterdir()) for name in finding.names()}
     return tuple(sorted(size, key=lambda name: size[name])[:SMALLEST])
 
 
@@ -191,7 +191,7 @@ def _files(name: str) -> Files:
     """The files of a sound checkpoint, by name."""
     if name in _bundled():
         kept = (CONFIG, WEIGHTS, CARD)
-        return {file.name: file.read_bytes() for file in (store.BUNDLED / name).iterdir() if file.name in kept}
+        return {file.name: file.read_bytes() for file in (finding.BUNDLED / name).iterdir() if file.name in kept}
     family, _, shards = name.partition(" ")
     with tempfile.TemporaryDirectory() as temporary, torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

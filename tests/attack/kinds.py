@@ -19,7 +19,7 @@ from victims import contents
 
 from zoo.data import CIFAR10, FashionMNIST
 from zoo.errors import ZooError
-from zoo.hub import remote, store
+from zoo.hub import finding, remote, store
 from zoo.hub.tables import BEGIN, END, TABLES
 from zoo.training.files import read_run
 
@@ -117,13 +117,13 @@ class Export(Kind):
     def check(self) -> None:
         old, new = contents(self.bench.old), contents(self.bench.new)
         try:
-            found = contents(store.find(NAME))
+            found = contents(finding.find(NAME))
         except ZooError:
             found = {}
         assert found in ([old, new] if self.overwrite else [{}, new]), f"neither: {_differences(found, old, new)}"
         if self.overwrite or not found:
             self.again()
-        assert contents(store.find(NAME)) == new
+        assert contents(finding.find(NAME)) == new
 
 
 class Overwrite(Export):

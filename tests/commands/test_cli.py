@@ -21,7 +21,7 @@ from zoo.autoregressive import GatedPixelCNN, PixelCNN
 from zoo.data import Digits
 from zoo.errors import ZooError
 from zoo.flows import MAF, NICE, EnergyFlow, Glow
-from zoo.hub import card, remote, store, tables
+from zoo.hub import card, finding, remote, store, tables
 from zoo.hub.config import read_config, write_config
 from zoo.model import GenerativeModel, Model
 from zoo.pictures import images as pictures
@@ -446,7 +446,7 @@ def test_evaluate_write_refuses_a_part_and_what_is_not_yours(run, own, monkeypat
     status, _, err = run("evaluate", own, "--write", "--limit", 10)
     assert (status, "leave out --limit" in err) == (1, True)
     assert {file.name: file.read_bytes() for file in own.iterdir()} == before
-    monkeypatch.setattr(store, "pull", lambda *args, **options: own)
+    monkeypatch.setattr(finding, "pull", lambda *args, **options: own)
     for command in ("evaluate", "card"):
         status, _, err = run(command, "someone/pixelcnn-digits", "--write")
         assert (status, "folder of your own" in err) == (1, True)

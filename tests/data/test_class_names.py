@@ -13,7 +13,8 @@ from zoo.cli import main
 from zoo.data import CIFAR10, MNIST, Digits
 from zoo.errors import CheckpointError
 from zoo.hub.config import CONFIG, read_config, spec_of
-from zoo.hub.store import config_of, find, load
+from zoo.hub.finding import config_of, find
+from zoo.hub.store import load
 
 
 @pytest.mark.parametrize("path", CLASS_NAMES)

@@ -19,7 +19,7 @@ from huggingface_hub import constants  # noqa: E402
 
 constants.DOWNLOAD_CHUNK_SIZE = 10_000
 
-from zoo.hub import pretrained, remote, store  # noqa: E402
+from zoo.hub import finding, pretrained, remote, store  # noqa: E402
 
 
 def push_loaded(name, repo_id, **options):
@@ -27,7 +27,13 @@ def push_loaded(name, repo_id, **options):
     return store.load(name).push_to_hub(repo_id, **options)
 
 
-calls = {"config_of": store.config_of, "find": store.find, "load": store.load, "push": store.push, "pull": remote.pull}
+calls = {
+    "config_of": finding.config_of,
+    "find": finding.find,
+    "load": store.load,
+    "push": store.push,
+    "pull": remote.pull,
+}
 
 
 def limit(size):

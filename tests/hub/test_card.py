@@ -12,7 +12,7 @@ import zoo.data
 from zoo.classes import dataset_title
 from zoo.commands import sharing
 from zoo.errors import ZooError
-from zoo.hub import card, store, tables
+from zoo.hub import card, finding, tables
 from zoo.hub.config import read_config, write_config
 from zoo.references import headline
 from zoo.results import Result
@@ -484,7 +484,7 @@ def test_one_command_makes_all_cards_and_tables(monkeypatch, tmp_path, capsys):
     write_config(folder, CONFIG)
     begin, end = tables.BEGIN.format("chosen"), tables.END.format("chosen")
     (tmp_path / "README.md").write_text(f"{begin}\n{end}\n")
-    monkeypatch.setattr(store, "BUNDLED", tmp_path / "checkpoints")
+    monkeypatch.setattr(finding, "BUNDLED", tmp_path / "checkpoints")
     monkeypatch.chdir(tmp_path)
     sharing.show_card(readme=True)
     assert capsys.readouterr().out.split() == [str(folder / "README.md"), "README.md"]
@@ -508,7 +508,7 @@ def test_the_best_are_among_the_rows_of_the_readme():
 
 def test_the_readme_has_at_most_ten_rows():
     assert len(tables.CHOSEN) <= 10
-    assert set(tables.CHOSEN) <= set(store.names())
+    assert set(tables.CHOSEN) <= set(finding.names())
     configs = tables.bundled()
     assert {tables.family(configs[name]) for name in tables.CHOSEN} == {
         "adversarial",
@@ -518,9 +518,9 @@ def test_the_readme_has_at_most_ten_rows():
     }
 
 
-@pytest.mark.parametrize("name", store.names())
+@pytest.mark.parametrize("name", finding.names())
 def test_the_card_of_each_bundled_checkpoint_is_the_rendered_one(name):
-    folder = store.find(name)
+    folder = finding.find(name)
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert text == card.render(read_config(folder), name), f"run: zoo card {name} --write"
     # A table of 30 columns has no picture; all else that is bundled has one.

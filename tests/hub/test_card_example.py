@@ -14,7 +14,7 @@ from PIL import Image
 import zoo
 from zoo.autoregressive import GatedPixelCNN
 from zoo.data import Digits
-from zoo.hub import card, store
+from zoo.hub import card, finding, store
 from zoo.hub.config import read_config
 
 FOLDERS = {"CIFAR10": "cifar-10-batches-bin", "MNIST": "MNIST/raw", "FashionMNIST": "FashionMNIST/raw"}
@@ -28,7 +28,7 @@ def code(text: str, language: str = "python") -> str:
 
 def data_of(name: str) -> str | None:
     """The folder of the files that the example of a checkpoint needs."""
-    used = re.search(r"from zoo\.data import (\w+)", card.render(read_config(store.find(name)), name))
+    used = re.search(r"from zoo\.data import (\w+)", card.render(read_config(finding.find(name)), name))
     return FOLDERS.get(used[1]) if used else None
 
 
@@ -36,10 +36,10 @@ def data_of(name: str) -> str | None:
 # ZOO_EXAMPLES=all every one.
 QUICK = {"maf-moons", "planar-energy1", "radial-energy4", "maf-breast-cancer", "pixelcnn-digits"}
 KINDS = {"biggan-cifar10", "continuous-moons", "dcgan-fashion-mnist", "gaussian-cifar10", "made-mnist", "nice-cifar10"}
-RUN = store.names() if os.environ.get("ZOO_EXAMPLES") == "all" else sorted(QUICK | KINDS)
+RUN = finding.names() if os.environ.get("ZOO_EXAMPLES") == "all" else sorted(QUICK | KINDS)
 
 
-@pytest.mark.parametrize("name", store.names())
+@pytest.mark.parametrize("name", finding.names())
 def test_every_example_is_python_and_names_its_checkpoint(name):
     example = code((store.find(name) / "README.md").read_text(encoding="utf-8"))
     compile(example, name, "exec")
@@ -52,7 +52,7 @@ def test_the_example_runs_as_pasted(name, tmp_path, monkeypatch, capsys, real_da
         real_data(data_of(name))
     if name.startswith("continuous"):
         pytest.importorskip("torchdiffeq", reason="continuous flows need it")
-    text = (store.find(name) / "README.md").read_text(encoding="utf-8")
+    text = (finding.find(name) / "README.md").read_text(encoding="utf-8")
     # One image in place of sixteen, and fewer points: drawing pixel by pixel takes its time.
     example = code(text).replace("sample(16,", "sample(1,").replace("sample(10000,", "sample(100,")
     monkeypatch.chdir(tmp_path)
@@ -90,16 +90,16 @@ def test_a_model_of_classes_is_asked_for_one_and_loaded_by_the_name_it_was_pushe
     assert (tmp_path / "gated-theirs.png").is_file()
 
 
-@pytest.mark.parametrize("name", store.names())
+@pytest.mark.parametrize("name", finding.names())
 def test_the_hub_reads_the_front_matter_of_each_card(name):
-    text = (store.find(name) / "README.md").read_text(encoding="utf-8")
+    text = (finding.find(name) / "README.md").read_text(encoding="utf-8")
     data = ModelCard(text).data
     assert (data.license, data.library_name, data.model_name) == ("mit", "generative-zoo", name)
-    assert len(data.eval_results) == len(read_config(store.find(name))["results"])
+    assert len(data.eval_results) == len(read_config(finding.find(name))["results"])
     assert all(result.metric_value is not None for result in data.eval_results)
     for section in ("## Use", "## Numbers", "## Intended use and limits", "## Training", "## Weights"):
         assert f"\n{section}\n" in text
-    papers = read_config(store.find(name))["papers"]
+    papers = read_config(finding.find(name))["papers"]
     assert ("\n## Paper\n" in text) == bool(papers)
     assert text.count("\n@") == len(papers)
     assert "icence of the training data" in text or "no licence and nobody's privacy" in text

@@ -126,18 +126,18 @@ def test_not_a_regular_file(checkpoint, file):
     for target in ("/dev/zero", "/dev/stdin", str(checkpoint)):
         (checkpoint / file).unlink()
         (checkpoint / file).symlink_to(target)
-        refused(checkpoint, file, "not a regular file")
+        refused(checkpoint, file, "no regular file")
     (checkpoint / file).unlink()
     os.mkfifo(checkpoint / file)
-    refused(checkpoint, file, "not a regular file")
+    refused(checkpoint, file, "no regular file")
 
 
 def test_enormous_files(checkpoint):
     with (checkpoint / WEIGHTS).open("r+b") as file:
         file.truncate(2**34)  # sparse: it takes no space
-    refused(checkpoint, WEIGHTS, "bytes; at most")
+    refused(checkpoint, WEIGHTS, "bytes are more than")
     (checkpoint / "config.json").write_bytes(b" " * (2**20 + 1))
-    refused(checkpoint, "config.json", "bytes; at most")
+    refused(checkpoint, "config.json", "bytes are more than")
 
 
 def test_unreadable_files(checkpoint):

@@ -14,7 +14,7 @@ from interrupted import killed, refused, refused_beyond
 
 from zoo import cli, files
 from zoo.autoregressive import PixelCNN
-from zoo.hub import card, store
+from zoo.hub import card, finding, store
 from zoo.hub.config import read_config, write_config
 from zoo.hub.folder import verify
 
@@ -37,7 +37,7 @@ def home(request, monkeypatch, tmp_path, pristine):
     """The folder of one's own checkpoints, with what the system has to exchange two names and without."""
     if request.param == "rename":
         monkeypatch.setattr(files, "_exchanged", lambda a, b: False)
-    monkeypatch.setattr(store, "BUNDLED", tmp_path / "checkpoints")
+    monkeypatch.setattr(finding, "BUNDLED", tmp_path / "checkpoints")
     monkeypatch.delenv("ZOO_CHECKPOINTS", raising=False)
     (tmp_path / "checkpoints").mkdir()
     return tmp_path / "checkpoints"
@@ -66,13 +66,13 @@ def test_saving(home, model):
     for step in steps():
         store.save(model, home / NAME)
         stopped = killed(lambda: store.save(other(), home / NAME), step)
-        assert NAME in store.names()
-        found = weights(store.find(NAME))
+        assert NAME in finding.names()
+        found = weights(finding.find(NAME))
         assert found in ([old, new] if stopped else [new])
         if not stopped:
             break
         said = refused(lambda: store.save(other(), home / NAME), step)
-        assert weights(store.find(NAME)) in (old, new)
+        assert weights(finding.find(NAME)) in (old, new)
         if said:
             assert "ZooError" in said[0]
             assert "free disk space" in said[1]
@@ -111,7 +111,7 @@ def test_exporting_anew(home, run, capsys):
     for step in steps():
         before = old()
         stopped = killed(lambda: cli.main(command), step)
-        found = store.find(NAME)
+        found = finding.find(NAME)
         assert weights(found) in ([before, new] if stopped else [new])
         if (found / "README.md").exists():  # whole, and of these weights
             picture = (found / "samples.png").exists()
@@ -120,7 +120,7 @@ def test_exporting_anew(home, run, capsys):
         if not stopped:
             break
         assert cli.main(command) == 0
-        assert weights(store.find(NAME)) == new
+        assert weights(finding.find(NAME)) == new
         assert sorted(path.name for path in (home / NAME).iterdir()) == [
             "README.md", "config.json", "model.safetensors", "samples.png"]  # fmt: skip
     assert step > 10
@@ -158,4 +158,4 @@ def test_what_cannot_be_written_is_said_before_it_is_computed(home, model, monke
     folder = store.save(model, home / NAME)
     monkeypatch.setattr(os, "access", lambda path, mode: path != folder)
     with pytest.raises(files.DataError, match=f"cannot write {folder / 'config.json'} .*: make {folder} writable"):
-        store.check_own(NAME, folder)
+        finding.check_own(NAME, folder)

@@ -8,7 +8,7 @@ import pytest
 from hub_client import ROOT
 
 from zoo.errors import CheckpointError, HubError
-from zoo.hub import store
+from zoo.hub import finding, store
 
 
 @pytest.fixture
@@ -23,43 +23,43 @@ def bundled(pristine, tmp_path, monkeypatch):
         (folder / litter).mkdir()
         if litter != "pixelcnn-empty":
             (folder / litter / "config.json").write_text("{}")
-    monkeypatch.setattr(store, "BUNDLED", folder)
+    monkeypatch.setattr(finding, "BUNDLED", folder)
     monkeypatch.delenv("ZOO_HUB_NAMESPACE", raising=False)
     return folder
 
 
 def refused(name: object, kind: type[Exception] = CheckpointError, **options: object) -> str:
     with pytest.raises(kind) as caught:
-        store.find(name, **options)
+        finding.find(name, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_names_lists_the_bundled_checkpoints(bundled):
-    assert store.names() == ["pixelcnn-cifar10", "pixelcnn-digits"]
+    assert finding.names() == ["pixelcnn-cifar10", "pixelcnn-digits"]
 
 
 def test_no_checkpoints_folder_is_no_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "BUNDLED", tmp_path / "absent")
-    assert store.names() == []
+    monkeypatch.setattr(finding, "BUNDLED", tmp_path / "absent")
+    assert finding.names() == []
 
 
 def test_find_takes_names_and_paths(bundled, monkeypatch):
     folder = bundled / "pixelcnn-digits"
-    assert store.find("pixelcnn-digits") == folder
-    assert store.find(folder) == store.find(str(folder)) == folder
+    assert finding.find("pixelcnn-digits") == folder
+    assert finding.find(folder) == finding.find(str(folder)) == folder
     monkeypatch.chdir(bundled.parent)
-    assert store.find("./checkpoints/pixelcnn-digits").resolve() == folder
-    assert store.find("checkpoints/pixelcnn-digits").resolve() == folder
+    assert finding.find("./checkpoints/pixelcnn-digits").resolve() == folder
+    assert finding.find("checkpoints/pixelcnn-digits").resolve() == folder
     monkeypatch.setenv("HOME", str(bundled))
-    assert store.find("~/pixelcnn-digits") == folder
+    assert finding.find("~/pixelcnn-digits") == folder
 
 
 def test_a_plain_name_is_never_a_path(bundled, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("pixelcnn-digits").mkdir()
     Path("pixelcnn-other").mkdir()
-    assert store.find("pixelcnn-digits") == bundled / "pixelcnn-digits"
+    assert finding.find("pixelcnn-digits") == bundled / "pixelcnn-digits"
     assert "pixelcnn-other" in refused("pixelcnn-other")
 
 
@@ -135,7 +135,8 @@ def test_push_takes_only_what_is_local(bundled):
 
 def test_listing_imports_neither_torch_nor_the_client():
     code = (
-        "import sys; from zoo.hub import config, store; [config.read_config(store.find(n)) for n in store.names()];"
+        "import sys; from zoo.hub import config, finding, store;"
+        "[config.read_config(finding.find(name)) for name in finding.names()];"
         "assert not {'torch', 'lightning', 'huggingface_hub', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

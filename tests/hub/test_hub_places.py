@@ -13,7 +13,7 @@ from hub_server import File, Repo
 
 from zoo import cli
 from zoo.errors import CheckpointError
-from zoo.hub import places, remote, store, tables
+from zoo.hub import client, finding, places, remote, store, tables
 from zoo.hub.config import read_config
 from zoo.training.export import export_run
 from zoo.training.files import in_todays_names
@@ -29,7 +29,7 @@ def wheel(pristine, tmp_path, monkeypatch):
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "index.json").write_text(json.dumps(places.made_index(published.parent)))
     monkeypatch.setattr(places, "INDEX", tmp_path / "site" / "index.json")
-    monkeypatch.setattr(store, "BUNDLED", tmp_path / "site" / "checkpoints")
+    monkeypatch.setattr(finding, "BUNDLED", tmp_path / "site" / "checkpoints")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setattr(places.sys, "platform", "linux")
     for name in ("ZOO_CHECKPOINTS", "ZOO_HUB_NAMESPACE"):
@@ -40,7 +40,7 @@ def wheel(pristine, tmp_path, monkeypatch):
 def pulled(monkeypatch, folder: Path) -> list[str]:
     """Have the Hub answer with a folder, and note what it is asked for."""
     asked = []
-    monkeypatch.setattr(store, "pull", lambda repo_id, **options: asked.append(repo_id) or folder)
+    monkeypatch.setattr(finding, "pull", lambda repo_id, **options: asked.append(repo_id) or folder)
     return asked
 
 
@@ -53,8 +53,8 @@ def test_the_index_is_made_of_the_checkpoints():
 
 
 def test_a_wheel_lists_what_is_published(wheel, capsys):
-    assert store.names() == [NAME]
-    assert store.config_of(NAME) == read_config(wheel)
+    assert finding.names() == [NAME]
+    assert finding.config_of(NAME) == read_config(wheel)
     assert tables.table(tables.bundled()) == tables.table({NAME: read_config(wheel)})
     assert cli.main(["list"]) == 0
     assert NAME in capsys.readouterr().out
@@ -62,16 +62,16 @@ def test_a_wheel_lists_what_is_published(wheel, capsys):
 
 def test_a_name_of_the_wheel_is_in_the_default_namespace(wheel, monkeypatch):
     asked = pulled(monkeypatch, wheel)
-    assert store.find(NAME) == wheel
+    assert finding.find(NAME) == wheel
     assert asked == [f"{places.NAMESPACE}/{NAME}"]
     monkeypatch.setenv("ZOO_HUB_NAMESPACE", "alice")
-    store.find(NAME)
-    store.find(NAME, namespace="bob")
+    finding.find(NAME)
+    finding.find(NAME, namespace="bob")
     monkeypatch.delenv("ZOO_HUB_NAMESPACE")
-    store.find(NAME, revision="v1")
+    finding.find(NAME, revision="v1")
     assert asked[1:] == [f"alice/{NAME}", f"bob/{NAME}", f"{places.NAMESPACE}/{NAME}"]
     with pytest.raises(CheckpointError, match=f"close to it are {NAME}"):
-        store.find("pixelcnn-digit")
+        finding.find("pixelcnn-digit")
 
 
 def test_other_weights_under_a_name_of_the_wheel_are_refused(wheel, model, tmp_path, monkeypatch):
@@ -79,31 +79,31 @@ def test_other_weights_under_a_name_of_the_wheel_are_refused(wheel, model, tmp_p
     other = store.save(model, tmp_path / "other", dtype="float32")
     pulled(monkeypatch, other)
     with pytest.raises(CheckpointError, match=r"are others than this version of zoo knows") as caught:
-        store.find(NAME)
+        finding.find(NAME)
     assert f"write {places.NAMESPACE}/{NAME}" in str(caught.value)
     for said in ({"namespace": "bob"}, {"revision": "main"}):
-        assert store.find(NAME, **said) == other
-    assert store.find(f"{places.NAMESPACE}/{NAME}") == other
+        assert finding.find(NAME, **said) == other
+    assert finding.find(f"{places.NAMESPACE}/{NAME}") == other
 
 
 def test_exports_go_to_the_users_data_and_are_found_there(wheel, model, tmp_path, monkeypatch):
     own = tmp_path / "data" / "zoo" / "checkpoints"
-    assert store.folders()[0] == own
+    assert finding.folders()[0] == own
     folder = store.save(model, own / "pixelcnn-mine")
-    assert store.find("pixelcnn-mine") == folder
-    assert store.names() == [NAME, "pixelcnn-mine"]
-    assert store.is_own("pixelcnn-mine", folder)
-    assert store.to_push("pixelcnn-mine") == folder
+    assert finding.find("pixelcnn-mine") == folder
+    assert finding.names() == [NAME, "pixelcnn-mine"]
+    assert finding.is_own("pixelcnn-mine", folder)
+    assert finding.to_push("pixelcnn-mine") == folder
     assert set(tables.bundled()) == {NAME, "pixelcnn-mine"}
     monkeypatch.setenv("ZOO_CHECKPOINTS", str(tmp_path / "mine"))
-    assert store.folders()[0] == tmp_path / "mine"
-    assert store.names() == [NAME]
+    assert finding.folders()[0] == tmp_path / "mine"
+    assert finding.names() == [NAME]
 
 
 def test_ones_own_goes_before_what_is_published(wheel, model, tmp_path, monkeypatch):
     asked = pulled(monkeypatch, wheel)
-    own = store.save(model, store.folders()[0] / NAME)
-    assert store.find(NAME) == own
+    own = store.save(model, finding.folders()[0] / NAME)
+    assert finding.find(NAME) == own
     assert not asked
 
 
@@ -133,9 +133,9 @@ def test_the_users_data_folder(platform, environment, folder, monkeypatch):
 def test_a_checkout_keeps_its_checkpoints(monkeypatch, tmp_path):
     monkeypatch.delenv("ZOO_CHECKPOINTS", raising=False)
     assert not places.INDEX.exists()
-    assert store.folders() == [store.BUNDLED] == [ROOT / "checkpoints"]
+    assert finding.folders() == [finding.BUNDLED] == [ROOT / "checkpoints"]
     monkeypatch.setenv("ZOO_CHECKPOINTS", str(tmp_path))
-    assert store.folders() == [tmp_path, store.BUNDLED], "what is said is done"
+    assert finding.folders() == [tmp_path, finding.BUNDLED], "what is said is done"
 
 
 @pytest.mark.parametrize("name", ["../x-y", "/tmp/x-y", "Pixelcnn-Digits", "pixelcnn", "a/b-c"])
@@ -164,13 +164,13 @@ def test_no_other_file_is_taken_for_a_recipe(tmp_path, monkeypatch):
 
 def test_names_with_the_prefix_that_others_use(monkeypatch, pristine):
     asked = pulled(monkeypatch, pristine)
-    assert store.find("hf-hub:alice/pixelcnn-tiny") == pristine
-    assert store.may_be_name("hf-hub:alice/pixelcnn-tiny")
-    assert remote.repository(asked[0]) == "alice/pixelcnn-tiny" == remote.repository("alice/pixelcnn-tiny")
+    assert finding.find("hf-hub:alice/pixelcnn-tiny") == pristine
+    assert finding.may_be_name("hf-hub:alice/pixelcnn-tiny")
+    assert client.repository(asked[0]) == "alice/pixelcnn-tiny" == client.repository("alice/pixelcnn-tiny")
     monkeypatch.undo()
     for name in ("hf-hub:", "hf-hub:pixelcnn-digits", "hf-hub:../x", "hf-hub:a/b/c", "hf-hub:hf-hub:a/b", "hf_hub:a/b"):
         with pytest.raises((CheckpointError, remote.HubError)):
-            store.find(name, local_files_only=True)
+            finding.find(name, local_files_only=True)
 
 
 # -- the wheel itself ----------------------------------------------------------------------------------------------

@@ -366,8 +366,8 @@ def test_a_silent_hub_is_not_waited_for_for_ever(server, published, checkpoint, 
         sleep = time.sleep
         time.sleep = lambda seconds: sleep(min(seconds, 0.01))
         from zoo.errors import HubError
-        from zoo.hub import remote, store
-        remote._SILENCE = 0.2
+        from zoo.hub import client, store
+        client.SILENCE = 0.2
         try:
             store.push({str(checkpoint)!r}, {published!r}, token={TOKEN!r})
         except HubError as error:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from zoo import cli
 from zoo.autoregressive import PixelCNN
 from zoo.errors import CheckpointError, HubError, ZooError
-from zoo.hub import building, card, store
+from zoo.hub import building, card, finding, store
 from zoo.model import GenerativeModel
 from zoo.spec import DataSpec
 
@@ -49,10 +49,10 @@ class Above(GenerativeModel):
 @pytest.fixture
 def bundled(tmp_path, monkeypatch):
     """Where the bundled checkpoints are, one of them to rest on."""
-    monkeypatch.setattr(store, "BUNDLED", tmp_path / "checkpoints")
+    monkeypatch.setattr(finding, "BUNDLED", tmp_path / "checkpoints")
     torch.manual_seed(0)
-    store.save(PixelCNN(shape=[1, 8, 8], levels=17, channels=2, blocks=1), store.BUNDLED / BASE)
-    return store.BUNDLED
+    store.save(PixelCNN(shape=[1, 8, 8], levels=17, channels=2, blocks=1), finding.BUNDLED / BASE)
+    return finding.BUNDLED
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def test_options_of_the_hub_reach_it(above, bundled, monkeypatch):
         seen.append((name, options))
         raise HubError("There is no network.")
 
-    monkeypatch.setattr(store, "pull", pull)
+    monkeypatch.setattr(finding, "pull", pull)
     config = read_config(above)
     config["init_args"]["below"] = config["rests_on"]["name"] = "alice/pixelcnn-tiny"
     write_config(above, config)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from tiny_runs import last, sealed
 
 from zoo.classes import ABSENT, ARGUMENTS, CLASSES, STATE_KEYS, class_path_of, run_up_to_date, up_to_date
-from zoo.hub import building, store
+from zoo.hub import building, finding, store
 from zoo.hub.config import read_config
 from zoo.hub.data import datamodule
 from zoo.training import cli as training
@@ -51,7 +51,7 @@ def test_a_configuration_is_read_in_the_names_of_today(name, tmp_path):
     assert "latents" not in config["init_args"]
     data = datamodule(config["data"])
     assert isinstance(data, LightningDataModule)
-    if store.BUNDLED.joinpath(name).is_dir():
+    if finding.BUNDLED.joinpath(name).is_dir():
         assert store.load(name).spec == store.load(name, cls=cls).spec
 
 

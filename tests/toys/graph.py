@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zoo.data.tensors import TensorData
 from zoo.model import GenerativeModel
 from zoo.nn.draws import Draws
-from zoo.spec import DataSpec, check_count
+from zoo.spec import DataSpec
 
 KINDS, MOST = 3, 4  # of nodes, and nodes of a graph
 
@@ -72,7 +72,7 @@ class Bag(GenerativeModel):
 
     @torch.no_grad()
     def sample(self, n: int, *, seed: int | None = None) -> Graphs:
-        check_count(n)
+        self.spec.count(n)
         draws = Draws(seed, n)
         sizes = draws.choice(self.sizes.softmax(0)) + 1
         nodes = torch.stack([draws.choice(self.kinds.softmax(0)) for _ in range(MOST)], 1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zoo.data.tensors import TensorData
 from zoo.model import GenerativeModel
 from zoo.nn.draws import Draws
-from zoo.spec import DataSpec, check_count
+from zoo.spec import DataSpec
 
 TRAINED = 100
 
@@ -61,7 +61,7 @@ class Places(GenerativeModel):
 
     @torch.no_grad()
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
-        check_count(n)
+        self.spec.count(n)
         noise = Draws(seed, n).normal(2).to(self.common)
         return self.common + math.sqrt(2) * noise
 

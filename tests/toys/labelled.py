@@ -13,7 +13,7 @@ from zoo.data.tensors import TensorData
 from zoo.model import GenerativeModel
 from zoo.model.asking import draws
 from zoo.nn.draws import Draws
-from zoo.spec import DataSpec, check_count
+from zoo.spec import DataSpec
 
 CLASSES = 3
 
@@ -53,7 +53,7 @@ class Places(GenerativeModel):
 
     @torch.no_grad()
     def sample(self, n: int, *, label: int | Sequence[int] | Tensor, seed: int | None = None) -> Tensor:
-        check_count(n)
+        self.spec.count(n)
         labels = self.check_labels(label, n)
         return self.place[labels] + Draws(seed, n).normal(2).to(self.place)
 

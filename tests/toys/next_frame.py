@@ -12,7 +12,7 @@ from zoo.data.tensors import TensorData
 from zoo.model import GenerativeModel
 from zoo.model.asking import draws
 from zoo.nn.draws import Draws
-from zoo.spec import DataSpec, check_count
+from zoo.spec import DataSpec
 
 SHAPE = (1, 2, 2)
 
@@ -50,7 +50,7 @@ class NextFrame(GenerativeModel):
 
     @torch.no_grad()
     def sample(self, n: int, *, condition: Tensor, seed: int | None = None) -> Tensor:
-        check_count(n)
+        self.spec.count(n)
         condition = self.check(condition, "condition", self.spec.condition)
         uniform = Draws(seed, n).uniform(*SHAPE)
         return (uniform < self.net(condition.to(self.dtype)).sigmoid().cpu()).to(torch.uint8)

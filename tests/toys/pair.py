@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zoo.data.tensors import TensorData
 from zoo.model import GenerativeModel
 from zoo.nn.draws import Draws
-from zoo.spec import DataSpec, check_count
+from zoo.spec import DataSpec
 
 WORDS = 6
 
@@ -54,7 +54,7 @@ class Bigram(GenerativeModel):
 
     @torch.no_grad()
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
-        check_count(n)
+        self.spec.count(n)
         draws = Draws(seed, n)
         first = draws.choice(self.first.softmax(0))
         return torch.stack([first, draws.choice(self.second.softmax(1).cpu()[first])], 1)

@@ -13,7 +13,7 @@ from zoo.data.tensors import TensorData
 from zoo.model import GenerativeModel, Measurement
 from zoo.nn.draws import Draws
 from zoo.results import Metric, Result
-from zoo.spec import DataSpec, check_count
+from zoo.spec import DataSpec
 from zoo.targets import target_of
 
 ACCEPTED = Metric("acceptance", "acceptance rate", 3, higher_is_better=True)
@@ -71,7 +71,7 @@ class Langevin(GenerativeModel):
 
     def trace(self, n: int, *, seed: int | None = None) -> tuple[Tensor, Tensor]:
         """States (chain, n, 2) and log-probabilities of acceptance (chain, n)."""
-        check_count(n)
+        self.spec.count(n)
         draws = Draws(seed, n)
         x, states, rates = draws.normal(2).to(self.device), [], []
         for _ in range(self.hparams.chain):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zoo.data.tensors import TensorData
 from zoo.model import GenerativeModel
 from zoo.nn.draws import Draws
-from zoo.spec import DataSpec, check_count
+from zoo.spec import DataSpec
 
 SHAPE = (3, 1, 2, 2)
 
@@ -52,7 +52,7 @@ class Frames(GenerativeModel):
 
     @torch.no_grad()
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
-        check_count(n)
+        self.spec.count(n)
         uniform = Draws(seed, n).uniform(*self.spec.shape)
         return ((uniform < self.logit.sigmoid().cpu()).cumsum(1) % 2).to(torch.uint8)
 

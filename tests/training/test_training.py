@@ -35,7 +35,7 @@ from zoo.data.loader import TensorLoader
 from zoo.errors import CheckpointError, DataError, ZooError
 from zoo.evaluation import measure
 from zoo.flows import EnergyFlow
-from zoo.hub import card, store
+from zoo.hub import card, places, store
 from zoo.hub.config import read_config, write_config
 from zoo.references import WHOSE
 from zoo.training import cli as training
@@ -109,7 +109,7 @@ def test_a_recipe_builds_a_model_for_its_data(run, monkeypatch, recipe):
     assert result.status == 0, result.err
     model, data = result.cli.model, result.cli.datamodule
     assert (model.spec.shape, model.spec.levels) == (data.spec.shape, data.spec.levels)
-    assert store.NAME.fullmatch(recipe.stem)
+    assert places.NAME.fullmatch(recipe.stem)
     comment = re.match(r"(#.*\n)+", recipe.read_text())[0]
     assert f"lightning fit --config recipes/{recipe.name}\n" in comment
     assert result.cli.trainer.default_root_dir == str(Path("runs", recipe.stem))

@@ -67,11 +67,11 @@ def sample_options(name: str, revision: str | None = None) -> dict[str, tuple[ty
     Raises:
         ZooError: there is no such checkpoint, or its model cannot be sampled.
     """
-    from zoo.hub import building, store
+    from zoo.hub import building, finding
     from zoo.hub.config import spec_of
     from zoo.model.asking import can_sample
 
-    config = store.config_of(name, revision=revision)
+    config = finding.config_of(name, revision=revision)
     cls, spec = building.resolve(config["class_path"]), spec_of(config)
     if not can_sample(cls):
         raise ZooError(f"{name} cannot be sampled.")
@@ -205,11 +205,11 @@ def _load(name: str, device: str, revision: str | None) -> GenerativeModel:
 def _test_image(name: str, index: int, root: Path | None, revision: str | None) -> Tensor:
     """(1, C, H, W): one image of the test split of the data that a checkpoint was measured on."""
     from zoo.data.splits import held_out
-    from zoo.hub import store
+    from zoo.hub import finding
     from zoo.hub.config import read_config
     from zoo.hub.data import datamodule
 
-    config = read_config(store.find(name, revision=revision))
+    config = read_config(finding.find(name, revision=revision))
     if not config.get("data"):
         raise ZooError(f"{name} names no data set; give the image as --image FILE.png.")
     first = 0

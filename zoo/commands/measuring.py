@@ -38,15 +38,15 @@ def evaluate(
         write: put the numbers into the folder's config.json and on its card.
     """
     from zoo.evaluation import measure
-    from zoo.hub import card, store
+    from zoo.hub import card, finding
     from zoo.hub.config import read_config, write_config
     from zoo.results import merge, results_of
 
     if write and limit is not None:
         raise ZooError("A card holds numbers of the whole test split: leave out --limit to --write.")
-    folder = store.find(name, revision=revision)
+    folder = finding.find(name, revision=revision)
     if write:
-        store.check_own(name, folder)
+        finding.check_own(name, folder)
     config = read_config(folder)
     how = {"limit": limit, "batch_size": batch_size, "device": device, "root": root, "samples": samples}
     results = measure.evaluate(folder, metrics=metrics or (), **how)

@@ -89,10 +89,10 @@ def push(
         message: of the commit.
         dry_run: only list what would be sent.
     """
-    from zoo.hub import publishing, store
+    from zoo.hub import finding, publishing, store
     from zoo.hub.config import read_config
 
-    folder = store.to_push(name)
+    folder = finding.to_push(name)
     for file, content in publishing.contents(folder, read_config(folder), repo_id).items():
         said = f"{publishing.size(content):>11,} bytes  {file}"
         print(said, file=sys.stdout if dry_run else sys.stderr)
@@ -121,18 +121,18 @@ def show_card(name: str | None = None, *, write: bool = False, readme: bool = Fa
         write: write it into the checkpoint's folder instead of printing it.
         readme: write all bundled cards, and the tables in ./README.md and ./docs, anew.
     """
-    from zoo.hub import card, store, tables
+    from zoo.hub import card, finding, tables
     from zoo.hub.config import read_config
 
     if name is None and not readme:
         raise ZooError("Name the checkpoint whose card to make, or give --readme for all cards and tables.")
     if name is not None:
-        folder = store.find(name)
+        folder = finding.find(name)
         if write:
-            store.check_own(name, folder)
+            finding.check_own(name, folder)
             print(card.write(folder))
         else:
-            shown = folder.resolve().name if store.is_own(name, folder) else name
+            shown = folder.resolve().name if finding.is_own(name, folder) else name
             print(card.render(read_config(folder), shown, (folder / card.PICTURE).is_file()), end="")
     if readme:
         for path in [*card.write_all(), *tables.write_pages(Path())]:

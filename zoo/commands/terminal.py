@@ -19,7 +19,6 @@ from typing import Any
 from zoo.errors import ZooError, ZooWarning, one_line
 from zoo.files import FULL, unwritable
 
-LETTERS = 490  # of a sentence at most, however long the names in it are
 STAND_INS = {
     "≤": "<=", "≥": ">=", "≈": "~", "±": "+-", "×": "x", "·": ".", "−": "-", "–": "-", "—": "-", "…": "...",
     "“": '"', "”": '"', "„": '"', "‘": "'", "’": "'", "→": "->", "←": "<-", "²": "^2", "³": "^3", "µ": "u", "∞": "inf",
@@ -101,7 +100,7 @@ def sentence_of(error: BaseException) -> str | None:
     It is a refusal of ours, of the file system, of memory, or of Lightning's settings. All else keeps its traceback.
     """
     said = _said_of(error)
-    return said if said is None or len(said) <= LETTERS else f"{said[: LETTERS - 3]}..."
+    return None if said is None else str(ZooError(said))  # on one line, without control characters, cut where too long
 
 
 def _said_of(error: BaseException) -> str | None:

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.errors import DataError, one_line, show
+from zoo.errors import DataError, one_line, said_name, show
 from zoo.files import read_regular
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What Pillow may take a file for: others, as EPS, run programs, whatever the file is called."""
 
-MOST_NAME = 160  # characters of a path in a sentence
 MOST_BYTES = 2**27
 MOST_PIXELS = 2**26
 _MOST_SIDE = 2**15
@@ -95,12 +94,6 @@ def decode(data: bytes, what: str, channels: int = 3, size: tuple[int, int] | No
     except Exception as error:  # whatever a decoder makes of a damaged file, MemoryError too
         raise DataError(f"{what} cannot be read as a picture: {one_line(error)}.") from None
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-
-
-def said_name(path: str) -> str:
-    """A path for a sentence: without what moves a terminal's cursor, and no longer than a line or two."""
-    text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in path)
-    return text if len(text) <= MOST_NAME else "..." + text[3 - MOST_NAME :]
 
 
 def to_levels(pixels: Tensor, levels: int) -> Tensor:

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from zoo.data.decoding import ENDINGS, MOST_BYTES, said_name
+from zoo.data.decoding import ENDINGS, MOST_BYTES
 from zoo.data.own_images import OwnImages
-from zoo.errors import DataError, show
+from zoo.errors import DataError, said_name, show
 from zoo.files import read_regular
 
 # What folders of splits are called, in small letters.

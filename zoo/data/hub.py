@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from zoo.data.decoding import MOST_BYTES, said_name
+from zoo.data.decoding import MOST_BYTES
 from zoo.data.own_images import SPLITS, OwnImages
-from zoo.errors import DataError, listed, one_line, show
+from zoo.errors import DataError, listed, one_line, said_name, show
 from zoo.files import read_regular
 
 _SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}

@@ -26,8 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.data.decoding import said_name
-from zoo.errors import DataError, show
+from zoo.errors import DataError, said_name, show
 from zoo.files import read_regular
 
 MOST_BYTES = 2**32

@@ -25,7 +25,7 @@ from zoo.batch import as_batch
 from zoo.data.splits import SPLITS, held_out
 from zoo.errors import DataError, ZooError
 from zoo.evaluation.choice import choose
-from zoo.hub import store
+from zoo.hub import finding, store
 from zoo.hub.config import read_config
 from zoo.hub.data import datamodule
 from zoo.model import Measurement, Model
@@ -151,5 +151,5 @@ def _model(name: str | Path | Model, device: str | torch.device | None) -> tuple
     """The model on its device, and its config.json where it comes from a checkpoint."""
     if isinstance(name, torch.nn.Module):
         return (name if device is None else name.to(checked_device(device))), None
-    folder = store.find(name)
+    folder = finding.find(name)
     return store.load(folder, device=checked_device(device)), read_config(folder)

@@ -22,10 +22,10 @@ from zoo.data.decoding import ENDINGS, read_picture
 from zoo.data.splits import split_of
 from zoo.errors import DataError, ZooError, show, warn
 from zoo.evaluation import fidelity
-from zoo.hub import store
+from zoo.hub import finding, store
+from zoo.hub.client import PREFIX
 from zoo.hub.config import read_config
 from zoo.hub.data import datamodule
-from zoo.hub.remote import PREFIX
 from zoo.model import Model
 from zoo.model.asking import check_draws
 from zoo.nn.devices import checked_device
@@ -125,7 +125,7 @@ def _named(name: str | Path, n: int | None, seed: int, device: Any, root: str | 
         return _drawn(model, name, n, seed)
     if split not in SPLITS:
         raise ZooError(f"After a checkpoint's name comes :train or :test, not :{split}.")
-    config = read_config(store.find(name))
+    config = read_config(finding.find(name))
     if not config.get("data"):
         raise ZooError(f"{name} names no data set.")
     return _of_split(datamodule(config["data"], root=root), split, f"{name}:{split}", n)

@@ -20,10 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.arguments import real_of
+from zoo.arguments import count_of, real_of
 from zoo.nn.activations import soft_limit
 from zoo.nn.draws import Draws, choice
-from zoo.spec import check_count
 
 
 class Transform(nn.Module):
@@ -273,7 +272,7 @@ class Flow(nn.Module):
             temperature: factor on the draws of the base; below one, less varied and more likely data.
             context: what the transforms are conditioned on.
         """
-        check_count(n)
+        count_of(n)
         return self.draw(Draws(seed, n), temperature, context)
 
     @torch.no_grad()
@@ -298,6 +297,6 @@ class Flow(nn.Module):
         return x, self.base.log_prob(z) - log_det
 
     def _base_draws(self, n: int, draws: Draws | None, temperature: float) -> Tensor:
-        check_count(n)
+        count_of(n)
         temperature = real_of(temperature, "temperature")
         return self.base.sample(n, draws, temperature)

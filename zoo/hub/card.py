@@ -15,6 +15,7 @@ from string import Template
 
 from zoo.errors import ZooError, literal, plain
 from zoo.files import write_atomically
+from zoo.hub import finding
 from zoo.hub.config import CONFIG, hub_id_of, spec_of, title_of, worded
 from zoo.hub.example import example, finetuning, install, recipe_of
 from zoo.hub.limits import intended_use, limits
@@ -94,9 +95,7 @@ def write(folder: str | Path, name: str | None = None) -> Path:
 
 def write_all() -> list[Path]:
     """Write the cards of all bundled checkpoints anew, and return those that have changed."""
-    from zoo.hub import store
-
-    folders = {name: store.BUNDLED / name for name in store.names()}
+    folders = {name: finding.BUNDLED / name for name in finding.names()}
     cards = {folder / "README.md": name for name, folder in folders.items() if (folder / CONFIG).is_file()}
     before = {card: card.read_bytes() if card.is_file() else None for card in cards}
     return [card for card, name in cards.items() if write(card.parent, name).read_bytes() != before[card]]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.files import writing
-from zoo.hub.remote import repository
+from zoo.hub.client import repository
 from zoo.hub.store import load, push, save
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import CheckpointError, warn
+from zoo.hub.client import check_request, explained, repository
 from zoo.hub.config import CONFIG
 from zoo.hub.folder import INDEX, weight_files
 from zoo.hub.reading import PNG, opened, read_bytes
-from zoo.hub.remote import check_request, explained, repository
 
 CARD = "README.md"
 PICTURES = re.compile(r"[\w-]+\.png", re.ASCII)

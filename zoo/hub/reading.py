@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from zoo.errors import CheckpointError, one_line, show
+from zoo.files import opened_regular
 
 PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
 _MAX_JSON_BYTES = 2**20
@@ -74,13 +74,8 @@ def _check_depth(value: object, path: Path) -> None:
 def opened(path: Path, limit: int) -> Iterator[tuple[BinaryIO, int]]:
     """A regular file of at most `limit` bytes, open, and how many it has; whatever fails is one sentence."""
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # nor a pipe, to open which might take for ever
-            raise CheckpointError(f"{path} is not a regular file.")
-        if status.st_size > limit:
-            raise CheckpointError(f"{path} has {status.st_size} bytes; at most {limit} are accepted.")
-        with path.open("rb") as file:
-            yield file, status.st_size
+        with opened_regular(path, limit) as found:
+            yield found
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing.") from error
     except MemoryError as error:

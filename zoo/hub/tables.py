@@ -9,6 +9,7 @@ from typing import Any
 
 from zoo.errors import ZooError, literal
 from zoo.files import write_atomically
+from zoo.hub import finding
 from zoo.hub.config import title_of, worded
 from zoo.references import binarization, headline, reference_of
 from zoo.results import Config
@@ -190,9 +191,7 @@ def page_table(configs: Mapping[str, Config], name: str, top: str = "") -> str:
 
 def bundled() -> dict[str, Config]:
     """config.json of every checkpoint that goes by a plain name, by this; nothing is fetched."""
-    from zoo.hub import store
-
-    return {name: store.config_of(name) for name in store.names()}
+    return {name: finding.config_of(name) for name in finding.names()}
 
 
 def start_of(training: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from zoo.errors import CheckpointError, show
 from zoo.files import restore
-from zoo.hub import building, store
+from zoo.hub import building, finding, store
 from zoo.hub.config import CONFIG
 from zoo.hub.places import NAME
 from zoo.model import Model
@@ -31,7 +31,7 @@ def export_run(
         run: a run's folder, whose `checkpoints/last.ckpt` is taken, or a `.ckpt` file. It is your own run: only
             its tensors and plain values are read, never code.
         name: FAMILY-DATASET.
-        out: where to write; by default NAME in the first of `zoo.hub.store.folders`, where `zoo.load` looks: in a
+        out: where to write; by default NAME in the first of `zoo.hub.finding.folders`, where `zoo.load` looks: in a
             checkout `checkpoints/NAME`.
         dtype: of the stored weights.
         overwrite: replace a checkpoint that is there, with its numbers and notes.
@@ -100,4 +100,4 @@ def _home(name: str) -> Path:
     """The folder of a checkpoint with a plain name."""
     if not NAME.fullmatch(name):
         raise CheckpointError(f"{show(name)} is no checkpoint's name: write FAMILY-DATASET, as in pixelcnn-digits.")
-    return store.folders()[0] / name
+    return finding.folders()[0] / name

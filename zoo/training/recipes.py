@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from zoo.errors import ZooError, close_to, one_line, show
+from zoo.errors import ZooError, close_to, one_line, said_name, show
 from zoo.hub.places import PACKAGE
 from zoo.hub.places import recipe as recipe_of
 
@@ -87,7 +87,7 @@ def read_recipe(path: str) -> dict[str, Any]:
     recipe = _loaded(path, path if path.lstrip().startswith("{") else _text_of(file))
     if not isinstance(recipe, dict):
         what = "nothing" if recipe is None else f"{show(recipe, 40)}"
-        raise ZooError(f"{_shown(path)} is no recipe, which names a model, data and a trainer: it holds {what}.")
+        raise ZooError(f"{said_name(path)} is no recipe, which names a model, data and a trainer: it holds {what}.")
     for value in _strings(recipe):
         # The parser opens what a recipe names as a file of its own: a pipe would be waited for, and a bomb be read.
         other = file.parent / value
@@ -110,14 +110,9 @@ def _strings(value: Any) -> list[str]:
     return [value] if isinstance(value, str) and value else []
 
 
-def _shown(path: str) -> str:
-    """The name of a recipe in a sentence: as it was given, but for what would break the line."""
-    return path if path.isprintable() and path.isascii() and len(path) <= 120 else show(path, 120)
-
-
 def _text_of(path: Path) -> str:
     """The text of a recipe's file, which is a plain one of a recipe's size."""
-    name = _shown(str(path))
+    name = said_name(str(path))
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -144,19 +139,19 @@ def _missing(path: Path) -> str:
     """Which recipe is not there, where it was looked for, and which is called so or alike."""
     folder = Path.cwd() / path.parent
     here = sorted(each.name for each in folder.glob("*.y*ml")) if folder.is_dir() else []
-    where = f"{'looked for in' if folder.is_dir() else 'nor a folder'} {_shown(str(folder))}"
+    where = f"{'looked for in' if folder.is_dir() else 'nor a folder'} {said_name(str(folder))}"
     hint = "give the path of a recipe, from the current folder."
     if close := close_to(path.name, here):
         hint = f"did you mean {path.parent / close}?"
     # Those of the zoo are found by their names from anywhere.
     elif close := close_to(path.name, (each.name for at in (PACKAGE.parent, PACKAGE) for each in at.glob("recipes/*"))):
         hint = f"did you mean recipes/{close}?"
-    return f"There is no recipe {_shown(str(path))}, {where}: {hint}"
+    return f"There is no recipe {said_name(str(path))}, {where}: {hint}"
 
 
 def _loaded(path: str, text: str) -> Any:
     """What YAML says, within bounds that are held before anything is built."""
-    name = _shown(path)
+    name = said_name(path)
     try:
         depth = 0
         for count, event in enumerate(yaml.parse(text, Loader=_Loader)):

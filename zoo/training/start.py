@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from zoo.hub import store
+from zoo.hub import finding, store
 from zoo.hub.config import read_config
 from zoo.hub.folder import load_weights
 
@@ -23,7 +23,7 @@ class Pretrained(NamedTuple):
 
 def pretrained(name: str) -> Pretrained:
     """Find and read published weights."""
-    folder = store.find(name)
+    folder = finding.find(name)
     config = read_config(folder)
     path = Path(name).expanduser()
     if path.is_dir() and path.samefile(folder):
