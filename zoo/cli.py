@@ -18,7 +18,7 @@ from typing import Any, get_args, get_origin
 from zoo.commands.drawing import complete, documented, figure, sample
 from zoo.commands.measuring import distance, evaluate
 from zoo.commands.sharing import export, list_checkpoints, pull, push, show_card
-from zoo.commands.terminal import readable, sentence_of
+from zoo.commands.terminal import elsewhere, plain_warnings, readable, sentence_of
 from zoo.errors import ZooError, show
 
 TRAINING = {
@@ -185,22 +185,27 @@ def _run(program: str, action: Callable[[], None]) -> int:
     The one place through which every error of a command passes.
     """
     readable()
-    try:
-        action()
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # The reader (head, less) has gone; the interpreter's own flush at exit must not complain about it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except Exception as error:
-        said = sentence_of(error)
+    with elsewhere() as heard:
+        try:
+            with plain_warnings(program):
+                action()
+            sys.stdout.flush()
+            failed = heard[0] if heard else None
+        except KeyboardInterrupt:
+            return 130
+        except BrokenPipeError:
+            # The reader (head, less) has gone; the interpreter's own flush at exit must not complain about it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+        except Exception as error:
+            failed = error
+        if failed is None:
+            return 0
+        said = sentence_of(failed)
         if said is None:
-            raise
+            raise failed
         print(f"{program}: {said}", file=sys.stderr)
         return 1
-    return 0
 
 
 def _print_version() -> None:

@@ -77,6 +77,10 @@ class HubError(ZooError):
     """The Hugging Face Hub refused, failed or could not be reached."""
 
 
+class ZooWarning(UserWarning):
+    """Something that is gone on with, and that who reads the result should know; a command prints its text alone."""
+
+
 def show(value: object, limit: int = 80) -> str:
     """`value` for a sentence: quoted, ASCII, on one line, at most `limit` characters."""
     try:
@@ -118,10 +122,10 @@ def warn(sentence: str) -> None:
 
     Where the package names its own line, Python shows the warning once and not once for each caller.
     """
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("zoo", "torch"):
+    level, frame, inside = 1, sys._getframe(), ("zoo", "torch", "lightning")
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in inside:
         level, frame = level + 1, frame.f_back
-    warnings.warn(sentence, stacklevel=level)
+    warnings.warn(sentence, ZooWarning, stacklevel=level)
 
 
 def close_to(word: str, known: Iterable[str]) -> str | None:

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from zoo.errors import DataError, one_line
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 _PACKED = 2**16  # bytes by which a packed file may exceed what it holds
@@ -57,7 +57,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 def unwritable(path: str | os.PathLike[str], error: OSError) -> DataError:
     """What to say of a file or a folder that cannot be written: which, why, and what helps."""
     path = os.fspath(path)
-    if error.errno in _FULL:
+    if error.errno in FULL:
         remedy = "free disk space there, and run again"
     elif error.errno in _FORBIDDEN:
         remedy = f"make {os.path.dirname(path) or 'this folder'} writable, or choose another folder"
@@ -252,7 +252,7 @@ def fetch(urls: Iterable[str], md5: str, folder: Path) -> Path:
         try:
             digest = _download(url, path)
         except (OSError, HTTPException) as error:  # urllib's own errors are OSErrors
-            if getattr(error, "errno", None) in _FULL:  # with which no other source helps
+            if getattr(error, "errno", None) in FULL:  # with which no other source helps
                 raise unwritable(path, error) from None
             failures.append(f"{url}: {error}")
             continue

@@ -184,7 +184,7 @@ PAPERS: dict[str, Paper] = {
     ),
     # adversarial
     "gan": _paper(
-        "Generative Adversarial Networks",
+        "Generative Adversarial Nets",
         "Goodfellow, Ian J.; Pouget-Abadie, Jean; Mirza, Mehdi; Xu, Bing; Warde-Farley, David; Ozair, Sherjil; "
         "Courville, Aaron; Bengio, Yoshua",
         2014,

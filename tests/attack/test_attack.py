@@ -15,8 +15,15 @@ TOY = """
 import os, signal, time
 from zoo.errors import CheckpointError, ZooError
 
+class Careless(CheckpointError):
+    # What it quotes, it says as it is, as no error of the package does.
+
+    def __init__(self, text):
+        super().__init__()
+        self.args = (text,)
+
 def refuse(text):
-    raise CheckpointError(text)
+    raise Careless(text)
 
 def hold():
     kept = []

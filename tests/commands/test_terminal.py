@@ -8,6 +8,7 @@ import io
 import os
 import subprocess
 import sys
+import threading
 import types
 from pathlib import Path
 
@@ -145,6 +146,52 @@ def test_a_mistake_in_the_code_keeps_its_traceback(fails, error):
         fails(error)
 
 
+class Unwritten:
+    """What cannot be written when it goes."""
+
+    def __del__(self) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "events")
+
+
+def in_a_thread(error: Exception) -> None:
+    def fall() -> None:
+        raise error
+
+    thread = threading.Thread(target=fall)
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    "action",
+    [lambda: in_a_thread(OSError(errno.ENOSPC, "No space left on device", "events")), lambda: Unwritten() and None],
+)
+@pytest.mark.parametrize("error", [None, OSError(errno.ENOSPC, "No space left on device", "last.ckpt")])
+def test_a_full_disk_in_a_thread_or_a_clean_up_is_one_sentence(monkeypatch, capsys, action, error):
+    """As TensorBoard's writer thread has it."""
+
+    def command(argv):
+        action()
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(cli, "_command", command)
+    hooks = threading.excepthook, sys.unraisablehook
+    assert cli.main(["list"]) == 1
+    name = "last.ckpt" if error else "events"
+    remedy = "free disk space there, and run again"
+    assert capsys.readouterr().err == f"zoo: cannot write {name} (No space left on device): {remedy}.\n"
+    assert (threading.excepthook, sys.unraisablehook) == hooks, "as they were"
+
+
+def test_another_error_of_a_thread_is_shown_as_it_was(monkeypatch):
+    shown = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: shown.append(args.exc_value))
+    monkeypatch.setattr(cli, "_command", lambda argv: in_a_thread(KeyError("x")))
+    assert cli.main(["list"]) == 0
+    assert [type(error) for error in shown] == [KeyError]
+
+
 def test_another_packages_command_is_said(monkeypatch, capsys, tmp_path):
     script = tmp_path / "lightning"
     script.write_text("#!/usr/bin/env python\nfrom zoo.cli import lightning_main\n")
@@ -167,3 +214,22 @@ def test_another_packages_command_is_said(monkeypatch, capsys, tmp_path):
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     assert "lightning-sdk" in capsys.readouterr().out
+
+
+def test_a_warning_is_a_sentence_and_that_of_others_stays():
+    code = """
+import warnings
+from zoo import cli, errors
+
+def action():
+    errors.warn("Of it is left out: 2 hidden.")
+    warnings.warn("of others")
+
+cli._run("zoo", action)
+warnings.warn_explicit("later", errors.ZooWarning, "file", 1)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, second, *_, last = done.stderr.splitlines()
+    assert first == "zoo: Of it is left out: 2 hidden."
+    assert second.endswith("UserWarning: of others")
+    assert last == "file:1: ZooWarning: later"

@@ -191,6 +191,20 @@ def test_what_is_left_out_is_said_once_with_its_number(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("names", "complaint"),
+    [(("0.heic", "1.HEIC"), "There is no picture to train on"), (("0.heic", "1.HEIC", "2.png"), "has 1 picture to")],
+)
+def test_of_too_few_pictures_it_is_said_what_was_left_out(tmp_path, names, complaint):
+    for name in names:
+        picture(tmp_path / f"{name}.png", int(name[0]))
+        (tmp_path / f"{name}.png").rename(tmp_path / name)
+    data = folder(tmp_path)
+    said = r"is left out: 2 of other endings \(as 0\.heic\)"
+    with pytest.warns(UserWarning, match=said), pytest.raises(DataError, match=complaint):
+        data.setup("fit")
+
+
+@pytest.mark.parametrize(
     ("make", "complaint"),
     [
         (lambda root: None, "There is no folder /"),
@@ -199,7 +213,7 @@ def test_what_is_left_out_is_said_once_with_its_number(tmp_path):
         (lambda root: (root / "train" / "a").mkdir(parents=True), "There is no picture to train on in"),
         (lambda root: pictures(root / "a" / "b", 3), "There is no picture to train on in"),
         (lambda root: [pictures(root / each, 3) for each in ("train", "val", "valid")], "both for validation: rename"),
-        (lambda root: (root.mkdir(), (root / "x.png").write_text("x")), "has 1 pictures to train on, too few"),
+        (lambda root: (root.mkdir(), (root / "x.png").write_text("x")), "has 1 picture to train on, too few"),
     ],
     ids=["absent", "empty", "a file", "no pictures", "too deep", "twice", "unreadable"],
 )

@@ -155,6 +155,9 @@ def test_config_names_files_without_folders_and_finds_them_in_a_root(table, tmp_
         ("a,b\n1,5\n2,5\n", ("a", "b"), [[1, 5], [2, 5]]),  # the header says that there are two
         ("1,0.5\n2,5\n", None, [[1, 0.5], [2, 5]]),  # and here a point does
         ("1,2,3\n", None, [[1, 2, 3]]),
+        ("0,1,2\n3,4,5\n", None, [[0, 1, 2], [3, 4, 5]]),
+        ('"2019","2015"\n"1","2"\n', None, [[2019, 2015], [1, 2]]),
+        ("2019,2021\n1,2.5\n", None, [[2019, 2021], [1, 2.5]]),
         ("a,b\n\n1,2\n\n", ("a", "b"), [[1, 2]]),
         ("1.5\r2.5\r", None, [[1.5], [2.5]]),
     ],
@@ -184,7 +187,13 @@ def test_a_header_names_the_columns(tmp_path, text, columns, rows):
         ("a,b\nc,d\n1,2\n", "line 2, column 'a', has 'c', which is not numeric"),
         (",a\n0,1\n", "line 1, column 1, has no name, as numbers of rows have none"),
         ("a,b\n", "is empty: it needs at least one row of numbers beside its header"),
+        # Numbers that may be names of columns.
+        ('"2019","2020"\n1,2\n', "line 1, is alone in quotes, so that its numbers may be names of columns or a row"),
+        ("2019,2020,2021\n1,2,3\n", "line 1, counts up, so that its numbers may be names"),
+        ("0,1,2\n0.5,2,1\n", "line 1, counts up, .* give columns names that have letters, or put another row first"),
+        ("\ufeff0;1\n1;2.5e-3\n", "line 1, counts up"),
         # Decimal commas, and commas between thousands.
+        ("a;b\n1,234;5\n", "has '1,234', .* write a decimal point, or nothing between thousands, for the comma"),
         ("1,5\n2,25\n", "may have decimal commas or be separated by commas, .* say delimiter ','"),
         ("1,5 2,5\n3,5 4,5\n", "may have decimal commas"),
         ("1,5, 2,5\n3,5, 4,5\n", "may have decimal commas"),

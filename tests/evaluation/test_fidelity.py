@@ -52,6 +52,14 @@ def test_a_reference_goes_through_the_network_once(tmp_path, images):
     assert len(list((tmp_path / "inception" / "features").iterdir())) == 5
 
 
+def test_they_are_kept_beside_the_network_and_not_among_somebodys_pictures(tmp_path, images):
+    network = Counting()
+    network.root = tmp_path / "home"
+    assert seen(network, images, tmp_path / "pictures") >= 30
+    assert seen(network, images, tmp_path / "others") <= 5
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
 def test_a_network_without_a_name_keeps_nothing(tmp_path, images):
     assert seen(Counting(identity=None), images, tmp_path) == 30
     assert not list(tmp_path.iterdir())

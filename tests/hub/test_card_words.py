@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+from PIL import Image
 
 import zoo
 from zoo.autoregressive import PixelCNN
@@ -78,6 +79,9 @@ def test_a_page_of_a_folder_without_a_card_or_with_an_odd_picture(tmp_path):
     (folder / "samples.png").write_bytes(b"<script>")
     model = zoo.load(folder)
     assert "<img" not in model._repr_html_()
+    for side, shown in ((64, True), (20_000, False)):  # a bomb: 20 KB that a browser would unpack to 400 MB
+        Image.new("1", (side, side)).save(folder / "samples.png")
+        assert ("<img" in model._repr_html_()) is shown
     assert "card" not in model._repr_html_()
     (folder / "config.json").write_text(json.dumps({"format": 2}))
     assert model._repr_html_() is None, "and the layers are shown"

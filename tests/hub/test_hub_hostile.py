@@ -474,6 +474,15 @@ def test_arguments_the_constructor_refuses(checkpoint, argument, value):
     refused(checkpoint, str(checkpoint), "PixelCNN", str(value))
 
 
+@pytest.mark.parametrize("value", [5e-324, -1e-40, 1e308, [1e-31], {"x": -1e31}])
+def test_numbers_that_leave_float32_are_refused(checkpoint, value):
+    """1 over the smallest of them is infinite: a `soft_limit` of it would divide by zero."""
+    edit_config(checkpoint, "init_args.lr", value)
+    assert re.search("is absurd; 0, or 1e-30 to 1e[+]30, is accepted|must be float", refused(checkpoint))
+    with pytest.raises(CheckpointError, match="is absurd; 0, or"):
+        building._check_numbers(value, "it")
+
+
 @pytest.mark.parametrize(
     ("argument", "value"),
     [

@@ -56,7 +56,7 @@ def test_only_what_a_checkpoint_is_made_of_is_sent(checkpoint):
         (checkpoint / name).write_bytes(b"mine")
     (checkpoint / "runs").mkdir()
     (checkpoint / "runs" / "samples.png").write_bytes(b"mine")
-    (checkpoint / "completions.png").write_bytes(b"a picture")
+    (checkpoint / "completions.png").write_bytes((checkpoint / "samples.png").read_bytes())
     assert sorted(contents(checkpoint)) == [
         "README.md",
         "completions.png",
@@ -104,7 +104,24 @@ def test_a_card_that_somebody_wrote_is_sent_as_it_is(checkpoint):
 
 def test_a_card_that_is_no_text(checkpoint):
     (checkpoint / "README.md").write_bytes(b"\xff\xfe")
-    with pytest.raises(CheckpointError, match=r"cannot be read as text: `zoo card .* --write` makes it anew"):
+    with pytest.raises(CheckpointError, match=r"cannot be read as a card: `zoo card .* --write` makes it anew"):
+        contents(checkpoint)
+
+
+def test_a_card_of_terabytes_is_not_read(checkpoint):
+    with (checkpoint / "README.md").open("wb") as sparse:
+        sparse.truncate(2**42)
+    with pytest.raises(CheckpointError, match=r"cannot be read as a card"):
+        contents(checkpoint)
+
+
+def test_what_is_only_called_a_picture_is_not_sent(checkpoint, secret):
+    os.link(secret, checkpoint / "other.png")  # a link that looks like any other file
+    with pytest.raises(CheckpointError, match=r"other\.png is no PNG picture, and would be published: remove it"):
+        contents(checkpoint)
+    with (checkpoint / "other.png").open("wb") as sparse:
+        sparse.truncate(2**42)
+    with pytest.raises(CheckpointError, match=r"other\.png has 4398046511104 bytes; at most \d+ are accepted"):
         contents(checkpoint)
 
 

@@ -142,6 +142,36 @@ def test_a_rate_limit_is_waited_for(client, server, checkpoint, repo_id, header)
     assert contents(client("pull", repo_id)) == contents(checkpoint)
 
 
+@pytest.mark.parametrize("header", [{"Retry-After": "86400"}, {"RateLimit": '"api";r=0;t=86400'}])
+def test_a_rate_limit_of_a_day_is_said_and_not_waited_for(client, server, checkpoint, repo_id, header):
+    server.fail("POST .*/preupload", 429, headers=header, times=100)
+    asked = "The Hub asks to wait 86,401 s before it answers again: try then."
+    one_sentence(fails(client, "push", checkpoint, repo_id, token=TOKEN), asked)
+
+
+def test_what_is_not_asked_again_says_when_to_try(client, server, published):
+    server.fail(f"GET /api/models/{published}", 429, headers={"Retry-After": "600"}, times=100)
+    one_sentence(fails(client, "pull", published), "with status 429; try in 600 s.")
+
+
+def test_a_wait_of_some_time_is_said(server, checkpoint, repo_id, tmp_path):
+    server.fail("POST .*/preupload", 429, headers={"Retry-After": "100"})
+    code = """if True:
+        import sys, time
+        time.sleep = lambda seconds: None
+        from zoo.cli import main
+        sys.exit(main(sys.argv[1:]))"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, "push", str(checkpoint), "--repo-id", repo_id],
+        env=client_environment(server.endpoint, tmp_path / "cache") | {"HF_TOKEN": TOKEN},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("The Hub asks to wait 101 s before it answers again: waiting.") == 1
+    assert "Rate limited" not in done.stderr
+
+
 def test_a_cut_download_goes_on_where_it_was(client, server, published, large):
     server.sent.clear()
     oid = server.repos[published].commits[server.repos[published].branches["main"]]["samples.png"].oid

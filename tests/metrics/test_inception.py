@@ -225,7 +225,16 @@ def test_what_would_not_be_found_again_is_not_written(root, monkeypatch):
     assert not (root / inception.FILE).exists()
 
 
-def test_without_its_file_there_is_no_network(root):
+def test_a_root_without_the_network_does_not_hide_the_default_one(root, tmp_path, monkeypatch):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    monkeypatch.setenv("ZOO_DATA", str(root))
+    assert Inception(pictures).root == Inception(root).root == Inception().root == root
+    assert not any(pictures.iterdir())
+
+
+def test_without_its_file_there_is_no_network(root, monkeypatch):
+    monkeypatch.setenv("ZOO_DATA", str(root / "none"))
     path, source = root / inception.FILE, root / inception.SOURCE
     Inception(root)
     path.write_bytes(b"other")

@@ -16,7 +16,7 @@ from tiny_runs import fit, patch_model, sealed
 from zoo import cli
 from zoo.errors import CheckpointError, ZooError
 from zoo.training import cli as training
-from zoo.training.files import read_run
+from zoo.training.files import AtomicCheckpointIO, read_run
 from zoo.training.recipes import BYTES, in_order, options
 
 DIGITS = Path(__file__).resolve().parents[2] / "recipes" / "pixelcnn-digits.yaml"
@@ -285,6 +285,48 @@ def test_a_recipe_has_nothing_fetched_and_no_folder_unpickled(parse, path):
     Path("r.yaml").write_text(f"model: {{class_path: zoo.mixtures.Uniform}}\nckpt_path: {path}\n")
     assert "give --ckpt_path yourself" in sentence(parse("fit", "--config", "r.yaml"))
     assert parse("fit", "--config", "r.yaml", "--ckpt_path", path).status == 0
+
+
+@pytest.mark.parametrize("key", ["model", "data", "trainer", "trainer.callbacks"])
+@pytest.mark.parametrize("before", ["", "simplecache::"])
+def test_no_part_of_a_recipe_is_fetched(parse, key, before, monkeypatch):
+    """The parser would read it from any address, and then call the classes that it names."""
+    import fsspec
+
+    asked = []
+    monkeypatch.setattr(fsspec, "open", lambda address, *_, **__: asked.append(address))
+    name, _, inner = key.partition(".")
+    address = f"{before}memory://there/part.yaml"
+    recipe = {"model": {"class_path": "zoo.mixtures.Uniform"}} | {name: {inner: address} if inner else address}
+    Path("r.yaml").write_text(yaml.safe_dump(recipe))
+    assert "memory://there/part.yaml" in sentence(parse("fit", "--config", "r.yaml"))
+    assert not asked
+
+
+def test_a_checkpoint_chooses_no_module_to_import(parse, tmp_path, monkeypatch):
+    fit(tmp_path / "run", model=patch_model(), max_steps=1)
+    state = torch.load("run/checkpoints/last.ckpt", weights_only=True)
+    Path("strange.py").write_text("import pathlib\npathlib.Path('ran').touch()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    state["hyper_parameters"]["_class_path"] = "strange.Model"
+    torch.save(state, "evil.ckpt")
+    said = sentence(parse("fit", "--model=zoo.autoregressive.PixelCNN", "--ckpt_path=evil.ckpt"))
+    assert "evil.ckpt is a run of 'strange.Model', which lies outside zoo" in said
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("name", ["last", "best"])
+def test_the_checkpoint_of_a_run_is_one_file_and_no_pickle(parse, name):
+    checkpoint = Path("run", "checkpoints", f"{name}.ckpt")
+    checkpoint.mkdir(parents=True)
+    Path("r.yaml").write_text(f"model: {{class_path: zoo.mixtures.Uniform}}\nckpt_path: {name}\n")
+    command = ["fit", "--config", "r.yaml", "--trainer.default_root_dir=run"]
+    assert f"{checkpoint} is no file" in sentence(parse(*command))
+    checkpoint.rmdir()
+    torch.save({"extra": Runs()}, checkpoint)
+    with pytest.raises(CheckpointError, match=r"is not a checkpoint that `zoo fit` wrote \(UnpicklingError\)"):
+        AtomicCheckpointIO().load_checkpoint(checkpoint, weights_only=True)
+    assert not Path("ran").exists()
 
 
 @pytest.mark.slow

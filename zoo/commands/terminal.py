@@ -5,14 +5,19 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import errno
 import os
 import sys
+import threading
 import unicodedata
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from zoo.errors import ZooError, one_line
-from zoo.files import unwritable
+from zoo.errors import ZooError, ZooWarning, one_line
+from zoo.files import FULL, unwritable
 
 STAND_INS = {
     "≤": "<=", "≥": ">=", "≈": "~", "±": "+-", "×": "x", "·": ".", "−": "-", "–": "-", "—": "-", "…": "...",
@@ -40,6 +45,53 @@ def _stand_in(error: UnicodeError) -> tuple[str, int]:
         plain = unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode()
         shown.append(STAND_INS.get(letter) or plain or ("" if unicodedata.combining(letter) else "?"))
     return "".join(shown), error.end
+
+
+@contextlib.contextmanager
+def plain_warnings(program: str) -> Iterator[None]:
+    """Our own warnings are sentences, as our refusals are, and not a line of code with its file before it."""
+    usual = warnings.formatwarning
+
+    def sentence(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
+        return (
+            f"{program}: {message}\n" if issubclass(category, ZooWarning) else usual(message, category, *where, **line)
+        )
+
+    warnings.formatwarning = sentence
+    try:
+        yield
+    finally:
+        if warnings.formatwarning is sentence:  # else Lightning, imported meanwhile, has put its own before it
+            warnings.formatwarning = usual
+
+
+@contextlib.contextmanager
+def elsewhere() -> Iterator[list[OSError]]:
+    """Errors of files in other threads, and in the clean-up of objects, while a command runs.
+
+    Python prints a traceback of each, as of the thread by which TensorBoard writes on a full disk. They are in the list
+    instead, for the command to say; all other errors are shown as they were.
+    """
+    heard: list[OSError] = []
+    before = threading.excepthook, sys.unraisablehook
+
+    def of_thread(args: Any) -> None:
+        _hear(args, before[0])
+
+    def of_clean_up(args: Any) -> None:
+        _hear(args, before[1])
+
+    def _hear(args: Any, otherwise: Any) -> None:
+        if isinstance(args.exc_value, OSError):
+            heard.append(args.exc_value)
+        else:
+            otherwise(args)
+
+    threading.excepthook, sys.unraisablehook = of_thread, of_clean_up
+    try:
+        yield heard
+    finally:
+        threading.excepthook, sys.unraisablehook = before
 
 
 def sentence_of(error: BaseException) -> str | None:
@@ -87,7 +139,7 @@ def _of_files(error: OSError) -> str | None:
     if name is None:
         name = error.filename2
     why = error.strerror or os.strerror(number)
-    if number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+    if number in (*FULL, errno.EROFS):
         return str(unwritable(name or "a file", error))
     if number == errno.EMFILE:
         return f"{why}: let the process open more files (ulimit -n), or take fewer workers."

@@ -113,7 +113,11 @@ class OwnImages(ImageData):
             DataError: there are none, or one is of no class that there is.
         """
         if self._sources is None:
-            found, labelled = self.found()
+            try:
+                found, labelled = self.found()
+            except DataError:
+                self._say_left_out()
+                raise
             if labelled and self._names is None:
                 self._names = tuple(sorted({kind for part in found.values() for _, kind, _ in part}))
             labels = {name: label for label, name in enumerate(self._names or ())} if labelled else {}
@@ -164,11 +168,10 @@ class OwnImages(ImageData):
         Raises:
             DataError: there are no pictures, or too few, or they do not fit into memory.
         """
-        super().setup(stage)
-        if self._left_out:
-            parts = [f"{len(names):,} {why} (as {names[0]})" for why, names in self._left_out.items()]
-            self._left_out = {}
-            warn(f"Of {self.title} is left out: {'; '.join(parts)}.")
+        try:
+            super().setup(stage)
+        finally:
+            self._say_left_out()
 
     def read(self, split: str) -> Tensor | tuple[Tensor, Tensor]:
         """The pictures of a split, uint8 (N, C, H, W), and their labels where they have some.
@@ -194,6 +197,13 @@ class OwnImages(ImageData):
         # A copy where some are left out, which lets the larger one go.
         images = to_levels(images if len(labels) == len(images) else images[: len(labels)].clone(), self.levels)
         return (images, torch.tensor(labels)) if self._labelled else images
+
+    def _say_left_out(self) -> None:
+        """Say what was left out since this was said; of too few pictures that is the reason."""
+        if self._left_out:
+            parts = [f"{len(names):,} {why} (as {names[0]})" for why, names in self._left_out.items()]
+            self._left_out = {}
+            warn(f"Of {self.title} is left out: {'; '.join(parts)}.")
 
     def _of(self, split: str) -> list[Source]:
         """The pictures of a split, those of train shared out to the splits that there are not."""
@@ -222,8 +232,8 @@ class OwnImages(ImageData):
         shares["train"] = placed[start:]
         if not shares["train"]:
             raise DataError(
-                f"{self.title} has {len(placed)} pictures to train on, too few to hold some out for "
-                f"{' and '.join(absent)}: add some."
+                f"{self.title} has {len(placed)} picture{'' if len(placed) == 1 else 's'} to train on, too few to hold "
+                f"some out for {' and '.join(absent)}: add some."
             )
         return {name: [sources[i] for i in sorted(i for _, i in part)] for name, part in shares.items()}
 

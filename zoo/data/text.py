@@ -6,6 +6,8 @@
   else commas, else spaces, any number of them.
 - The first line is a header where each of its fields has a letter and none is a number; then each names a column. `#`
   before it is dropped.
+- Names that are numbers look like a row. A first line that may have such names is refused: it alone is in quotes, or
+  counts up from 0, as columns without names are saved, before a line of fractions, or from 1000 on, as years do.
 - Every other field is a number with a decimal point, `-12`, `0.5` or `1e-3`, in double quotes or not. All lines have
   equally many.
 - So none is missing (empty, NA, NaN), none infinite, and none has a decimal comma or something between its thousands.
@@ -17,6 +19,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,6 +59,8 @@ def read_text(path: Path, delimiter: str | None, whole: bool) -> tuple[np.ndarra
     separator = (_SPACES if delimiter == " " else delimiter) if said else _separator(lines[first], where, first + 1)
     names = _header(lines[first], separator, where, first + 1)
     rows = lines[first + (names is not None) :]
+    if names is None:
+        _check_numbers_as_names(rows, separator, where, first + 1)
     if not said and separator == "," and names is None and not whole:
         _check_commas(rows, where)
     if not any(row.strip() for row in rows):
@@ -132,6 +137,27 @@ def _header(line: str, separator: str | None, where: str, number: int) -> tuple[
     return tuple(fields)
 
 
+def _check_numbers_as_names(rows: Sequence[str], separator: str | None, where: str, number: int) -> None:
+    """Refuse a first line of numbers that may be names of columns: by its quotes, or because it counts."""
+    found = list(itertools.islice((row for row in rows if row.strip()), 2))
+    if len(found) < 2:
+        return
+    first, second = found
+    try:
+        fields = [field.strip() for field in _fields(first, separator)]
+    except ValueError:  # which is said of the line later
+        return
+    quoted = first.count('"') == 2 * len(fields) and '"' not in second
+    start = int(fields[0]) if re.fullmatch(r"\d{1,9}", fields[0], re.ASCII) else None
+    counts = len(fields) > 1 and start is not None and fields == [str(start + i) for i in range(len(fields))]
+    if quoted or (counts and (start >= 1000 or (start == 0 and re.search(r"\d\.\d|\d[eE]-", second)))):
+        how = "is alone in quotes" if quoted else "counts up"
+        raise DataError(
+            f"{where}, line {number}, {how}, so that its numbers may be names of columns or a row: give columns names "
+            f"that have letters, or put another row first."
+        )
+
+
 def _number_like(field: str) -> bool:
     """Whether a field with a letter is no name: a number, an infinite or a missing one."""
     return bool(_NUMBER.fullmatch(field) or _INFINITE.fullmatch(field)) or field.lower() in _MISSING
@@ -183,6 +209,8 @@ def _mistake(field: str, separator: str | None) -> str:
         return f"{has} not numeric: fill in what is missing, or leave out its row or column"
     if _INFINITE.fullmatch(field):
         return f"has the value {value}: replace or leave out what is infinite"
+    if _COMMA_NUMBER.fullmatch(field) and _COMMA_THOUSANDS.fullmatch(field):
+        return f"has {value}, which is not numeric: write a decimal point, or nothing between thousands, for the comma"
     if _COMMA_NUMBER.fullmatch(field):
         return f"has {value}, which is not numeric: write a decimal point in place of a decimal comma"
     if _THOUSANDS.fullmatch(field):

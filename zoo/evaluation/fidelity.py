@@ -118,14 +118,20 @@ def features_of_reference(
         images: uint8 (N, C, H, W).
         network: an `Inception`, whose `identity` tells it from other networks; without one nothing is kept.
         device: where they are computed, and where they stay.
-        root: the folder of the data sets; by default ZOO_DATA or the user cache.
+        root: the folder of the data sets, where the network does not say in which one it is; by default ZOO_DATA or
+            the user cache.
     """
     identity = getattr(network, "identity", None)
     if identity is None:
         return metrics.features_of(images.split(BATCH), network, device)
     digest = hashlib.sha256(f"{identity} {tuple(images.shape)}".encode())
     digest.update(images.cpu().contiguous().numpy())
-    path = data_root(root) / "inception" / "features" / f"{digest.hexdigest()}.safetensors"
+    path = (
+        (getattr(network, "root", None) or data_root(root))
+        / "inception"
+        / "features"
+        / f"{digest.hexdigest()}.safetensors"
+    )
     with contextlib.suppress(OSError, SafetensorError, KeyError):
         kept = load_file(path)["features"].to(device)
         first = metrics.features_of([images[:LEAST]], network, device)

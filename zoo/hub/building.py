@@ -24,6 +24,7 @@ from zoo.hub.packing import check_fit, fill
 from zoo.model import Model
 
 _MAX_INTEGER = 2**31 - 1
+_MIN_FLOAT = 1e-30  # neither it nor 1 over it leaves float32
 _MAX_DIMS = 2**24  # components of one datum; a colour image of 2048 x 2048 has 12.6 million
 
 
@@ -95,7 +96,7 @@ def check_arguments(cls: type, arguments: Mapping[str, Any]) -> None:
         if not _fits(value, hints.get(key, Any)):
             hint = inspect.formatannotation(hints[key])
             raise CheckpointError(f"init_args: {name}'s {key} must be {hint}, not {show(value)}.")
-        _check_integers(value, f"init_args: {name}'s {key}")
+        _check_numbers(value, f"init_args: {name}'s {key}")
     if nested:
         from zoo.targets.base import Target
 
@@ -127,12 +128,16 @@ def _check_target_path(component: dict[str, Any]) -> None:
         raise CheckpointError(f"init_args: a target has class_path and init_args alone, not {show(component)}.")
 
 
-def _check_integers(value: object, what: str) -> None:
+def _check_numbers(value: object, what: str) -> None:
     left = [value]
     while left:
         item = left.pop()
         if isinstance(item, int) and abs(item) > _MAX_INTEGER:
             raise CheckpointError(f"{what} is {show(item, 24)}, which is absurd; at most {_MAX_INTEGER} is accepted.")
+        if isinstance(item, float) and item and not _MIN_FLOAT <= abs(item) <= 1 / _MIN_FLOAT:
+            raise CheckpointError(
+                f"{what} is {show(item, 24)}, which is absurd; 0, or {_MIN_FLOAT:g} to {1 / _MIN_FLOAT:g}, is accepted."
+            )
         if isinstance(item, (list, dict)):
             left += item.values() if isinstance(item, dict) else item
 

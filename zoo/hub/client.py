@@ -23,7 +23,10 @@ _FILE_ERRORS = (
     *(errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG),
 )
 TIMEOUT = 10.0  # seconds for the first answer of the Hub; after that its cache is used
-SILENCE = 30.0  # seconds in which nothing comes, after which the client tries again; by itself it waits for ever
+SILENCE = 10.0  # seconds in which nothing comes, after which the client tries again, as its downloads do by themselves
+_LONGEST_WAIT = 310.0  # seconds that the Hub may ask to wait; its limits are of five minutes
+
+logger = logging.getLogger(__name__)
 
 
 class UnreachableError(HubError):
@@ -77,16 +80,24 @@ def explained(repo_id: str, revision: str | None, token: str | None) -> Iterator
 def _patient() -> Iterator[None]:
     """The Hub's client as it is here: it waits for no silent Hub for ever, and does not print each attempt.
 
-    What somebody has set themselves, a time or by HF_HUB_VERBOSITY, stays.
+    A wait that the Hub asks for is said, and refused where it is a long one. What somebody has set themselves, a time
+    or by HF_HUB_VERBOSITY, stays.
     """
+    from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
     session, notes = get_session(), logging.getLogger("huggingface_hub")
+    attempts = logging.getLogger("huggingface_hub.utils._http")
     waits, prints = not any(session.timeout.as_dict().values()), notes.level == logging.WARNING
+    links = constants.HF_HUB_DISABLE_SYMLINKS_WARNING
+    # Of a cache that cannot be written it would say that it lacks links, before our sentence.
+    constants.HF_HUB_DISABLE_SYMLINKS_WARNING = True
+    attempts.addFilter(_say_wait)
     if waits:
         session.timeout = SILENCE
     if prints:
         notes.setLevel(logging.ERROR)
+        attempts.setLevel(logging.WARNING)  # as far as the filter
     try:
         yield
     finally:
@@ -94,6 +105,20 @@ def _patient() -> Iterator[None]:
             session.timeout = None
         if prints:
             notes.setLevel(logging.WARNING)
+            attempts.setLevel(logging.NOTSET)
+        attempts.removeFilter(_say_wait)
+        constants.HF_HUB_DISABLE_SYMLINKS_WARNING = links
+
+
+def _say_wait(record: logging.LogRecord) -> bool:
+    """Say how long the Hub asks to wait; whether a note of its client on an attempt is printed."""
+    if found := re.match(r"Rate limited\. Waiting ([\d.]+)s", record.getMessage()):
+        seconds = float(found[1])
+        if seconds > _LONGEST_WAIT:
+            raise UnreachableError(f"The Hub asks to wait {seconds:,.0f} s before it answers again: try then.")
+        if seconds > SILENCE:
+            logger.warning("The Hub asks to wait %.0f s before it answers again: waiting.", seconds)
+    return record.levelno > logging.WARNING or logging.getLogger("huggingface_hub").level != logging.ERROR
 
 
 def behind(error: BaseException) -> list[BaseException]:
@@ -118,7 +143,8 @@ def _explanation(error: Exception, repo_id: str, revision: str | None) -> tuple[
         return any(isinstance(e, kinds) for e in chain)
 
     responses = (getattr(e, "response", None) for e in chain)
-    status = next((r.status_code for r in responses if r is not None), None)
+    response = next((r for r in responses if r is not None), None)
+    status = None if response is None else response.status_code
     login = "log in with `hf auth login` or pass another token"
     if caught(errors.OfflineModeIsEnabled):
         return UnreachableError, f"HF_HUB_OFFLINE is set, so {hub} is not asked for {repo_id}."
@@ -137,7 +163,9 @@ def _explanation(error: Exception, repo_id: str, revision: str | None) -> tuple[
     if status == 403:
         return HubError, f"{the_hub} does not allow this with {repo_id}; {login}."
     if status is not None and (status >= 500 or status in (408, 429)):
-        return UnreachableError, f"{the_hub} answers {repo_id} with status {status}; try later."
+        wait = response.headers.get("retry-after", "")
+        later = f"in {int(wait):,} s" if re.fullmatch(r"[0-9]{1,9}", wait) else "later"
+        return UnreachableError, f"{the_hub} answers {repo_id} with status {status}; try {later}."
     if status is not None:
         return HubError, f"{the_hub} refuses {repo_id} with status {status}: {one_line(error)}."
     if caught(errors.HFValidationError):

@@ -27,7 +27,8 @@ def example(config: Config, name: str) -> str:
     spec, data = spec_of(config), _data(config)
     unit = next((each.metric.name for each in results_of(config) if each.metric.name in ("bits_per_dim", "nats")), None)
     measured = unit is not None and data is not None and spec is not None
-    lines = ["import zoo", *([f"from zoo.data import {data[0]}"] if measured else []), ""]
+    lines = ["import torch\n", "import zoo", f"from zoo.data import {data[0]}"] if measured else ["import zoo"]
+    lines.append("")
     lines.append(f"model = zoo.load({json.dumps(name, ensure_ascii=False)})")
     if config.get("draws", True):
         lines += _drawn(spec, name)
@@ -41,7 +42,8 @@ def example(config: Config, name: str) -> str:
             "data.prepare_data()",
             'data.setup("test")',
             f"x = data.test.x[:8]  # {_shape(spec, 8)}",
-            f"print(model.{method}(x))  # (8,) {said} of test data",
+            "with torch.no_grad():  # else what gradients need is kept, gigabytes for a large model",
+            f"    print(model.{method}(x))  # (8,) {said} of test data",
         ]
     return "\n".join(lines)
 
@@ -81,9 +83,10 @@ def _drawn(spec: DataSpec | None, name: str) -> list[str]:
     n = {"plane": 10_000, "film": 4}.get(picture or "", 16)
     names = spec.class_names if spec else None
     label = f"label={json.dumps(plain(names[0])) if names else 0}, " if spec and spec.classes else ""
-    of_class = f"; {spec.classes} classes there are" if label else ""
-    shape = f"  # {_shape(spec, n)}{of_class}" if spec else ""
-    lines = [f"samples = model.sample({n}, {label}seed=0){shape}"]
+    known = "one of model.spec.class_names, or a number" if names else "a number"
+    lines = [f"# label: {known} 0..{spec.classes - 1}"] if label else []
+    shape = f"  # {_shape(spec, n)}" if spec else ""
+    lines.append(f"samples = model.sample({n}, {label}seed=0){shape}")
     if picture == "plane":
         lines.append(f"zoo.show(samples).save({_file(name)})  # in a notebook, zoo.show(samples) is enough")
     elif picture:

@@ -12,12 +12,12 @@ from pathlib import Path
 from zoo.errors import ZooError, plain
 from zoo.hub.card import PICTURE
 from zoo.hub.config import read_config, title_of
-from zoo.hub.reading import read_bytes
+from zoo.hub.reading import PNG, read_bytes
 from zoo.hub.tables import family, last_name, size
 from zoo.references import headline, reference_of
 
 MOST_BYTES = 2**21  # of a picture; larger ones are left out
-PNG = b"\x89PNG\r\n\x1a\n"
+MOST_PIXELS = 2**24  # of which a few kilobytes can hold a thousand times more, for the reader's browser to unpack
 
 
 def page(folder: Path, name: str) -> str | None:
@@ -54,6 +54,8 @@ def _picture(path: Path) -> str:
         data = bytes(read_bytes(path, MOST_BYTES))
     except ZooError:
         return ""
-    if not data.startswith(PNG):
+    # Its first piece, IHDR, is of width and height.
+    width, height = (int.from_bytes(data[i : i + 4], "big") for i in (16, 20))
+    if not data.startswith(PNG) or data[12:16] != b"IHDR" or width * height > MOST_PIXELS:
         return ""
     return f'<img alt="samples" width="160" src="data:image/png;base64,{base64.b64encode(data).decode()}">'

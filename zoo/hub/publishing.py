@@ -17,9 +17,11 @@ from zoo.errors import CheckpointError, warn
 from zoo.hub.client import check_request, explained, repository
 from zoo.hub.config import CONFIG
 from zoo.hub.folder import INDEX, weight_files
+from zoo.hub.reading import PNG, opened, read_bytes
 
 CARD = "README.md"
 PICTURES = re.compile(r"[\w-]+\.png", re.ASCII)
+MOST_CARD, MOST_PICTURE = 2**20, 2**24  # bytes
 
 
 def contents(folder: Path, config: Mapping[str, Any], repo_id: str) -> dict[str, Path | bytes]:
@@ -34,13 +36,15 @@ def contents(folder: Path, config: Mapping[str, Any], repo_id: str) -> dict[str,
         repo_id: `namespace/name`.
 
     Raises:
-        CheckpointError: one of them is missing, or is a link or another thing that is no file.
+        CheckpointError: one of them is missing, or is a link or another thing that is no file, or no picture.
     """
     pictures = sorted(path.name for path in folder.iterdir() if PICTURES.fullmatch(path.name))
     card = [CARD] if os.path.lexists(folder / CARD) else []
     files: dict[str, Path | bytes] = {
         name: _plain(folder / name) for name in (CONFIG, *sorted(weight_files(config)), *card, *pictures)
     }
+    for name in pictures:
+        _check_picture(folder / name)
     files[CARD] = _card(folder, config, repository(repo_id)).encode()
     return files
 
@@ -110,6 +114,13 @@ def _plain(path: Path) -> Path:
     return path
 
 
+def _check_picture(path: Path) -> None:
+    """Refuse what is only called a picture: a hard link to something else, or gigabytes of it."""
+    with opened(path, MOST_PICTURE) as (file, _):
+        if file.read(len(PNG)) != PNG:
+            raise CheckpointError(f"{path} is no PNG picture, and would be published: remove it.")
+
+
 def _card(folder: Path, config: Mapping[str, Any], repo_id: str) -> str:
     """The card as it is published, under the name of its repository."""
     from zoo.hub import card
@@ -117,10 +128,10 @@ def _card(folder: Path, config: Mapping[str, Any], repo_id: str) -> str:
     file, picture = folder / CARD, (folder / card.PICTURE).is_file()
     if file.is_file():
         try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
+            text = read_bytes(file, MOST_CARD).decode("utf-8")
+        except (CheckpointError, UnicodeDecodeError):
             raise CheckpointError(
-                f"{file} cannot be read as text: `zoo card {folder} --write` makes it anew."
+                f"{file} cannot be read as a card: `zoo card {folder} --write` makes it anew."
             ) from None
         # Under whichever name it was made: that of a folder, or of a repository that it came from.
         names = {folder.resolve().name, *re.findall(r'zoo\.load\("([^"\n]+)"\)', text)}

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 from zoo.errors import CheckpointError, one_line, show
 from zoo.files import opened_regular
 
+PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
 _MAX_JSON_BYTES = 2**20
 _MAX_DEPTH = 100
 _MAX_DIGITS = 30  # of an integer; one of 400 is too large for a float

@@ -36,9 +36,10 @@ class Inception(nn.Module):
 
     Args:
         root: the folder of data sets; below it `inception/fid_inception.safetensors`, or the TorchScript file
-            `inception/fid_inception.pt`, of which that one is made. By default ZOO_DATA or the user cache.
+            `inception/fid_inception.pt`, of which that one is made. By default, and where it has none, as a folder of
+            one's own pictures, ZOO_DATA or the user cache.
 
-    Its `identity` is a word that tells the network from others.
+    Its `identity` is a word that tells the network from others; `root` is the folder that has it.
 
     Raises:
         DataError: neither file is there, or what is there is another one.
@@ -51,7 +52,8 @@ class Inception(nn.Module):
         super().__init__()
         with torch.device("meta"):  # no weights are drawn, and the global random state stays
             self.network = InceptionNetwork()
-        self.network.load_state_dict(_weights(data_root(root)), assign=True)
+        self.root = _home(root)
+        self.network.load_state_dict(_weights(self.root), assign=True)
         self.network.to(memory_format=torch.channels_last)
         self.requires_grad_(False).eval()
 
@@ -93,6 +95,13 @@ def _between(side: int, size: int) -> Tensor:
 
 
 # -- weights -----------------------------------------------------------------------------------------------------
+
+
+def _home(root: str | Path | None) -> Path:
+    """The folder of data sets that has the network's file, the one that is given before the default one."""
+    given = data_root(root)
+    has = (each for each in (given, data_root()) if (each / FILE).exists() or (each / SOURCE).exists())
+    return next(has, given)
 
 
 def _weights(root: Path) -> dict[str, Tensor]:

@@ -28,6 +28,7 @@ from zoo.callbacks.ema import EMA
 from zoo.callbacks.run import ProgressBar, RunRecord, SaveBest, SaveLast
 from zoo.classes import ABSENT, class_path_of, up_to_date
 from zoo.errors import CheckpointError, ZooError, warn
+from zoo.files import FULL
 from zoo.hub import building, packing, store
 from zoo.model import Model
 from zoo.training import predictions
@@ -36,7 +37,7 @@ from zoo.training.files import AtomicCheckpointIO, in_todays_names, read_run
 from zoo.training.recipes import in_order, options, read_recipes
 from zoo.training.refusals import Parser, Refused, bounded, check_recipe, said_of
 from zoo.training.start import Pretrained, pretrained
-from zoo.training.trust import check_trust
+from zoo.training.trust import check_class, check_trust, local_alone, plain
 
 families()  # which imports them, and the data sets: they may then be named without a path
 
@@ -131,6 +132,7 @@ class ZooCLI(LightningCLI):
         cls = arguments.pop("_class_path", None) or record.get("class_path")
         arguments = {name: value for name, value in arguments.items() if not name.startswith("_")}
         if cls and arguments:
+            check_class(cls, self.config[command].get("model"), path)
             model = {"class_path": cls, "dict_kwargs": arguments}
             self.config = self.parser.parse_object({command: {"model": model}}, self.config)
 
@@ -166,7 +168,7 @@ class ZooCLI(LightningCLI):
         config = self.config[self.config.subcommand]
         last = Path(config.trainer.default_root_dir, "checkpoints", "last.ckpt")
         if config.ckpt_path == "last" and last.exists():
-            config.ckpt_path = str(last)
+            config.ckpt_path = str(plain(last))
             # A run that began before its class had an argument goes on with what it had in the argument's place.
             arguments = read_run(last, code=config.weights_only is False)["hyper_parameters"]
             for name in ABSENT.get(config.model.class_path, {}):
@@ -176,7 +178,7 @@ class ZooCLI(LightningCLI):
             best = last.with_name("best.ckpt")
             if not best.exists():
                 raise CheckpointError(f"There is no checkpoint {best}: leave out --ckpt_path, and start the run.")
-            config.ckpt_path = str(best)
+            config.ckpt_path = str(plain(best))
         elif config.ckpt_path == "last":
             config.ckpt_path = None
             warn(f"There is no {last} to go on from: the run starts from its beginning.")
@@ -280,6 +282,15 @@ class ZooCLI(LightningCLI):
         if command == "predict" and self.trainer.world_size > 1:
             raise ZooError("Several processes would each predict a part: set trainer.devices to 1.")
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """LightningCLI's; a full disk is said with the run's folder, where what writes, as curves, names no file."""
+        try:
+            super()._run_subcommand(subcommand)
+        except OSError as error:
+            if error.errno in FULL and error.filename is None:
+                error.filename = self.trainer.default_root_dir
+            raise
+
     def after_predict(self) -> None:
         """Tell what came of it."""
         found = self.trainer.predict_loop.predictions
@@ -307,6 +318,7 @@ def _run(argv: list[str]) -> None:
     # Float32 products in TF32 where the hardware has it; the published numbers are computed in full float32.
     torch.set_float32_matmul_precision("high")
     recipes = read_recipes(argv)
+    local_alone()
     ZooCLI(
         pretrained(name) if name else None,
         argv=argv,

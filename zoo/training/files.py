@@ -53,8 +53,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise unwritable(path, error) from error
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Read, and bring up to date what was written under other names."""
-        return run_up_to_date(super().load_checkpoint(path, *args, **kwargs))
+        """Read, and bring up to date what was written under other names.
+
+        Raises:
+            CheckpointError: it is no such file, or one that would run code.
+        """
+        try:
+            return run_up_to_date(super().load_checkpoint(path, *args, **kwargs))
+        except OSError:  # of the disk or the network
+            raise
+        except Exception as error:
+            raise _foreign(path, error) from error
 
 
 def read_run(path: Path, *, code: bool = False) -> dict[str, Any]:
@@ -71,7 +80,11 @@ def read_run(path: Path, *, code: bool = False) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=not code, mmap=True)
         return run_up_to_date(state)
     except Exception as error:
-        raise CheckpointError(f"{path} is not a checkpoint that `zoo fit` wrote ({type(error).__name__}).") from error
+        raise _foreign(path, error) from error
+
+
+def _foreign(path: str | Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path} is not a checkpoint that `zoo fit` wrote ({type(error).__name__}).")
 
 
 def in_todays_names(argv: list[str], folder: Path) -> list[str]:

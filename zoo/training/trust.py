@@ -9,8 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jsonargparse
+
 from zoo.errors import CheckpointError, show
-from zoo.training.recipes import options
+from zoo.training.recipes import options, show_plain
 
 
 def check_trust(config: Any, argv: list[str]) -> None:
@@ -41,3 +43,40 @@ def check_trust(config: Any, argv: list[str]) -> None:
             f"The recipe goes on from a folder, {show(path)}, which may run any code: leave out its ckpt_path, or give "
             f"--ckpt_path yourself where you trust it."
         )
+
+
+def check_class(class_path: Any, model: Any, path: str) -> None:
+    """Refuse a class that a run's file names, where it is neither of the zoo nor the one that recipe or options name.
+
+    To import it would run its module: a checkpoint may not choose one.
+
+    Args:
+        class_path: as the file has it.
+        model: what recipe and options say of the model.
+        path: of the file.
+
+    Raises:
+        CheckpointError: with the remedy.
+    """
+    own = str(class_path)
+    if own.partition(".")[0] != "zoo" and own != getattr(model, "class_path", None):
+        raise CheckpointError(
+            f"{path} is a run of {show(own)}, which lies outside zoo, so its code is not run: give the recipe that "
+            f"names the class, or --model {show_plain(own, 80)}, if you trust it."
+        )
+
+
+def plain(path: Path) -> Path:
+    """The last or the best checkpoint of a run, which is one file: a folder may hold pickles.
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} is no file, as a run's checkpoint is: name the file with --ckpt_path.")
+    return path
+
+
+def local_alone() -> None:
+    """Have the parser read parts of a recipe from files here alone: Lightning has it fetch them from any address."""
+    jsonargparse.set_parsing_settings(config_read_mode_urls_enabled=False, config_read_mode_fsspec_enabled=False)
