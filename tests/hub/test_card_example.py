@@ -41,7 +41,7 @@ RUN = finding.names() if os.environ.get("ZOO_EXAMPLES") == "all" else sorted(QUI
 
 @pytest.mark.parametrize("name", finding.names())
 def test_every_example_is_python_and_names_its_checkpoint(name):
-    example = code((store.find(name) / "README.md").read_text(encoding="utf-8"))
+    example = code((finding.find(name) / "README.md").read_text(encoding="utf-8"))
     compile(example, name, "exec")
     assert f'zoo.load("{name}")' in example
 
