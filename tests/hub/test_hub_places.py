@@ -13,7 +13,7 @@ from hub_server import File, Repo
 
 from zoo import cli
 from zoo.errors import CheckpointError
-from zoo.hub import client, finding, places, remote, store, tables
+from zoo.hub import card, client, finding, places, remote, store, tables
 from zoo.hub.config import read_config
 from zoo.training.export import export_run
 from zoo.training.files import in_todays_names
@@ -58,6 +58,13 @@ def test_a_wheel_lists_what_is_published(wheel, capsys):
     assert tables.table(tables.bundled()) == tables.table({NAME: read_config(wheel)})
     assert cli.main(["list"]) == 0
     assert NAME in capsys.readouterr().out
+
+
+def test_a_wheel_has_the_cards_of_what_it_lists(wheel, monkeypatch, capsys):
+    asked = pulled(monkeypatch, wheel)
+    assert cli.main(["card", NAME]) == 0
+    assert capsys.readouterr().out == card.render(read_config(wheel), NAME)
+    assert not asked
 
 
 def test_a_name_of_the_wheel_is_in_the_default_namespace(wheel, monkeypatch):

@@ -46,7 +46,9 @@ def test_the_kind_says_which_picture(spec, picture, tmp_path):
     assert spec.picture == picture
     assert samples.has_picture(model) == (picture is not None)
     if picture is None:
-        with pytest.raises(ZooError, match=f"Constant gives {spec.kind} data .*of which there is no picture"):
+        with pytest.raises(
+            ZooError, match=f"Constant gives {spec.kind} data .*of which there is no picture: in Python `model.sample`"
+        ):
             samples.draw(model, tmp_path / "none.png")
     else:
         assert samples.draw(model, tmp_path / "some.png", n=3) == tmp_path / "some.png"

@@ -121,12 +121,14 @@ def show_card(name: str | None = None, *, write: bool = False, readme: bool = Fa
         write: write it into the checkpoint's folder instead of printing it.
         readme: write all bundled cards, and the tables in ./README.md and ./docs, anew.
     """
-    from zoo.hub import card, finding, tables
+    from zoo.hub import card, finding, places, tables
     from zoo.hub.config import read_config
 
     if name is None and not readme:
         raise ZooError("Name the checkpoint whose card to make, or give --readme for all cards and tables.")
-    if name is not None:
+    if name in places.index() and not write and places.among(finding.folders(), name) is None:
+        print(card.render(finding.config_of(name), name), end="")  # the weights need not be fetched for it
+    elif name is not None:
         folder = finding.find(name)
         if write:
             finding.check_own(name, folder)

@@ -90,7 +90,7 @@ class TensorLoader:
             at_least = self.batch_size if self.drop_last else 1
             raise DataError(
                 f"{n} items are too few for batches of {at_least} on {world} device(s): "
-                f"lower the batch size or the number of devices."
+                f"lower the batch size (--data.batch_size) or the number of devices."
             )
         return count
 

@@ -51,7 +51,10 @@ def draw(
     path = pictures.writable(path)
     check_draws(model, options)
     if not has_picture(model, options):
-        raise ZooError(f"{type(model).__name__} gives {model.spec.described}, of which there is no picture.")
+        raise ZooError(
+            f"{type(model).__name__} gives {model.spec.described}, of which there is no picture: in Python "
+            f"`model.sample` draws them."
+        )
     if model.spec.picture == "plane":
         return save(_panels(model, n or POINTS, seed, options), path)
     samples, columns = seen(model, n, seed=seed, **options)
