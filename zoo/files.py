@@ -30,6 +30,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     Raises:
         DataError: it cannot be written.
     """
+    check_place(path)
     with writing(path), tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent, delete=False) as file:
         try:
             file.write(data.encode() if isinstance(data, str) else data)
@@ -39,6 +40,17 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         except BaseException:
             os.unlink(file.name)
             raise
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Refuse to put a file in the place of what is none: a folder, a device, a pipe, or a link to an open one.
+
+    Raises:
+        DataError: with the remedy.
+    """
+    opened = os.path.islink(path) and os.readlink(path).startswith(("/proc/", "fd/"))  # as /dev/stdout
+    if opened or (os.path.exists(path) and not os.path.isfile(path)):
+        raise unwritable(path, OSError(errno.EINVAL, "there is a folder, a device or a pipe"))
 
 
 @contextmanager
@@ -127,7 +139,7 @@ def replaced(folder: Path) -> list[Path]:
 
 def _backup(folder: Path) -> Path:
     """Where the old folder lies for a moment: always the same, so that it is found again."""
-    return folder.with_name(f".{folder.name}.replaced")
+    return folder.parent / f".{folder.name}.replaced"
 
 
 def _discard(backup: Path) -> None:

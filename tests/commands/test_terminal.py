@@ -113,6 +113,7 @@ def fails(monkeypatch, capsys):
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "The memory of this machine does not"),
         (RuntimeError("[enforce fail] not enough memory: you tried to"), "The memory of this machine does not suffice"),
         (MisconfigurationException("No `x`\n given."), "No `x` given: change the trainer's settings."),
+        (MisconfigurationException("`x` is 7. If you want `y`, set `z`."), "zoo: `x` is 7: change the trainer's"),
         (ModuleNotFoundError("No module named 'transformer_engine'", name="transformer_engine"), "is needed for this"),
     ],
 )  # fmt: skip

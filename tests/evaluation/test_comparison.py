@@ -218,3 +218,24 @@ def test_other_kinds_of_data_are_refused(moons, monkeypatch):
         monkeypatch.setattr(sets.store, "load", lambda name, device, model=model: model)
         with pytest.raises(ZooError, match=re.escape(sentence)):
             comparison.gather(moons)
+
+
+def test_a_table_far_from_the_origin_is_compared_as_exactly_as_near_it(tmp_path):
+    steps = torch.arange(50, dtype=torch.float64)
+    points = torch.stack([steps / 8, steps / 4], 1)
+    found = []
+    for far in (0.0, 2.0**30):
+        for name, shift in (("a", 0.0), ("b", 3.0)):
+            rows = (points + points.new_tensor([far + shift, far])).tolist()
+            text = "\n".join(f"{x!r},{y!r}" for x, y in rows)
+            (tmp_path / f"{name}.csv").write_text(f"x,y\n{text}\n")
+        results = zoo.distance(tmp_path / "a.csv", tmp_path / "b.csv")
+        found.append({result.metric.name: result.value for result in results})
+    assert found[0]["wasserstein_1"] == pytest.approx(3)
+    assert found[1] == found[0]
+
+
+def test_a_table_is_compared_with_draws_in_float32(tmp_path):
+    (tmp_path / "a.csv").write_text("x,y\n1,2\n3,4\n")
+    results = zoo.distance(tmp_path / "a.csv", torch.tensor([[1.0, 2.0], [3.0, 5.0]]))
+    assert {result.metric.name: result.value for result in results}["wasserstein_1"] == pytest.approx(0.5)

@@ -106,3 +106,13 @@ def test_a_family_alone_has_the_verbs():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "(1, 8, 8)\n", done.stderr
+
+
+def test_a_default_device_changes_nothing_of_what_is_loaded():
+    usual = zoo.load("maf-moons").sample(3, seed=0)
+    torch.set_default_device("meta")
+    try:
+        found = zoo.load("maf-moons").sample(3, seed=0)
+    finally:
+        torch.set_default_device(None)
+    assert torch.equal(found, usual)

@@ -122,6 +122,12 @@ def test_a_cost_that_is_no_number_of_its_type_is_refused(name: str):
         function(1e-25 * x, 1e-25 * y)
 
 
+def test_the_smallest_numbers_are_refused_and_not_taken_for_zero():
+    points = torch.linspace(0, 1, 20, dtype=torch.float64)[:, None].repeat(1, 2) * 1e-200
+    with pytest.raises(DataError, match="scale the points up"):
+        energy_distance(points, points * 2)
+
+
 def test_in_a_line_nothing_is_squared():
     x = sample(10, dims=1).float()
     assert float(wasserstein(1e30 * x, -1e30 * x)) == pytest.approx(1e30 * float(wasserstein(x, -x)))

@@ -128,6 +128,17 @@ def test_a_best_that_is_not_there_is_refused(monkeypatch, capsys):
         ("--model.blocks=10000000", "The model would have more than 500 layers"),
         ("--model.channels=1000000000000", "The memory of this machine does not suffice"),
         ("--trainer.accumulate_grad_batches=0", "accumulate_grad_batches must be at least 1, not 0."),
+        ("--trainer.check_val_every_n_epoch=0", "check_val_every_n_epoch must be at least 1, not 0."),
+        ("--model.lr=-1", "lr must be 0 or positive and finite, not -1.0."),
+        ("--model.weight_decay=-1", "weight_decay must be 0 or positive and finite, not -1.0."),
+        ("--trainer.val_check_interval=999", "of the training batches (19): change the trainer's settings."),
+        ("--trainer.callbacks+=NoSuch", "zoo: trainer.callbacks: there is no class NoSuch: give MODULE.CLASS"),
+        ("--model.class_path=zoo.data.MNIST", "zoo: model: zoo.data.MNIST is no class of that kind: give"),
+        ("--reference.metrc=3", "unknown key reference.metrc: did you mean reference.metric?"),
+        ("--reference.metric=x", "The reference has no value: say reference.value, or leave the reference out."),
+        ("--from=/", "/config.json is missing"),
+        ("--ckpt_path=", "There is no checkpoint"),
+        ("--ckpt_path=/dev/null", "/dev/null is no plain file: give a run's .ckpt file."),
         ("--trainer.precision=64-true", "precision to 32-true or bf16-mixed, not 64-true."),
     ],
 )
@@ -174,7 +185,27 @@ def test_predict_tells_the_mean_and_writes_the_loss_of_each_datum(tmp_path, monk
     assert out[-1] == "losses.csv"
 
 
-@pytest.mark.parametrize("out", ["nowhere/losses.csv", "."])
+@pytest.mark.parametrize("command", [["fit"], ["predict", "--from=pixelcnn-digits"]])
+@pytest.mark.parametrize("name", ["pipe.ckpt", "last"])
+def test_a_pipe_in_place_of_a_checkpoint_is_not_waited_for(monkeypatch, capsys, command, name):
+    monkeypatch.setattr(sys, "argv", ["zoo"])
+    pipe = Path("runs/pixelcnn-digits/checkpoints/last.ckpt" if name == "last" else name)
+    pipe.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(pipe)
+    assert cli.main([*command, "--config", str(DIGITS), *SMALL, "--trainer.max_steps=1", f"--ckpt_path={name}"]) == 1
+    assert f"{pipe.name} is no plain file: give a run's .ckpt file." in capsys.readouterr().err
+
+
+def test_a_pipe_is_not_replaced_by_a_file(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["zoo"])
+    os.mkfifo("losses.csv")
+    assert cli.main(["predict", "--from=pixelcnn-digits", "--out=losses.csv"]) == 1
+    assert cli.main(["sample", "pixelcnn-digits", "-n=1", "--out=losses.csv"]) == 1
+    assert Path("losses.csv").is_fifo()
+    assert "cannot write losses.csv (there is a folder, a device or a pipe): choose another" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", ["nowhere/losses.csv", ".", "/dev/null"])
 def test_a_file_that_cannot_be_written_is_refused_before_anything_is_computed(monkeypatch, capsys, out):
     monkeypatch.setattr(sys, "argv", ["zoo"])
     assert cli.main(["predict", "--from=pixelcnn-digits", f"--out={out}"]) == 1

@@ -8,6 +8,7 @@ import codecs
 import contextlib
 import errno
 import os
+import re
 import sys
 import threading
 import unicodedata
@@ -110,6 +111,8 @@ def _said_of(error: BaseException) -> str | None:
         return _of_files(error)
     kinds = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
     text = one_line(error)
+    # Lightning adds what else one may want, a sentence each: the first says what is wrong.
+    first = re.split(r"[.!]+(?=\s+[A-Z])|!$", text)[0]
     if isinstance(error, MemoryError) or "torch.OutOfMemoryError" in kinds or _no_memory(error, text):
         where = "of the GPU" if "CUDA" in text else "of this machine"
         return (
@@ -117,11 +120,11 @@ def _said_of(error: BaseException) -> str | None:
             f"in training, --batch-size in evaluate and distance) or draw fewer at once (-n)."
         )
     if "lightning.MisconfigurationException" in kinds:
-        return f"{text}: change the trainer's settings."
+        return f"{first}: change the trainer's settings."
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] != "zoo":
         return f"The package {error.name} is needed for this, and is not installed: install it."
     if isinstance(error, (ValueError, ModuleNotFoundError)) and _raised_by(error, "lightning"):
-        return f"{text}: change the trainer's settings."
+        return f"{first}: change the trainer's settings."
     if "torch.DistError" in kinds:
         return f"The processes cannot reach each other ({text}): see MASTER_ADDR and MASTER_PORT."
     return None

@@ -98,6 +98,16 @@ class Table(TensorData):
         """
         return self._table(split)
 
+    def exact(self, split: str) -> Tensor:
+        """The rows of a split in float64, (N, D): far from the origin, numbers of a file are lost in float32.
+
+        Raises:
+            DataError: the file is absent or damaged.
+        """
+        path = self._path(split)
+        table, self.columns = _read(path, self.delimiter, False)
+        return _checked(table, path, None, np.float64)
+
     def _path(self, split: str) -> Path:
         return self.root / Path(self.files[split]).expanduser()
 
@@ -175,12 +185,13 @@ def _npy(path: Path) -> np.ndarray:
     return table
 
 
-def _checked(table: np.ndarray, path: Path, levels: int | None) -> Tensor:
-    """Numbers as the model takes them, (N, D): uint8, int64 or float32."""
+def _checked(table: np.ndarray, path: Path, levels: int | None, dtype: type[np.floating] = np.float32) -> Tensor:
+    """Numbers as the model takes them, (N, D): uint8, int64 or, of this type, floats."""
     if levels is None:
         with np.errstate(over="ignore"):
-            rows = table.astype(np.float32)
-        _refuse(~np.isfinite(rows), table, path, "replace or leave out what is NaN, infinite or beyond float32")
+            rows = table.astype(dtype)
+        beyond = f"replace or leave out what is NaN, infinite or beyond {dtype.__name__}"
+        _refuse(~np.isfinite(rows), table, path, beyond)
         return torch.from_numpy(rows)
     # NaN is in no interval.
     with np.errstate(invalid="ignore"):

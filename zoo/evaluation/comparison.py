@@ -80,6 +80,8 @@ def distance(
     x, y = matched(first, second)
     said = ""
     if first.kind == "points":
+        wider = torch.promote_types(x.dtype, y.dtype)  # a table is read in float64, and models draw in float32
+        x, y = x.to(wider), y.to(wider)
         y, x, said = _in_units(y, x, standardize)
     elif standardize:
         raise ZooError("Columns of points are standardized, and these are images: leave out standardize.")

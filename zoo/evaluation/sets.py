@@ -115,7 +115,7 @@ def _named(name: str | Path, n: int | None, seed: int, device: Any, root: str | 
         return Sample(_folder(path, n), str(name))
     if path.suffix.lower() in TABLES and path.is_file():
         table = Table(str(path.resolve()), str(path.resolve()), levels=None)
-        rows = _first(table.read("test"), n, str(name))
+        rows = _first(table.exact("test"), n, str(name))
         return Sample(rows, str(name), columns=getattr(table, "columns", None))
     if path.suffix.lower() in ENDINGS and path.is_file():
         raise ZooError(f"{name} is one picture, and a set is compared: give the folder of several.")

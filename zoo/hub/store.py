@@ -56,7 +56,11 @@ def load(
     """
     where = {"local_files_only": local_files_only, "namespace": namespace, "token": token}
     folder = find(name, revision=revision, **where)
-    model = _load_folder(folder, cls, functools.partial(find, **where))
+    import torch
+
+    # Built and filled there, whatever somebody's default device is: on "meta" the weights would be lost.
+    with torch.device("cpu"):
+        model = _load_folder(folder, cls, functools.partial(find, **where))
     model.page = functools.partial(page, folder, os.fspath(name))
     try:
         return model.to(device)

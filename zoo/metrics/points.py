@@ -64,7 +64,9 @@ def prepared(x: Tensor, y: Tensor, *, least: int = 1, power: float = 2.0) -> tup
     low, high = both.amin(0), both.amax(0)
     size = torch.minimum(low.abs(), high.abs())
     far = (low * high.sign() > 0) & (torch.maximum(low.abs(), high.abs()) / 2 <= size)
-    width = (high / 2 - low / 2).double().norm()  # of the box around both, half, for its whole may be no number
+    sides = (high / 2 - low / 2).double()  # of the box around both, half, for its whole may be no number
+    longest = sides.max()  # by which they are divided, for squares of the smallest numbers are zero
+    width = longest * (sides / longest.clamp(min=torch.finfo(torch.float64).tiny)).norm()
     largest, limits, highest = 2 * float(width), torch.finfo(x.dtype), power if x.shape[1] == 1 else max(power, 2.0)
     if largest > 1 and highest * math.log(largest) > math.log(limits.max):
         raise DataError(f"|x - y|^{highest:g} is too large for {x.dtype}: scale the points down.")

@@ -118,6 +118,7 @@ class Model(Pretrained, Entry, Optimization, Randomness, metaclass=_Made):
     def configure_callbacks(self) -> list[Callback]:
         """What every run needs; as the first of all hooks it also looks at the trainer."""
         self.check_trainer(self.trainer)
+        self.check_rates()
         return [] if any(isinstance(each, TrainingMode) for each in self.trainer.callbacks) else [TrainingMode()]
 
     def check_trainer(self, trainer: Trainer) -> None:
@@ -132,8 +133,10 @@ class Model(Pretrained, Entry, Optimization, Randomness, metaclass=_Made):
                 f"{name} computes in float32, of which mixed precision takes a part in 16 bits: set the trainer's "
                 f"precision to 32-true or bf16-mixed, not {trainer.precision}."
             )
-        if trainer.accumulate_grad_batches < 1:
-            raise ZooError(f"accumulate_grad_batches must be at least 1, not {trainer.accumulate_grad_batches}.")
+        for setting in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+            value = getattr(trainer, setting)
+            if value is not None and value < 1:
+                raise ZooError(f"{setting} must be at least 1, not {value}.")
         if self.automatic_optimization:
             return
         if trainer.gradient_clip_val:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 
+from zoo.arguments import real_of
 from zoo.errors import DataError
 from zoo.optim import Muon
 
@@ -17,6 +18,19 @@ class Optimization(LightningModule):
 
     The constructor keeps `lr`, `warmup` and `weight_decay`, and maybe `optimizer`, as hyperparameters.
     """
+
+    def check_rates(self) -> None:
+        """Refuse hyperparameters that no optimizer takes, before the run.
+
+        Raises:
+            DataError: in one sentence, which.
+        """
+        for name in ("lr", "critic_lr", "weight_decay", "warmup"):
+            if (value := self.hparams.get(name)) is not None:
+                real_of(value, name, zero=True)
+        for name in ("beta1", "beta2"):
+            if (value := self.hparams.get(name)) is not None and real_of(value, name, zero=True) >= 1:
+                raise DataError(f"{name} must be below 1, not {value}.")
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW or Muon, with a linear warm-up, then a cosine to zero at the last step of the run.

@@ -35,7 +35,7 @@ from zoo.training import predictions
 from zoo.training.families import families
 from zoo.training.files import AtomicCheckpointIO, in_todays_names, read_run
 from zoo.training.recipes import in_order, options, read_recipes
-from zoo.training.refusals import Parser, Refused, bounded, check_recipe, said_of
+from zoo.training.refusals import Parser, Refused, bounded, check_recipe, check_reference, said_of
 from zoo.training.start import Pretrained, pretrained
 from zoo.training.trust import check_class, check_trust, local_alone, plain
 
@@ -116,6 +116,7 @@ class ZooCLI(LightningCLI):
             config.return_predictions = True
             if config.trainer.devices == "auto":
                 config.trainer.devices = 1
+        check_reference(config.reference and up_to_date({"reference": dict(config.reference)})["reference"])
         check_trust(config, self.argv)
         self._find_checkpoint(config)
 
@@ -150,8 +151,11 @@ class ZooCLI(LightningCLI):
                 config.ckpt_path = str(root / "checkpoints" / f"{config.ckpt_path}.ckpt")
         path = config.ckpt_path
         special = path in (None, "last", "best", "hpc") or path.startswith("registry") or "://" in path
-        if not special and not Path(path).exists():
+        if not special and not (path and Path(path).exists()):
             raise CheckpointError(f"There is no checkpoint {path}: give a run's .ckpt file.")
+        # A strategy may keep a checkpoint as a folder.
+        if not special and not (Path(path).is_file() or Path(path).is_dir()):
+            raise CheckpointError(f"{path} is no plain file: give a run's .ckpt file.")
 
     def _set_seed(self) -> None:
         """Refuse a seed that NumPy has not, which Lightning would end in a traceback with."""

@@ -76,6 +76,8 @@ def read_run(path: Path, *, code: bool = False) -> dict[str, Any]:
     Raises:
         CheckpointError: it is no such file.
     """
+    if path.exists() and not path.is_file():  # a pipe is waited for, and a device has no end
+        raise CheckpointError(f"{path} is no plain file: give a run's .ckpt file.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=not code, mmap=True)
         return run_up_to_date(state)

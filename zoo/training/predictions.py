@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.files import unwritable, write_atomically
+from zoo.files import check_place, unwritable, write_atomically
 from zoo.model import GenerativeModel
 from zoo.results import METRICS
 
@@ -30,8 +30,7 @@ def check_out(out: str | None) -> None:
     folder = Path(out).parent
     if not folder.is_dir():
         raise unwritable(out, FileNotFoundError(errno.ENOENT, "there is no such folder"))
-    if Path(out).is_dir():
-        raise unwritable(out, IsADirectoryError(errno.EISDIR, "it is a folder"))
+    check_place(out)
     if not os.access(folder, os.W_OK):
         raise unwritable(out, PermissionError(errno.EACCES, "permission denied"))
 

@@ -12,18 +12,23 @@ import importlib
 import inspect
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from zoo.errors import ZooError, close_to, show
+from zoo.errors import ZooError, close_to, refusing, show
 from zoo.files import write_atomically
+from zoo.references import Reference
 from zoo.training.recipes import show_plain
 
 MODULES = 20_000
+REFERENCE = (
+    *("metric", "value", "source", "whose", "kind", "samples", "protocol", "decimals", "also", "best"),
+    *("unit", "higher_is_better"),
+)
 CLASS = ("class_path", "init_args", "dict_kwargs")
 
 
@@ -54,6 +59,7 @@ class Refused(ZooError):
 
     def __init__(self, message: str, known: Iterable[str]) -> None:
         self.where = ".init_args.".join(re.findall(r'[Pp]arser key "([^"]+)"', message))
+        self._short = self.where.replace(".init_args.", ".")
         super().__init__(said_of(message, self.where, known))
 
     def of(self, recipes: dict[str, dict[str, Any]], argv: list[str]) -> ZooError:
@@ -61,7 +67,7 @@ class Refused(ZooError):
         given = {word.partition("=")[0].lstrip("-").replace(".init_args.", ".") for word in argv}
         if str(self).startswith("There is no option"):  # keys of recipes have been looked at before
             return self
-        if self.where.replace(".init_args.", ".") in given:
+        if {self.where, f"{self.where}.class_path", f"{self.where}+"} & given or self._short in given:
             return self
         for path, recipe in reversed(recipes.items()):
             value: Any = recipe
@@ -119,6 +125,26 @@ def check_recipe(path: str, recipe: dict[str, Any], known: Iterable[str]) -> Non
                     raise _unknown(path, f"{key}.{name}", [*(f"{key}.{each}" for each in CLASS)])
     for where, value in _classes(recipe, ""):
         _check_class(path, where, value)
+
+
+def check_reference(reference: Mapping[str, Any] | None) -> None:
+    """Refuse a number to be held against that is none, before the training: `zoo export` would refuse the run.
+
+    Raises:
+        ZooError: naming the key.
+    """
+    if not reference:
+        return
+    for key in reference:
+        if key not in REFERENCE:
+            raise _unknown("The reference", f"reference.{key}", (f"reference.{each}" for each in REFERENCE))
+    for key in ("metric", "value", "source"):
+        if reference.get(key) is None:
+            raise ZooError(f"The reference has no {key}: say reference.{key}, or leave the reference out.")
+    if isinstance(reference["value"], bool) or not isinstance(reference["value"], (int, float)):
+        raise ZooError(f"reference.value must be a number, not {show(reference['value'])}.")
+    with refusing("The reference is none", ZooError):
+        Reference.from_config(reference)
 
 
 def _unknown(path: str, key: str, known: Iterable[str]) -> ZooError:
@@ -202,6 +228,10 @@ def said_of(message: str, where: str, known: Iterable[str]) -> str:
         option = found[1] or found[2]
         cls = re.search(r"class_path '([^']+)'", message)
         return _no_option(f"{where}.{option}" if where else option, known, cls and cls[1])
+    if found := re.search(r"NestedArg\(key='class_path', val='([^']*)'\)", message):
+        if class_of(found[1]) is None:
+            return f"{about}{no_class(found[1])}"
+        return f"{about}{show_plain(found[1], 100)} is no class of that kind: give the path of one that is."
     if found := re.search(r"[Uu]nrecognized arguments?: (\S+)", message):
         if not found[1].startswith("-"):
             return f"{show_plain(found[1], 80)} is no option: those begin with --, and recipes stand after --config."
