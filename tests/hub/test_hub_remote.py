@@ -14,6 +14,7 @@ from hub_server import File, Repo
 
 from zoo.hub import card, store
 from zoo.hub.config import read_config
+from zoo.hub.reading import PNG
 
 TOKEN = "hf_alice"
 
@@ -225,7 +226,7 @@ def test_server_errors(client, server, published, status):
 
 
 def test_server_errors_while_pushing(client, server, checkpoint, repo_id):
-    (checkpoint / "samples.png").write_bytes(repo_id.encode())  # no other test has uploaded it
+    (checkpoint / "samples.png").write_bytes(PNG + repo_id.encode())  # no other test has uploaded it
     for step in ("repos/create", "preupload", "objects/batch", "PUT /lfs", "POST /verify", "commit/main"):
         server.fail(step, 503, times=100)
         one_sentence(fails(client, "push", checkpoint, repo_id, token=TOKEN), "503", repo_id)

@@ -27,6 +27,8 @@ from pathlib import Path
 import pytest
 from hub_client import Client, RemoteError, client_environment, fails, one_sentence
 
+from zoo.hub.reading import PNG
+
 TOKEN = "hf_alice"
 
 
@@ -43,7 +45,7 @@ def published(client, checkpoint, repo_id):
 @pytest.fixture
 def large(checkpoint, published, client):
     """A checkpoint with a picture that is fetched in several pieces."""
-    (checkpoint / "samples.png").write_bytes(bytes(range(250)) * 160 + published.encode())
+    (checkpoint / "samples.png").write_bytes(PNG + bytes(range(250)) * 160 + published.encode())
     client("push", checkpoint, published, token=TOKEN)
     return checkpoint
 
@@ -51,7 +53,7 @@ def large(checkpoint, published, client):
 @pytest.fixture
 def said(server, checkpoint, repo_id, tmp_path):
     """What the client made of the answers."""
-    (checkpoint / "samples.png").write_bytes(repo_id.encode())  # which is not on the server yet
+    (checkpoint / "samples.png").write_bytes(PNG + repo_id.encode())  # which is not on the server yet
     server.sent.clear()
     script = Path(__file__).with_name("hub_protocol.py")
     command = [sys.executable, str(script), str(checkpoint), repo_id]
@@ -101,7 +103,7 @@ def test_the_client_understands_each_answer(said, server, checkpoint, repo_id):
 @pytest.mark.slow
 def test_with_xet_a_push_goes_the_plain_way_or_says_how(server, checkpoint, repo_id, tmp_path, monkeypatch):
     """Older clients ask and take the plain way; newer ones do not ask, and the sentence says what to set."""
-    (checkpoint / "samples.png").write_bytes(repo_id.encode())
+    (checkpoint / "samples.png").write_bytes(PNG + repo_id.encode())
     server.sent.clear()
     client = Client(server.endpoint, tmp_path, HF_HUB_DISABLE_XET="0")
     try:
