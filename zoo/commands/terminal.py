@@ -11,7 +11,7 @@ import sys
 import unicodedata
 from pathlib import Path
 
-from zoo.errors import ZooError, one_line
+from zoo.errors import ZooError, one_line, plain
 from zoo.files import unwritable
 
 LETTERS = 490  # of a sentence at most, however long the names in it are
@@ -33,6 +33,11 @@ def readable() -> None:
             stream.reconfigure(errors="zoo")
 
 
+def tell(path: object) -> None:
+    """Print the name of a file or folder: as it is into a pipe, for the next command; a terminal gets no escapes."""
+    print(plain(str(path)) if sys.stdout.isatty() else path)
+
+
 def _stand_in(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
@@ -49,6 +54,7 @@ def sentence_of(error: BaseException) -> str | None:
     It is a refusal of ours, of the file system, of memory, or of Lightning's settings. All else keeps its traceback.
     """
     said = _said_of(error)
+    said = said and plain(" ".join(said.split()))  # names of files are a stranger's words too
     return said if said is None or len(said) <= LETTERS else f"{said[: LETTERS - 3]}..."
 
 
@@ -69,7 +75,9 @@ def _said_of(error: BaseException) -> str | None:
         return f"{text}: change the trainer's settings."
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] != "zoo":
         return f"The package {error.name} is needed for this, and is not installed: install it."
-    if isinstance(error, (ValueError, ModuleNotFoundError)) and _raised_by(error, "lightning"):
+    if isinstance(error, ModuleNotFoundError) and _raised_by(error, "lightning"):
+        return f"{text}."  # it says what to install
+    if isinstance(error, ValueError) and _raised_by(error, "lightning"):
         return f"{text}: change the trainer's settings."
     if "torch.DistError" in kinds:
         return f"The processes cannot reach each other ({text}): see MASTER_ADDR and MASTER_PORT."
