@@ -13,13 +13,13 @@ import os
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, get_args, get_origin
+from typing import Any, NoReturn, get_args, get_origin
 
 from zoo.commands.drawing import complete, documented, figure, sample
 from zoo.commands.measuring import distance, evaluate
 from zoo.commands.sharing import export, list_checkpoints, pull, push, show_card
 from zoo.commands.terminal import elsewhere, plain_warnings, readable, sentence_of
-from zoo.errors import ZooError, show
+from zoo.errors import ZooError, plain, show
 
 TRAINING = {
     "fit": "train a model from a recipe: zoo fit --config recipes/NAME.yaml",
@@ -44,7 +44,7 @@ def lightning_main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and argv[0] in TRAINING:
         return _run("lightning", lambda: _train(argv))
-    parser = argparse.ArgumentParser(prog="lightning", description="Train and measure the models of the zoo.")
+    parser = _Parser(prog="lightning", description="Train and measure the models of the zoo.")
     _add_training(parser.add_subparsers(metavar="COMMAND", required=True))
     parser.parse_args(argv)  # prints the help or the mistake, and exits
     return 2
@@ -64,6 +64,14 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints quote a file's name without the escapes in it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and complaint, and exit."""
+        super().error(plain(" ".join(message.split())))
+
+
 # -- from a function to its command line ---------------------------------------------------------------------
 
 
@@ -79,7 +87,7 @@ def _parsed(argv: list[str]) -> dict[str, Any]:
     # A command whose options depend on what it is about gets them first: their names, values and help are the model's.
     for name, function in COMMANDS.items():
         if argv[:1] == [name] and hasattr(function, "options"):
-            about, rest = _arguments(function, argparse.ArgumentParser(f"zoo {name}", add_help=False)).parse_known_args(
+            about, rest = _arguments(function, _Parser(f"zoo {name}", add_help=False)).parse_known_args(
                 [word for word in argv[1:] if word not in ("-h", "--help")]
             )
             # Where an option of the model comes before the name, its value has been taken for one.
@@ -111,7 +119,7 @@ def _check_option(name: str, option: str, parser: argparse.ArgumentParser, own: 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """The parser of `zoo`, and those of its subcommands."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="zoo", description="Generative models on PyTorch Lightning, with weights.", epilog=_about_lightning()
     )
     parser.add_argument("--version", action="version", version=f"generative-zoo {_version()}")

@@ -487,6 +487,7 @@ def _odd_files(files: Files, rng: random.Random) -> Files:
 
 def _make_odd(folder: Path, rng: random.Random) -> None:
     file = folder / rng.choice([each.name for each in folder.iterdir()])
+    data = file.read_bytes()
     file.unlink()
     kind = rng.randrange(5)
     if kind == 0:
@@ -496,8 +497,8 @@ def _make_odd(folder: Path, rng: random.Random) -> None:
     elif kind == 2:
         file.symlink_to(rng.choice(["/dev/zero", "/dev/full", "/proc/self/mem", "/nowhere", file.name, "/etc/passwd"]))
     elif kind == 3:
-        with file.open("wb") as sparse:
-            sparse.truncate(rng.choice([2**20 + 1, 2**34, 2**40]))
+        file.write_bytes(rng.choice([b"", data]))  # what it held, and then a hole
+        os.truncate(file, rng.choice([2**20 + 1, 2**32, 2**34, 2**40]))
     else:
         file.write_bytes(rng.choice([b"", b"\x80\x04K\x01.", b"PK\x03\x04", b"\0" * 9, b"\x01\0\0\0\0\0\0\0{"]))
 

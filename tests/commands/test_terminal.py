@@ -6,6 +6,7 @@ import errno
 import importlib.metadata
 import io
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -108,6 +109,7 @@ def fails(monkeypatch, capsys):
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "z"), "z: No such file or directory: give"),
         (OSError(errno.EMFILE, "Too many open files"), "Too many open files: let the process open more"),
         (OSError("image file is truncated"), "image file is truncated."),
+        (FileNotFoundError(errno.ENOENT, "No", "a\x1b[2J\nb\x9b\u202e"), "a\\u001b[2J b\\u009b\\u202e: No: give"),
         (MemoryError(), "The memory of this machine does not suffice: take smaller batches"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "The memory of the GPU does not"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "The memory of this machine does not"),
@@ -234,3 +236,17 @@ warnings.warn_explicit("later", errors.ZooWarning, "file", 1)
     assert first == "zoo: Of it is left out: 2 hidden."
     assert second.endswith("UserWarning: of others")
     assert last == "file:1: ZooWarning: later"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_name_of_a_folder_does_nothing_to_a_terminal(tmp_path, capsys, monkeypatch, terminal):
+    """A pipe gets it as it is, for the next command."""
+    folder = tmp_path / "a\x1b[2J\x9b31m-digits"
+    shutil.copytree(ROOT / "checkpoints" / "uniform-cifar10", folder)
+    monkeypatch.setattr(type(sys.stdout), "isatty", lambda _: terminal, raising=False)
+    assert cli.main(["card", str(folder), "--write"]) == 0
+    shown = "a\\u001b[2J\\u009b31m-digits" if terminal else folder.name
+    assert capsys.readouterr().out == f"{tmp_path / shown / 'README.md'}\n"
+    with pytest.raises(SystemExit):
+        cli.main(["figure", "curves", "x\x1b[2J"])
+    assert "x\\u001b[2J" in capsys.readouterr().err

@@ -128,16 +128,35 @@ def test_a_few_weights_are_not_of_images_of_a_hundred_megabytes(tmp_path):
 
 
 def test_weights_are_not_read_before_the_model_fits(checkpoint, monkeypatch):
-    """A file of 6 GiB, most of it a hole, whose header is another model's."""
     with_header(checkpoint, lambda header: header["net.hidden.bias"].update(shape=[1, 4]))
-    with (checkpoint / WEIGHTS).open("r+b") as file:
-        file.truncate(6 * 2**30)
 
-    def read(*_):
+    def read(path, *_):
         raise AssertionError("the whole file is read")
 
     monkeypatch.setattr(zoo.hub.folder, "read_bytes", read)
+    monkeypatch.setattr(zoo.hub.store, "check_undamaged", lambda *_: None)
     refused(checkpoint, "has shape")
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_what_lies_behind_the_tensors_is_not_read(checkpoint, monkeypatch, fits):
+    """A file of 6 GiB, most of it a hole, whose header is the model's own or another's."""
+    if not fits:
+        with_header(checkpoint, lambda header: header["net.hidden.bias"].update(shape=[1, 4]))
+    with (checkpoint / WEIGHTS).open("r+b") as file:
+        file.truncate(6 * 2**30)
+    monkeypatch.setattr(zoo.hub.folder, "read_bytes", None)
+    refused(checkpoint, "it has 6442450944 bytes, more than its header names")
+
+
+def test_a_file_is_hashed_piece_by_piece(checkpoint, monkeypatch):
+    monkeypatch.setattr(zoo.hub.folder, "read_bytes", None)
+    assert zoo.hub.folder.verify(checkpoint)["class_path"]
+    with (checkpoint / WEIGHTS).open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x7f")
+    with pytest.raises(CheckpointError, match="its SHA-256 is not the one"):
+        zoo.hub.folder.verify(checkpoint)
 
 
 def test_what_a_module_refuses_of_its_weights_says_in_which_checkpoint(tmp_path):

@@ -764,6 +764,36 @@ def test_what_cannot_be_exported(tmp_path, content, said):
     assert not (tmp_path / "out").exists()
 
 
+RECORD = {
+    **{"class_path": "zoo.mixtures.Uniform", "hardware": "a CPU", "seconds": 1.0, "images": 1, "precision": "32"},
+    **{"images_per_second": 1.0, "torch": "2", "lightning": "2", "data": None, "recipe": None, "reference": None},
+}
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        *((("record", key), value) for key in ("class_path", "data") for value in (3, [1])),
+        *((("record", key), "x") for key in ("seconds", "images_per_second")),
+        *((("record", "seconds"), value) for value in (None, math.nan, math.inf)),
+        *((("state", "global_step"), value) for value in ("x", None)),
+        *((("state", "state_dict"), value) for value in ([], {"a": 3}, {3: torch.zeros(1)})),
+        (("state", "callbacks"), [1]),
+    ],
+)
+def test_a_run_that_a_stranger_wrote_is_one_sentence(tmp_path, place, value):
+    record, path = dict(RECORD), tmp_path / "last.ckpt"
+    state = {"state_dict": {}, "callbacks": {"RunRecord": record}, "global_step": 1}
+    state["hyper_parameters"] = {"shape": [1, 2, 2], "levels": 4}
+    torch.save(state, path)
+    export_run(path, "uniform-x", out=tmp_path / "sound")
+    {"record": record, "state": state}[place[0]][place[1]] = value
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match=r"last\.ckpt is not a checkpoint that|plain JSON values only"):
+        export_run(path, "uniform-x", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_export_that_would_not_load_is_refused(tmp_path):
     """Weights that are not those of the arguments beside them, and weights that are not finite."""
     fit(tmp_path / "run", max_steps=1)

@@ -8,6 +8,7 @@ import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
+from zoo.commands.terminal import tell
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def sample(
         if missing and set(missing) <= set(_options_of(type(model), None)):
             said = " and ".join(f"--{option.replace('_', '-')}" for option in missing)
             raise ZooError(f"{name} is drawn given a {' and a '.join(missing)}: add {said}.")
-    print(draw(model, out, n=n, seed=seed, **options))
+    tell(draw(model, out, n=n, seed=seed, **options))
 
 
 def sample_options(name: str, revision: str | None = None) -> dict[str, tuple[type, Any, str]]:
@@ -166,7 +167,7 @@ def complete(
     original = pictures.to_bytes(x, levels)
     kept = original.where(known, 128)  # grey, which binary images could not express as a level
     cells = torch.cat([original, kept, pictures.to_bytes(completions, levels)])
-    print(pictures.save(cells, out, columns=len(cells)))
+    tell(pictures.save(cells, out, columns=len(cells)))
 
 
 def figure(*, out: Path = Path("distances.png"), repeats: int = 100, seed: int = 0) -> None:
@@ -192,7 +193,7 @@ def figure(*, out: Path = Path("distances.png"), repeats: int = 100, seed: int =
     panels, slopes = curves.panels(repeats=repeats, seed=seed)
     for distance, dims, fitted, theory in slopes:
         print(f"{distance:6}  dimension {dims:2}: n^({fitted:.3f}), in theory n^({theory:.3f})")
-    print(plots.save(panels, out))
+    tell(plots.save(panels, out))
 
 
 def _load(name: str, device: str, revision: str | None) -> GenerativeModel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.commands.terminal import tell
 from zoo.errors import ZooError, plain
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def evaluate(
     if write:
         kept = merge(results_of(config), results)
         write_config(folder, {**config, "results": [result.config for result in kept]})
-        print(card.write(folder))
+        tell(card.write(folder))
 
 
 def distance(

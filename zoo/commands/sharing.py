@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.commands.terminal import tell
 from zoo.errors import DataError, ZooError, plain
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def export(run: Path, name: str, *, dtype: str = "float16", overwrite: bool = Fa
         except Exception as error:  # a picture that cannot be drawn leaves a whole checkpoint
             failed.append(error)
 
-    print(export_run(run, name, dtype=dtype, overwrite=overwrite, finish=finish))
+    tell(export_run(run, name, dtype=dtype, overwrite=overwrite, finish=finish))
     if failed:
         raise failed[0]
 
@@ -98,7 +99,7 @@ def push(
         print(said, file=sys.stdout if dry_run else sys.stderr)
     if dry_run:
         return
-    print(store.push(name, repo_id, private=private, revision=revision, message=message))
+    tell(store.push(name, repo_id, private=private, revision=revision, message=message))
 
 
 def pull(repo_id: str, *, revision: str | None = None) -> None:
@@ -110,7 +111,7 @@ def pull(repo_id: str, *, revision: str | None = None) -> None:
     """
     from zoo.hub import remote
 
-    print(remote.pull(repo_id, revision=revision))
+    tell(remote.pull(repo_id, revision=revision))
 
 
 def show_card(name: str | None = None, *, write: bool = False, readme: bool = False) -> None:
@@ -132,13 +133,13 @@ def show_card(name: str | None = None, *, write: bool = False, readme: bool = Fa
         folder = finding.find(name)
         if write:
             finding.check_own(name, folder)
-            print(card.write(folder))
+            tell(card.write(folder))
         else:
             shown = folder.resolve().name if finding.is_own(name, folder) else name
             print(card.render(read_config(folder), shown, (folder / card.PICTURE).is_file()), end="")
     if readme:
         for path in [*card.write_all(), *tables.write_pages(Path())]:
-            print(path)
+            tell(path)
 
 
 def _json(value: Any) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import ZooError, ZooWarning, one_line
+from zoo.errors import ZooError, ZooWarning, one_line, plain
 from zoo.files import FULL, unwritable
 
 STAND_INS = {
@@ -36,6 +36,11 @@ def readable() -> None:
             stream, "reconfigure"
         ):
             stream.reconfigure(errors="zoo")
+
+
+def tell(path: object) -> None:
+    """Print the name of a file or folder: as it is into a pipe, for the next command; a terminal gets no escapes."""
+    print(plain(str(path)) if sys.stdout.isatty() else path)
 
 
 def _stand_in(error: UnicodeError) -> tuple[str, int]:
@@ -123,7 +128,9 @@ def _said_of(error: BaseException) -> str | None:
         return f"{first}: change the trainer's settings."
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] != "zoo":
         return f"The package {error.name} is needed for this, and is not installed: install it."
-    if isinstance(error, (ValueError, ModuleNotFoundError)) and _raised_by(error, "lightning"):
+    if isinstance(error, ModuleNotFoundError) and _raised_by(error, "lightning"):
+        return f"{first}."  # it says what to install
+    if isinstance(error, ValueError) and _raised_by(error, "lightning"):
         return f"{first}: change the trainer's settings."
     if "torch.DistError" in kinds:
         return f"The processes cannot reach each other ({text}): see MASTER_ADDR and MASTER_PORT."

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.errors import CheckpointError, listed, refusing, show
 from zoo.hub.config import CONFIG, DTYPES, FILE_NAME, WEIGHTS, dump_json, read_config
 from zoo.hub.header import shapes_of
-from zoo.hub.reading import read_bytes, read_json
+from zoo.hub.reading import opened, read_bytes, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,8 @@ def verify(folder: str | os.PathLike[str]) -> dict[str, Any]:
     config = read_config(folder)
     _shards(folder, config)
     for name, digest in config["weights"]["sha256"].items():
-        _read_weights(folder / name, digest)
+        _check_present(folder / name)
+        _check_digest(folder / name, digest)
     return config
 
 
@@ -148,15 +149,36 @@ def _check_present(path: Path) -> None:
         raise CheckpointError(f"{path} is missing.")
 
 
+def _check_digest(path: Path, digest: str) -> None:
+    """Refuse a damaged file of weights, of which no more than a piece is in memory at once."""
+    found = hashlib.sha256()
+    with opened(path, _MAX_WEIGHTS_BYTES) as (file, _):
+        start = file.read(16)
+        _refuse_pickle(path, start)
+        found.update(start)
+        while piece := file.read(1 << 20):
+            found.update(piece)
+    if found.hexdigest() != digest:
+        raise _damaged(path)
+
+
+def _refuse_pickle(path: Path, data: bytes | bytearray) -> None:
+    # A safetensors header is an object behind an 8-byte length; pickles open with 0x80, torch's zips with PK.
+    if data[8:9] != b"{" and (data[:1] == b"\x80" or data[:2] == b"PK"):
+        raise CheckpointError(f"{path} is a pickle, not safetensors; zoo never loads pickles.")
+
+
+def _damaged(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path} is damaged: its SHA-256 is not the one in {CONFIG}; fetch or export it again.")
+
+
 def _read_weights(path: Path, digest: str) -> bytearray:
     """A weights file as bytes. Read once, so that what was hashed is what is parsed."""
     _check_present(path)
     data = read_bytes(path, _MAX_WEIGHTS_BYTES)
-    # A safetensors header is an object behind an 8-byte length; pickles open with 0x80, torch's zips with PK.
-    if data[8:9] != b"{" and (data[:1] == b"\x80" or data[:2] == b"PK"):
-        raise CheckpointError(f"{path} is a pickle, not safetensors; zoo never loads pickles.")
+    _refuse_pickle(path, data)
     if hashlib.sha256(data).hexdigest() != digest:
-        raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one in {CONFIG}; fetch or export it again.")
+        raise _damaged(path)
     return data
 
 

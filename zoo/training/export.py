@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from zoo.errors import CheckpointError, show
+import torch
+
+from zoo.errors import CheckpointError, refusing, show
 from zoo.files import restore
 from zoo.hub import building, finding, store
 from zoo.hub.config import CONFIG
@@ -58,20 +61,43 @@ def export_run(
         path = candidates[-1]
     if not path.is_file():
         raise CheckpointError(f"There is no run {path}: give a run's folder or its .ckpt file.")
-    try:
-        state = read_run(path)
+    foreign = f"{path} is not a checkpoint that `zoo fit` wrote"
+    state = read_run(path)
+    with refusing(foreign):
         record = next(v for k, v in state["callbacks"].items() if k.startswith("RunRecord"))
         init_args = {k: v for k, v in state["hyper_parameters"].items() if not k.startswith("_")}
-    except Exception as error:
-        raise CheckpointError(f"{path} is not a checkpoint that `zoo fit` wrote ({type(error).__name__}).") from error
-    cls = building.resolve(record["class_path"], cls)
+        weights, class_path = state["state_dict"], record["class_path"]
+        tensors = isinstance(weights, dict) and all(
+            isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in weights.items()
+        )
+        if not tensors or not isinstance(class_path, str):
+            raise CheckpointError(f"{foreign}: it has no weights, or no name of their class.")
+        cls = building.resolve(class_path, cls)
+        training = _training(state, record)
+        data, recipe, reference = record["data"], record["recipe"], record["reference"]
+        if not isinstance(data, dict | None):
+            raise CheckpointError(f"{foreign}: its data are {show(data)}.")
     building.check_arguments(cls, init_args)
     # The averaged weights, where `EMA` was in use.
-    model = building.build(cls, init_args, state["state_dict"], str(path))
+    model = building.build(cls, init_args, weights, str(path))
     if record.get("class_names"):
         model.adopt_class_names(replace(model.spec, class_names=record["class_names"]))
     if hasattr(model, "recalibrate_batch_norm"):
         model.recalibrate_batch_norm()
+    return store.save(
+        model,
+        folder,
+        dtype=dtype,
+        data=data,
+        recipe=recipe,
+        training=training,
+        reference=reference,
+        finish=finish,
+    )
+
+
+def _training(state: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+    """What a card says of the training."""
     training = {
         "hardware": record["hardware"],
         "minutes": round(record["seconds"] / 60, 1),
@@ -84,16 +110,7 @@ def export_run(
     }
     if record.get("from"):
         training["from"] = record["from"]
-    return store.save(
-        model,
-        folder,
-        dtype=dtype,
-        data=record["data"],
-        recipe=record["recipe"],
-        training=training,
-        reference=record["reference"],
-        finish=finish,
-    )
+    return training
 
 
 def _home(name: str) -> Path:
