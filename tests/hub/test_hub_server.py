@@ -251,3 +251,21 @@ def test_without_a_network_the_cached_copy_is_used_and_it_is_said(server, publis
     assert (again.returncode, again.stdout) == (first.returncode, first.stdout) == (0, first.stdout)
     assert "cannot be reached" in again.stderr
     assert f"Using the cached copy of {published}." in again.stderr
+
+
+def test_a_cache_without_links_is_no_warning(server, published, tmp_path):
+    code = f"""if True:
+        import os
+        def none(*_, **__):
+            raise OSError(1, "no links")
+        os.symlink = none
+        from zoo.hub import remote
+        remote.pull({published!r})"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=client_environment(server.endpoint, tmp_path / "cache"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "symlink" not in done.stderr

@@ -26,10 +26,10 @@ class Optimization(LightningModule):
             DataError: in one sentence, which.
         """
         for name in ("lr", "critic_lr", "weight_decay", "warmup"):
-            if (value := self.hparams.get(name)) is not None:
+            if isinstance(value := self.hparams.get(name), (int, float)):  # somebody's own may be anything
                 real_of(value, name, zero=True)
         for name in ("beta1", "beta2"):
-            if (value := self.hparams.get(name)) is not None and real_of(value, name, zero=True) >= 1:
+            if isinstance(value := self.hparams.get(name), (int, float)) and real_of(value, name, zero=True) >= 1:
                 raise DataError(f"{name} must be below 1, not {value}.")
 
     def configure_optimizers(self) -> dict[str, Any]:
