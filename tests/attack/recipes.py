@@ -37,7 +37,8 @@ OPTIONS = [
 ODD = [
     None, True, False, 0, -1, 3, 1.5, -0.0, 1e308, float("nan"), float("inf"), 2**31, 2**63, 2**64, "", " ", "null",
     "1e-3", "0x10", "zoo", "zoo.data", "zoo.data.Digits", "os.system", "builtins.print", ".", "..", "~", "/", "\x00",
-    "\x1b[2J", "é" * 20, "x" * 2000, "last", "best", "https://", "s3://x/y", "${oc.env:HOME}", [], {}, [[]], [None],
+    "\x1b[2J", "é" * 20, "x" * 2000, "last", "best", "https://", "s3://x/y", "${oc.env:HOME}",
+    "simplecache::memory://x/y.yaml", [], {}, [[]], [None],
     {"class_path": "zoo.callbacks.EMA"}, {"class_path": 3}, {"init_args": {}}, {"a": {"b": {"c": 1}}}, [1, "a", {}],
     list(range(200)),
 ]  # fmt: skip

@@ -303,6 +303,15 @@ def test_no_part_of_a_recipe_is_fetched(parse, key, before, monkeypatch):
     assert not asked
 
 
+def test_a_callback_that_is_there_twice_is_one_sentence(capsys):
+    Path("r.yaml").write_text(
+        "model: {class_path: zoo.mixtures.Uniform}\ntrainer: {accelerator: cpu, logger: false, callbacks: "
+        "[{class_path: zoo.callbacks.EMA}, {class_path: zoo.callbacks.EMA}]}\n"
+    )
+    assert cli.main(["fit", "--config", "r.yaml", "--trainer.max_steps=1"]) == 1
+    assert "more than one stateful callback of type `EMA`" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_checkpoint_chooses_no_module_to_import(parse, tmp_path, monkeypatch):
     fit(tmp_path / "run", model=patch_model(), max_steps=1)
     state = torch.load("run/checkpoints/last.ckpt", weights_only=True)

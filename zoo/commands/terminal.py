@@ -130,7 +130,7 @@ def _said_of(error: BaseException) -> str | None:
         return f"The package {error.name} is needed for this, and is not installed: install it."
     if isinstance(error, ModuleNotFoundError) and _raised_by(error, "lightning"):
         return f"{first}."  # it says what to install
-    if isinstance(error, ValueError) and _raised_by(error, "lightning"):
+    if isinstance(error, (ValueError, RuntimeError)) and _raised_by(error, "lightning"):
         return f"{first}: change the trainer's settings."
     if "torch.DistError" in kinds:
         return f"The processes cannot reach each other ({text}): see MASTER_ADDR and MASTER_PORT."
