@@ -258,7 +258,9 @@ def _mutated(value: Any, rng: random.Random, under: tuple = ()) -> Any:
         for _ in range(rng.choice([1, 3, 90, 200, 5000])):
             node[key] = rng.choice([[node[key]], {"x": node[key]}])
     elif kind == 4:
-        node[key] = [node[key]] * rng.choice([2, 1500, 20_000])
+        # Of what was multiplied before, no more than a config.json of some megabytes.
+        times = rng.choice([2, 1500, 20_000])
+        node[key] = [node[key]] * min(times, max(2, 2**22 // len(_dump(node[key]))))
     elif kind == 5 and isinstance(node[key], str):
         node[key] = node[key] + rng.choice(WORDS)
     elif isinstance(node[key], (int, float)) and rng.random() < 0.6:

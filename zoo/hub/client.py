@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from zoo.errors import HubError, ZooError, one_line, show
 
@@ -83,31 +84,39 @@ def _patient() -> Iterator[None]:
     A wait that the Hub asks for is said, and refused where it is a long one. What somebody has set themselves, a time
     or by HF_HUB_VERBOSITY, stays.
     """
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import constants, set_client_factory
+    from huggingface_hub.utils import _http
 
-    session, notes = get_session(), logging.getLogger("huggingface_hub")
-    attempts = logging.getLogger("huggingface_hub.utils._http")
-    waits, prints = not any(session.timeout.as_dict().values()), notes.level == logging.WARNING
-    links = constants.HF_HUB_DISABLE_SYMLINKS_WARNING
+    attempts, notes = logging.getLogger("huggingface_hub.utils._http"), logging.getLogger("huggingface_hub")
+    if _say_wait in attempts.filters:  # one of these is entered within another
+        yield
+        return
+    links, factory = constants.HF_HUB_DISABLE_SYMLINKS_WARNING, _http._GLOBAL_CLIENT_FACTORY
+    prints = notes.level == logging.WARNING
+
+    def bounded() -> Any:
+        session = factory()
+        if not any(session.timeout.as_dict().values()):
+            session.timeout = SILENCE
+        return session
+
+    # By the factory, for after a connection that failed the client makes itself another session.
+    set_client_factory(bounded)
     # Of a cache that cannot be written it would say that it lacks links, before our sentence.
     constants.HF_HUB_DISABLE_SYMLINKS_WARNING = True
     attempts.addFilter(_say_wait)
-    if waits:
-        session.timeout = SILENCE
     if prints:
         notes.setLevel(logging.ERROR)
         attempts.setLevel(logging.WARNING)  # as far as the filter
     try:
         yield
     finally:
-        if waits:
-            session.timeout = None
         if prints:
             notes.setLevel(logging.WARNING)
             attempts.setLevel(logging.NOTSET)
         attempts.removeFilter(_say_wait)
         constants.HF_HUB_DISABLE_SYMLINKS_WARNING = links
+        set_client_factory(factory)
 
 
 def _say_wait(record: logging.LogRecord) -> bool:
