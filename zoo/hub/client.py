@@ -96,8 +96,9 @@ def _patient() -> Iterator[None]:
 
     def bounded() -> Any:
         session = factory()
-        if not any(session.timeout.as_dict().values()):
-            session.timeout = SILENCE
+        hooks = session.event_hooks
+        hooks["request"].append(_bound)
+        session.event_hooks = hooks
         return session
 
     # By the factory, for after a connection that failed the client makes itself another session.
@@ -117,6 +118,12 @@ def _patient() -> Iterator[None]:
         attempts.removeFilter(_say_wait)
         constants.HF_HUB_DISABLE_SYMLINKS_WARNING = links
         set_client_factory(factory)
+
+
+def _bound(request: Any) -> None:
+    """Let a request without an end have one: not of the session alone, for the client says None of some itself."""
+    if not any((request.extensions.get("timeout") or {}).values()):
+        request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), SILENCE)
 
 
 def _say_wait(record: logging.LogRecord) -> bool:
