@@ -258,9 +258,7 @@ def _mutated(value: Any, rng: random.Random, under: tuple = ()) -> Any:
         for _ in range(rng.choice([1, 3, 90, 200, 5000])):
             node[key] = rng.choice([[node[key]], {"x": node[key]}])
     elif kind == 4:
-        # Of what was multiplied before, no more than a config.json of some megabytes.
-        times = rng.choice([2, 1500, 20_000])
-        node[key] = [node[key]] * min(times, max(2, 2**22 // len(_dump(node[key]))))
+        node[key] = [node[key]] * rng.choice([2, 1500, 20_000])
     elif kind == 5 and isinstance(node[key], str):
         node[key] = node[key] + rng.choice(WORDS)
     elif isinstance(node[key], (int, float)) and rng.random() < 0.6:
@@ -284,8 +282,18 @@ def _config(files: Files, rng: random.Random) -> Files:
     config = json.loads(files[CONFIG])
     for _ in range(rng.choice([1, 1, 2, 4])):
         with contextlib.suppress(RecursionError):  # it is nested too deeply already
-            config = _mutated(config, rng)
+            changed = _mutated(config, rng)
+            if _values(changed, {}) < 2**18:  # else what was multiplied is multiplied again, and writing it takes hours
+                config = changed
     return files | {CONFIG: _dump(config)}
+
+
+def _values(value: object, known: dict[int, int]) -> int:
+    """How many values JSON has to write, those that stand in several places as often."""
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if children and id(value) not in known:
+        known[id(value)] = sum(_values(child, known) for child in children)
+    return 1 + (known[id(value)] if children else 0)
 
 
 def _arguments(files: Files, rng: random.Random) -> Files:
