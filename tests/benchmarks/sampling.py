@@ -40,6 +40,7 @@ from torch import Tensor, nn
 import zoo
 from zoo.autoregressive.raster import RasterModel
 from zoo.model import GenerativeModel
+from zoo.nn.draws import Draws
 
 
 class _Enough(Exception):
@@ -90,7 +91,7 @@ def time_plain_passes(model: GenerativeModel, n: int, seed: int, passes: int) ->
 def disagreements(model: RasterModel, x: Tensor, seed: int) -> int:
     """Number of values of `x`, drawn with `seed`, that plain sampling would have drawn otherwise: by one pass."""
     conditions = {"label": torch.zeros(len(x), dtype=torch.int64)} if model.spec.classes else {}
-    uniform = torch.rand(x.shape, generator=model.generator(seed), dtype=torch.float64)
+    uniform = Draws(seed, len(x)).uniform(*x.shape[1:], dtype=torch.float64)
     logits = model.net.logits(model.net.encode(x), **conditions).movedim(2, -1)  # (N, C, H, W, K)
     values = model._invert(logits.flatten(0, -2), uniform.flatten())
     return int((values != x.flatten()).sum())

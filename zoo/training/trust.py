@@ -73,7 +73,7 @@ def plain(path: Path) -> Path:
         CheckpointError: it is none.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path} is no file, as a run's checkpoint is: name the file with --ckpt_path.")
+        raise CheckpointError(f"{path} is no plain file: give a run's .ckpt file.")
     return path
 
 
