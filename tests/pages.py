@@ -10,6 +10,7 @@ What is put in place of large things, and nothing else is:
 - training takes two steps, of two images, on one CPU, without validation and without `torch.compile`;
 - two data are drawn where the number is one of a command or above ten, eight for a distance, and one pair of samples
   for a figure;
+- autoregressive models draw two rows of an image and leave the others black;
 - NAME stands for pixelcnn-digits, and its FAMILY and MODEL for those of it.
 """
 
@@ -32,6 +33,7 @@ from PIL import Image
 
 import zoo
 from zoo import cli, metrics
+from zoo.autoregressive import raster
 from zoo.callbacks import Compile, CUDAGraphs, SampleGrid
 from zoo.data import CIFAR10, MNIST, FashionMNIST, TensorData
 from zoo.hub import finding, remote, store
@@ -217,6 +219,8 @@ def reader(folder: Path, page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "Inception", lambda root=None: Pixels())
     for callback, method in ((Compile, "on_train_start"), (CUDAGraphs, "on_train_start"), (SampleGrid, "_draw")):
         monkeypatch.setattr(callback, method, lambda *arguments: None)
+
+    monkeypatch.setattr(raster, "tqdm", lambda rows, *arguments, **settings: rows[:2])
 
     def pulled(repo_id: str, **settings: Any) -> Path:
         return folder / "checkpoints" / repo_id.rpartition("/")[2]

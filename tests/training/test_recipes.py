@@ -330,7 +330,7 @@ def test_the_checkpoint_of_a_run_is_one_file_and_no_pickle(parse, name):
     checkpoint.mkdir(parents=True)
     Path("r.yaml").write_text(f"model: {{class_path: zoo.mixtures.Uniform}}\nckpt_path: {name}\n")
     command = ["fit", "--config", "r.yaml", "--trainer.default_root_dir=run"]
-    assert f"{checkpoint} is no file" in sentence(parse(*command))
+    assert f"{checkpoint} is no plain file" in sentence(parse(*command))
     checkpoint.rmdir()
     torch.save({"extra": Runs()}, checkpoint)
     with pytest.raises(CheckpointError, match=r"is not a checkpoint that `zoo fit` wrote \(UnpicklingError\)"):
