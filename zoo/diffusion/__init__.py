@@ -1,0 +1,3 @@
+"""Models that learn to take noise away, step by step or in continuous time."""
+
+__all__: list[str] = []
