@@ -36,7 +36,7 @@ class GaussianDiffusion(GenerativeModel):
         net: (N, *shape), log-SNRs (N,) and labels (N,) or None to what `prediction` says, (N, *shape). A label equal to
             the number of classes means that none is known.
         prediction: what the network's output means.
-        schedule: the noise of the steps in which data are drawn.
+        noise_schedule: the noise of the steps in which data are drawn.
         deviation: of the data as the network sees them; of data without levels also what they are divided by.
         steps: in which data are drawn where nobody says it.
         sampler: by which they are.
@@ -47,7 +47,7 @@ class GaussianDiffusion(GenerativeModel):
     spec: DataSpec
     net: nn.Module
     prediction: Prediction
-    schedule: Schedule
+    noise_schedule: Schedule
     deviation: float = 1.0
     steps: int = 50
     sampler: str = "ancestral"
@@ -108,7 +108,7 @@ class GaussianDiffusion(GenerativeModel):
             if steps > 1
             else torch.ones(1, dtype=torch.float64, device=self.device)
         )
-        return torch.cat([self.schedule(t), t.new_full((1,), torch.inf)])
+        return torch.cat([self.noise_schedule(t), t.new_full((1,), torch.inf)])
 
     # -- drawing --------------------------------------------------------------------------------------------------
 
