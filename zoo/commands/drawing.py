@@ -49,7 +49,7 @@ def sample(
     tell(draw(model, out, n=n, seed=seed, **options))
 
 
-sample.options = options_of("sample", sample, "cannot be sampled.")
+sample_options = sample.options = options_of("sample", sample, "cannot be sampled.")
 
 
 def trace(
@@ -78,8 +78,8 @@ def trace(
         forward: show how noise is mixed into data of the test split.
         image: instead into a picture file of the model's size.
         index: the first of these data in the test split (by default its first).
-        n: number of data; by default 4 images, and 10,000 points or in a WebP file 2,000.
-        frames: number of states; by default 8, and 32 in a WebP file.
+        n: number of data; by default 4 images, and 5,000 points or in a WebP file 2,000.
+        frames: number of states; by default 8 of images, 5 of points, and 32 in a WebP file.
         seed: the same seed draws the same way; by default each run draws others.
         out: the PNG or WebP file to write.
         root: folder of the data sets; by default ZOO_DATA or the user cache.
@@ -108,29 +108,35 @@ def trace(
     tell(traces.draw_forward(model, x, out, frames=frames, seed=seed))
 
 
-trace.options = options_of("trace", trace, "shows no way on which it draws.")
+trace.options = options_of("trace", trace, "does not draw step by step from noise, and so has no trace.")
 
 
-def figure(*, out: Path = Path("distances.png"), repeats: int = 100, seed: int = 0) -> None:
-    """Draw what each distance makes of a shift, and how its error falls with the size of a sample.
+def figure(name: str | None = None, *, out: Path | None = None, repeats: int = 100, seed: int = 0) -> None:
+    """Draw FID against the steps of each sampler, or what each distance makes of a shift and of few samples.
 
-    On the left two unit squares, shifted against each other by tau: total variation and Jensen-Shannon divergence stand
-    still where the squares no longer meet, distances by transport grow. On the right two samples of one distribution,
-    the uniform one on a cube. The slopes of these curves are printed beside those of theory. It takes a minute or two,
-    and matplotlib, the extra `plots`.
+    Of a checkpoint that is drawn step by step it shows the numbers in its config.json, where `zoo evaluate NAME
+    --metrics fid --steps 20 --write` puts them. Without a name, on the left two unit squares, shifted against each
+    other by tau: total variation and Jensen-Shannon divergence stand still where the squares no longer meet, distances
+    by transport grow. On the right two samples of one distribution, the uniform one on a cube. The slopes of these
+    curves are printed beside those of theory. It takes a minute or two, and matplotlib, the extra `plots`.
 
     Args:
-        out: the PNG file to write.
+        name: a name from `zoo list`, a folder, or a Hub repository NAMESPACE/NAME.
+        out: the PNG file to write; by default steps.png of a checkpoint, and else distances.png.
         repeats: pairs of samples that an error is the mean over.
         seed: of the samples.
     """
-    from zoo.lecture import curves
+    from zoo.hub import finding
+    from zoo.lecture import curves, steps
     from zoo.pictures import images as pictures
     from zoo.pictures import plots
 
     positive("repeats", repeats)
-    out = pictures.writable(out)
+    out = pictures.writable(out or Path("distances.png" if name is None else "steps.png"))
     plots.require()
+    if name is not None:
+        tell(plots.save([steps.panel(steps.found_in(finding.config_of(name)))], out))
+        return
     panels, slopes = curves.panels(repeats=repeats, seed=seed)
     for distance, dims, fitted, theory in slopes:
         print(f"{distance:6}  dimension {dims:2}: n^({fitted:.3f}), in theory n^({theory:.3f})")

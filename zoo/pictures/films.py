@@ -54,12 +54,13 @@ def save(frames: Tensor, path: str | Path, *, most: int = MOST_BYTES) -> Path:
 
 
 def _given_up(frames: list[Image]) -> Iterator[list[Image]]:
-    """The frames, then fewer and then smaller ones; always with the first and the last."""
+    """The frames, then fewer and then smaller ones; the first and the last are always among them."""
     while True:
         fewer = frames
         yield fewer
         while len(fewer) >= 2 * FEWEST:
-            fewer = [*fewer[-1::-2][::-1]] if len(fewer) % 2 else [fewer[0], *fewer[-1:0:-2][::-1]]
+            last, steps = len(fewer) - 1, len(fewer) // 2
+            fewer = [fewer[round(last * k / steps)] for k in range(steps + 1)]
             yield fewer
         if min(frames[0].size) < 2 * SMALLEST:
             return

@@ -14,10 +14,11 @@ from zoo.model import Model
 from zoo.pictures import films, plane
 from zoo.pictures import images as pictures
 
-STILLS, FRAMES = 8, 32  # states in a strip and in a film, unless it is said how many
-IMAGES, POINTS, MOVING = 4, 10_000, 2_000  # data: images, points of a strip and of a film
+STILLS, FRAMES = {"grid": 8, "plane": 5}, 32  # states in a strip and in a film, unless it is said how many
+IMAGES, POINTS, MOVING = 4, 5_000, 2_000  # data: images, points of a strip and of a film
+NOT_BY_STEPS = "does not draw step by step from noise, and so has no trace"
 ONE_WAY = "has no forward process, from data to noise"
-SIZE, WIDTH = 240, 1.6  # pixels of a panel of points, and of a dot in it
+SIZE = 240  # pixels of a panel of points
 
 
 def draw(
@@ -37,8 +38,8 @@ def draw(
     Args:
         model: that is sampled.
         path: the PNG file of a strip, or the WebP file of a film.
-        n: number of data; by default 4 images, and 10,000 points or 2,000 in a film.
-        frames: number of states; by default 8, and 32 in a film.
+        n: number of data; by default 4 images, and 5,000 points or 2,000 in a film.
+        frames: number of states; by default 8 of images, 5 of points, and 32 in a film.
         seed: of the samples.
         options: of the model's `trace`.
 
@@ -47,9 +48,8 @@ def draw(
             cannot be written.
     """
     path = writable(path)
-    check(model, "trace", "shows no way on which it draws")
-    film = _is_film(path)
-    frames = frames or (FRAMES if film else STILLS)
+    check(model, "trace", NOT_BY_STEPS)
+    film, frames = _is_film(path), frames or _usual_frames(model, path)
     with torch.autocast(model.device.type, enabled=False):
         states = model.trace(n or usual(model, path), frames=frames, seed=seed, **options).cpu()
     if film or not hasattr(model, "drift"):
@@ -68,7 +68,7 @@ def draw_forward(model: Model, x: Tensor, path: str | Path, *, frames: int | Non
         model: whose forward process it is.
         x: data, (N, *shape).
         path: the PNG file of a strip, or the WebP file of a film.
-        frames: number of states; by default 8, and 32 in a film.
+        frames: number of states, by default as many.
         seed: of the noise.
 
     Raises:
@@ -76,7 +76,7 @@ def draw_forward(model: Model, x: Tensor, path: str | Path, *, frames: int | Non
     """
     path = writable(path)
     check(model, "diffuse", ONE_WAY)
-    times = torch.linspace(0, 1, frames or (FRAMES if _is_film(path) else STILLS))
+    times = torch.linspace(0, 1, frames or _usual_frames(model, path))
     return save(model.diffuse(x, times, seed=seed).cpu(), path, model.spec.levels)
 
 
@@ -98,7 +98,7 @@ def save(
         return films.save(torch.stack([pictures.grid(state, levels or 256) for state in states]), path)
     if states.ndim == 5:
         return pictures.save(states.transpose(0, 1).flatten(0, 1), path, levels or 256, columns=len(states))
-    panels = [plane.scatter(state, size=SIZE, width=WIDTH) for state in states]
+    panels = [plane.scatter(state, size=SIZE) for state in states]
     if _is_film(path):
         return films.save(torch.stack(panels), path)
     fields = [plane.arrows(field, size=SIZE, behind=panel) for field, panel in zip(below or (), panels, strict=False)]
@@ -121,6 +121,10 @@ def check(model: Model, verb: str, lacking: str) -> None:
 def usual(model: Model, path: str | Path) -> int:
     """Data in a picture, where nobody says how many."""
     return IMAGES if model.spec.picture == "grid" else MOVING if _is_film(path) else POINTS
+
+
+def _usual_frames(model: Model, path: str | Path) -> int:
+    return FRAMES if _is_film(path) else STILLS[model.spec.picture]
 
 
 def _is_film(path: str | Path) -> bool:
