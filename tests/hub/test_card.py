@@ -297,6 +297,9 @@ def test_whose_data_have_no_licence_says_so_and_what_follows():
         text = body(card.render(changed(class_path=model, data=zoo.data.AnimeFaces().config)))
         assert "\n- Licence of the training data (anime faces): the data state none.\n" in text
         assert "without a word on who drew them" in text
+    spec = {"kind": "image", "shape": [3, 64, 64], "levels": 256, "classes": 0, "condition": None}
+    text = card.render(changed(spec=spec, data=zoo.data.AnimeFaces().config))
+    assert "data = AnimeFaces()  # reads it from ZOO_DATA\n" in text, "there is nothing to download"
     assert "Licence of the training data (mine): unknown." in card.render(
         changed(data={"class_path": "zoo.data.ImageFolder", "init_args": {}, "title": "mine"})
     )
