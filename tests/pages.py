@@ -150,7 +150,7 @@ def check(words: list[str], where: str) -> None:
 
 def drawn_small(words: list[str]) -> list[str]:
     """The same with two data drawn, and one pair of samples of a figure."""
-    if words[1] in ("sample", "complete", "distance") and "--help" not in words:
+    if words[1] in ("sample", "complete", "trace", "distance") and "--help" not in words:
         at = words.index("-n") if "-n" in words else None
         words = words if at is None else words[:at] + words[at + 2 :]
         return [*words, "-n", "8" if words[1] == "distance" else "2"]
