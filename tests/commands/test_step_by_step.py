@@ -119,7 +119,7 @@ def test_forward_is_the_way_of_test_data(run, found):
         ("trace ./knowndigits --forward -n 400", "-n must be at most 360, the data of the test split, not 400."),
         ("trace ./knowndigits --out x.gif", "name the file x.png or x.webp, not 'x.gif'"),
         ("trace ./knowndigits --steps 0", "steps must be at least 1, not 0."),
-        ("trace ./knowndigits --sampler euler", "sampler must be one of ancestral, ddim, heun, dpm2m"),
+        ("trace ./knowndigits --sampler euler", "sampler must be one of ancestral, "),
         ("trace ./knownpoints --guidance 2", "The model is not conditioned on classes"),
         ("trace ./knownpoints --stepps 2", "is not drawn with --stepps: did you mean --steps?"),
         ("complete pixelcnn-digits --steps 3", "is not drawn with --steps: it may be drawn with --cached."),
