@@ -126,6 +126,9 @@ def test_forward_is_the_way_of_test_data(run, found):
         ("complete gan-mnist --steps 3", "gan-mnist cannot complete images."),
         ("complete pixelcnn-digits --hole 9", "--hole must be 1 to 8 for images of 8 x 8, not 9."),
         ("complete pixelcnn-digits --hole 0", "--hole must be 1 to 8 for images of 8 x 8, not 0."),
+        ("complete pixelcnn-digits --count 0", "--count must be at least 1, not 0."),
+        ("complete pixelcnn-digits --count 2 --image white.png", "Give --image or --count, not both."),
+        ("complete pixelcnn-digits --count 2 --index 359", "--index must be 0 to 358"),
         ("complete pixelcnn-digits --hole 2 --rows 3", "Give one of --rows, --hole and --mask."),
         ("complete pixelcnn-digits --mask white.png", "white.png is all white, and leaves nothing to draw"),
         ("complete pixelcnn-digits --mask wide.png", "wide.png is 9 x 8 pixels; this model's images are 8 x 8"),
@@ -166,21 +169,23 @@ def test_complete_keeps_what_is_said(run, found, kept):
     else:
         known[2:6, 2:6] = False
     Image.fromarray((known.numpy() * 255).astype(np.uint8)).save("mask.png")
-    line = f"complete ./knowndigits --index 7 {kept} -n 3 --seed 1 --steps 20 --out a.png"
+    line = f"complete ./knowndigits --index 7 --count 2 {kept} -n 3 --seed 1 --steps 20 --out a.png"
     assert run(f"{line} --beside pixelcnn-digits") == (0, "a.png\n", "")
     data = Digits()
     data.setup("test")
-    x = data.test[0][7:8]
-    drawn, original = cells("a.png"), pictures.to_bytes(x, 17)[0, 0].numpy()
-    assert drawn.shape[:2] == (2, 5)
-    batch, mask = x.expand(3, 1, 8, 8), known.expand(3, 1, 8, 8)
+    x = data.test[0][7:9]
+    drawn, originals = cells("a.png"), pictures.to_bytes(x, 17)[:, 0].numpy()
+    assert drawn.shape[:2] == (4, 5)
+    batch, mask = x.repeat_interleave(3, 0), known.expand(6, 1, 8, 8)
     models = (KnownDigits(), {"steps": 20}), (zoo.load("pixelcnn-digits"), {})
-    for row, (model, options) in zip(drawn, models, strict=True):
-        assert (row[0] == original).all()
-        assert (row[1] == np.where(known.numpy(), original, 128)).all()
-        wanted = model.complete(batch, mask, seed=1, **options)
-        assert (row[2:] == pictures.to_bytes(wanted, 17)[:, 0].numpy()).all()
-        assert (row[2:, known.numpy()] == original[known.numpy()]).all()
+    for which, (model, options) in enumerate(models):
+        wanted = pictures.to_bytes(model.complete(batch, mask, seed=1, **options), 17)[:, 0].numpy()
+        for i, original in enumerate(originals):
+            row = drawn[2 * i + which]  # the rows of an image together
+            assert (row[0] == original).all()
+            assert (row[1] == np.where(known.numpy(), original, 128)).all()
+            assert (row[2:] == wanted[3 * i : 3 * i + 3]).all()
+            assert (row[2:, known.numpy()] == original[known.numpy()]).all()
 
 
 def test_a_figure_of_a_checkpoint_is_of_its_numbers(run, found):
@@ -193,9 +198,9 @@ def test_a_figure_of_a_checkpoint_is_of_its_numbers(run, found):
         for steps, value in ((5, 9.0), (10, 8.0))
     ]
     write_config(folder, {**config, "results": results})
-    assert run("figure ./knowndigits") == (0, "steps.png\n", "")
+    assert run("figure ./knowndigits") == (0, "fid.png\n", "")
     assert run("figure ./knowndigits --out b.png") == (0, "b.png\n", "")
-    assert (found / "steps.png").read_bytes() == (found / "b.png").read_bytes()
+    assert (found / "fid.png").read_bytes() == (found / "b.png").read_bytes()
 
 
 def test_a_card_shows_what_lies_beside_it(run, found):

@@ -22,6 +22,7 @@ def complete(
     *,
     image: Path | None = None,
     index: int | None = None,
+    count: int = 1,
     rows: int | None = None,
     hole: int | None = None,
     mask: Path | None = None,
@@ -36,18 +37,19 @@ def complete(
 ) -> None:
     """Keep a part of an image and let the model draw the rest, several times.
 
-    The picture shows the image, the part that is kept, and the completions; those of a second model in a second row.
+    The picture shows the image, the part that is kept, and the completions; those of a second model in the row below.
     What else a model takes, such as a number of steps, `zoo complete NAME --help` tells.
 
     Args:
         name: a name from `zoo list`, a folder, or a Hub repository NAMESPACE/NAME.
         image: a picture file of the model's size.
         index: instead of a file, this image of the test split of the model's data (by default the first).
+        count: so many images of the split, from that one on, a row for each.
         rows: number of rows to keep, from the top; by default the upper half.
         hole: instead keep all but a square in the middle, of so many pixels a side.
         mask: instead a picture file of the model's size: what is white in it is kept, and what is black drawn.
         beside: another model, named as the first, that completes the same image.
-        n: number of completions.
+        n: number of completions of each image.
         seed: the same seed draws the same completions; by default each run draws others.
         out: the PNG file to write.
         root: folder of the data sets; by default ZOO_DATA or the user cache.
@@ -62,6 +64,10 @@ def complete(
     out = pictures.writable(out)
     if image is not None and index is not None:
         raise ZooError("Give --image or --index, not both.")
+    if count < 1:
+        raise ZooError(f"--count must be at least 1, not {count}.")
+    if image is not None and count > 1:
+        raise ZooError("Give --image or --count, not both.")
     if sum(each is not None for each in (rows, hole, mask)) > 1:
         raise ZooError("Give one of --rows, --hole and --mask.")
     models = {each: load(each, device, at) for each, at in ((name, revision), (beside, None)) if each is not None}
@@ -74,16 +80,17 @@ def complete(
         if (model.spec.shape, model.spec.levels) != (spec.shape, spec.levels):
             raise ZooError(f"{each} gives {model.spec.described} and {name} {spec.described}: no image is of both.")
     known = _known(spec, rows, hole, mask)
-    x = given(name, spec, image, index, 1, root, revision)
+    x = given(name, spec, image, index, count, root, revision)
     original = pictures.to_bytes(x, spec.levels)
     kept = original.where(known, KEPT)  # grey, which binary images could not express as a level
-    cells = []
+    shown = []
     for each, model in models.items():
-        batch = x.expand(n, *spec.shape).to(model.device)
+        batch = x.repeat_interleave(n, 0).to(model.device)
         own = options if each == name else {}
         completions = model.complete(batch, known.to(model.device).expand_as(batch), seed=seed, **own)
-        cells += [original, kept, pictures.to_bytes(completions, spec.levels)]
-    tell(pictures.save(torch.cat(cells), out, columns=n + 2))
+        drawn = pictures.to_bytes(completions, spec.levels).view(len(x), n, *spec.shape)
+        shown.append(torch.cat([original[:, None], kept[:, None], drawn], 1))
+    tell(pictures.save(torch.stack(shown, 1).flatten(0, 2), out, columns=n + 2))
 
 
 complete.options = options_of("complete", complete, "cannot complete images.")

@@ -122,7 +122,7 @@ def figure(name: str | None = None, *, out: Path | None = None, repeats: int = 1
 
     Args:
         name: a name from `zoo list`, a folder, or a Hub repository NAMESPACE/NAME.
-        out: the PNG file to write; by default steps.png of a checkpoint, and else distances.png.
+        out: the PNG file to write; by default fid.png of a checkpoint, and else distances.png.
         repeats: pairs of samples that an error is the mean over.
         seed: of the samples.
     """
@@ -132,7 +132,7 @@ def figure(name: str | None = None, *, out: Path | None = None, repeats: int = 1
     from zoo.pictures import plots
 
     positive("repeats", repeats)
-    out = pictures.writable(out or Path("distances.png" if name is None else "steps.png"))
+    out = pictures.writable(out or Path("distances.png" if name is None else "fid.png"))
     plots.require()
     if name is not None:
         tell(plots.save([steps.panel(steps.found_in(finding.config_of(name)))], out))

@@ -28,6 +28,7 @@ from zoo.results import Config, Result, results_of
 PICTURE = "samples.png"  # which export draws beside a card
 CAPTIONS = {  # of other pictures that lie there, by the name of the file without its ending
     "completions": "Test images, of which a part is kept and the rest drawn:",
+    "fid": "FID against the number of steps, for each sampler:",
     "forward": "How noise is mixed into data, from left to right:",
     "steps": "Samples that begin with the same noise, in more and more steps:",
     "trace": "The way from noise to samples:",
