@@ -40,7 +40,7 @@ TOGETHER = {"cpu": 64, "gpu": 4096}  # images that go through the network at onc
 
 
 class Terms(NamedTuple):
-    """Those of -log p(x) <= prior + diffusion + reconstruction, (N,) nats each.
+    """Those of -log p(x) <= prior + diffusion + reconstruction, in nats.
 
     The prior's is 0, for x_T is all coins; reconstruction is the step from x_1 to x_0, diffusion all others.
     """
@@ -158,11 +158,11 @@ class BinomialDiffusion(BinaryDiffusion):
         index: Tensor | None = None,
         steps: int | None = None,
     ) -> Tensor:
-        """What each of the steps alone says of the bound: (N, *shape) to (samples, N) nats, whose mean is `elbo`.
+        """The estimate by each of the steps alone, (samples, N) nats, whose mean is `elbo`.
 
-        Over data, each of them is an unbiased estimate of the mean bound.
+        Over data, each of them is without bias.
         """
-        return -self._drawn_losses(x, samples, seed, index, steps)[0]
+        return -sum(self.term_draws(x, samples=samples, seed=seed, index=index, steps=steps).values())
 
     def terms(
         self,
@@ -173,10 +173,23 @@ class BinomialDiffusion(BinaryDiffusion):
         index: Tensor | None = None,
         steps: int | None = None,
     ) -> Terms:
-        """The terms of which `elbo` with the same arguments is the negative sum: each (N,) nats."""
+        """The terms of which `elbo` with the same arguments is the negative sum, (N,) nats each."""
+        draws = self.term_draws(x, samples=samples, seed=seed, index=index, steps=steps)
+        return Terms(**{name: each.mean(0) for name, each in draws.items()})
+
+    def term_draws(
+        self,
+        x: Tensor,
+        *,
+        samples: int = 1,
+        seed: int | None = None,
+        index: Tensor | None = None,
+        steps: int | None = None,
+    ) -> dict[str, Tensor]:
+        """The terms by each step alone, (samples, N) nats each, by name."""
         losses, step = self._drawn_losses(x, samples, seed, index, steps)
-        first = torch.where(step == 1, losses, 0.0).mean(0)
-        return Terms(torch.zeros_like(first), losses.mean(0) - first, first)
+        first = torch.where(step == 1, losses, 0.0)
+        return Terms(torch.zeros_like(losses), losses - first, first)._asdict()
 
     def loss(self, x: Tensor, *, index: Tensor | None = None) -> Tensor:
         """(N,) nats, the negative bound by one step for each image; outside training steps and noise are always those
