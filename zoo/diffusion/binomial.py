@@ -36,7 +36,7 @@ from zoo.nn.draws import Draws
 from zoo.nn.unet import UNet
 from zoo.spec import DataSpec, check_image_shape
 
-TOGETHER = {"cpu": 64, "gpu": 4096}  # images that go through the network at once for a bound
+TOGETHER = {"cpu": 64, "gpu": 1024}  # images that go through the network at once for a bound
 
 
 class Terms(NamedTuple):
