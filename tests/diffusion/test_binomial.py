@@ -510,6 +510,18 @@ class Binary(Digits):
         return (images > 8).to(torch.uint8), labels
 
 
+def test_under_autocast_the_divergences_are_in_float32():
+    model, losses = model_of(None, 1000).float().train(), []
+    for half in (False, True):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            losses.append(model.loss(STATES.repeat(16, 1, 1, 1)))
+    assert losses[1].dtype == torch.float32
+    assert not torch.equal(*losses), "the network is not"
+    # Two digits of the network's logits; the divergences of single steps, some 1e-4 nats, keep theirs.
+    torch.testing.assert_close(losses[1], losses[0], rtol=0.05, atol=0.02)
+
+
 def test_training_finds_what_pixels_say_of_one_another(tmp_path):
     """The bound begins with that of coins, and ends above the best that a product over pixels can say."""
     sizes = {"channels": 16, "multipliers": [1], "blocks": 1, "attention": []}

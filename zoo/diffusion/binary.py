@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from zoo.arguments import count_of, real_of
 from zoo.diffusion.schedules import check_times, over
-from zoo.diffusion.steps import check_steps, finite_state, frames_at
+from zoo.diffusion.steps import check_steps, finite_state
 from zoo.errors import DataError, show
 from zoo.model import GenerativeModel
 from zoo.nn.devices import full_precision
@@ -237,7 +237,7 @@ class BinaryDiffusion(GenerativeModel):
         noisy, begin = start or (None, 1.0)
         steps = max(1, math.ceil(steps * begin - 1e-9))
         times = torch.linspace(begin, 0, steps + 1, dtype=torch.float64, device=self.device)
-        kept = [steps] if frames is None else frames_at(frames, steps)
+        kept = [] if frames is None else torch.linspace(0, steps, frames).round().long().tolist()
 
         def draw(draws: Draws, part: slice) -> Tensor:
             def uniform() -> Tensor:  # in float64, where chances of 1e-7 keep their size

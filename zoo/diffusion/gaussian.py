@@ -16,7 +16,7 @@ from zoo.arguments import count_of, real_of
 from zoo.diffusion.predictions import Coefficients, Prediction, datum_of
 from zoo.diffusion.samplers import Denoiser, sampler_of
 from zoo.diffusion.schedules import Schedule, alpha_sigma, over
-from zoo.diffusion.steps import check_steps, finite_state, frames_at
+from zoo.diffusion.steps import check_steps, finite_state
 from zoo.errors import DataError
 from zoo.model import GenerativeModel
 from zoo.nn.devices import full_precision, precise
@@ -224,7 +224,7 @@ class GaussianDiffusion(GenerativeModel):
             if frames is None:
                 *_, z = states
                 return self.unscaled(z)
-            chosen, shown = frames_at(frames, steps), []
+            chosen, shown = torch.linspace(0, steps, frames).round().long().tolist(), []
             for k, state in enumerate([z, *states]):
                 alpha = alpha_sigma(log_snrs[k])[0].to(z.dtype)
                 shown += [self.unscaled(state / alpha)] * chosen.count(k)

@@ -1,10 +1,9 @@
-"""What every chain of steps from noise to data asks for: how many there are, what is shown, that no state is NaN."""
+"""What every chain of steps from noise to data asks for: how many there are, and that no state is NaN."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from zoo.arguments import count_of
@@ -21,11 +20,6 @@ def check_steps(steps: Any, most: int | None = None) -> int:
     if most is not None and steps > most:
         raise DataError(f"steps must be at most {most}, those of the schedule, not {steps}.")
     return steps
-
-
-def frames_at(frames: int, steps: int) -> list[int]:
-    """Which of the states 0..steps are shown in so many frames, at even distances; a state may be shown twice."""
-    return torch.linspace(0, steps, frames).round().long().tolist()
 
 
 def finite_state(z: Tensor, step: int, steps: int) -> Tensor:
