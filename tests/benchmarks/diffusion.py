@@ -18,7 +18,7 @@ round: above one, zoo is faster. `--net` takes arguments of `zoo.nn.unet.UNet` a
   the share of the device's peak in dense bf16 products, where that is known. No data are loaded and nothing is
   averaged: how fast a recipe is in all, `training.py` tells.
 - sample: seconds in which a CPU draws images in float32, all by zoo's sampler; ratios are of processor time, in which
-  other work on the machine does not count.
+  other work on the machine does not count with `--threads 1` (several threads wait for one another, which counts).
 - memory: MiB that four chunks of samples take beyond those of one, and beyond the samples.
 """
 
