@@ -1,3 +1,5 @@
 """Models that learn to take noise away, step by step or in continuous time."""
 
-__all__: list[str] = []
+from zoo.diffusion.binomial import BinomialDiffusion
+
+__all__ = ["BinomialDiffusion"]
