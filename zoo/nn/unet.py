@@ -4,8 +4,8 @@ The U-Net (Ronneberger et al. 2015, arXiv 1505.04597) has the residual blocks an
 (arXiv 2006.11239), and as in Dhariwal & Nichol 2021 (arXiv 2105.05233, section 3) the noise sets scale and shift after
 a normalization. Departures, for speed at few channels: the convolutions between the levels change the number of
 channels, so that a level has one width and the larger image the narrow one; the enlarging ones work on the smaller
-image; a group of normalization has 16 channels (Wu & He 2018, arXiv 1803.08494, table 3), which are 32 neighbouring
-bytes in channels-last bfloat16, the least that a GPU reads. For stability queries and keys are normalized, as in
+image; a group of normalization (Wu & He 2018, arXiv 1803.08494) has 16 channels, which are 32 neighbouring bytes in
+channels-last bfloat16, the least that a GPU reads. For stability queries and keys are normalized, as in
 `zoo.nn.attention`.
 
 How much noise there is says the log-SNR. Both are called `net(z, log_snr, label)`; a label equal to the number of
