@@ -64,6 +64,10 @@ class GaussianDiffusion(GenerativeModel):
         """Data of what the network sees, (N, *shape): the nearest levels."""
         return from_unit(y, self.spec.levels) if self.spec.levels is not None else y * self.deviation
 
+    def decoded(self, z: Tensor, draws: Draws) -> Tensor:
+        """Data of the last state that a sampler gives, (N, *shape); where they are drawn of it, by their numbers."""
+        return self.unscaled(z)
+
     # -- denoising ------------------------------------------------------------------------------------------------
 
     def coefficients(self, log_snr: Tensor) -> Coefficients:
@@ -222,11 +226,12 @@ class GaussianDiffusion(GenerativeModel):
             states = self._states(way(denoise, z, log_snrs.to(z), normal), steps)
             if frames is None:
                 *_, z = states
-                return self.unscaled(z)
+                return self.decoded(z, draws)
             chosen, shown = torch.linspace(0, steps, frames).round().long().tolist(), []
             for k, state in enumerate([z, *states]):
                 alpha = alpha_sigma(log_snrs[k])[0].to(z.dtype)
-                shown += [self.unscaled(state / alpha)] * chosen.count(k)
+                data = self.unscaled(state / alpha) if k < steps else self.decoded(state, draws)
+                shown += [data] * chosen.count(k)
             return torch.stack(shown, 1)
 
         with self.sampling_mode(cached=False), full_precision(self.device):
