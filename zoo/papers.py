@@ -175,6 +175,14 @@ PAPERS: dict[str, Paper] = {
         "ICLR",
         "1810.01367",
     ),
+    # diffusion
+    "vdm": _paper(
+        "Variational Diffusion Models",
+        "Kingma, Diederik P.; Salimans, Tim; Poole, Ben; Ho, Jonathan",
+        2021,
+        "NeurIPS",
+        "2107.00630",
+    ),
     # mixtures
     "semi-tied": _paper(
         "Semi-Tied Covariance Matrices for Hidden Markov Models",

@@ -1,3 +1,5 @@
 """Models that learn to take noise away, step by step or in continuous time."""
 
-__all__: list[str] = []
+from zoo.diffusion.vdm import VDM
+
+__all__ = ["VDM"]
