@@ -388,9 +388,8 @@ def test_the_likelihood_says_its_terms():
     whole, *terms = likelihood.compute()
     assert whole.kind == "upper"
     assert whole.value == pytest.approx(float(-vdm.elbo(x, samples=2, seed=0).detach().mean()) / (16 * math.log(2)))
-    assert [each.metric.name for each in terms] == [
-        f"{name}_bits_per_dim" for name in ("prior", "diffusion", "reconstruction")
-    ]
+    assert [each.metric.name for each in terms] == ["prior", "diffusion", "reconstruction"]
+    assert {each.metric.unit for each in terms} == {f"bits/dim of the {each.metric.name}" for each in terms}
     assert sum(each.value for each in terms) == pytest.approx(whole.value)
     assert whole.spread is not None
     assert whole.protocol == "continuous-time bound, 2 draws"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -75,8 +74,7 @@ class Likelihood(Measurement):
         return [result, *(self._term(name, torch.cat(found, 1), protocol) for name, found in self.terms.items())]
 
     def _term(self, name: str, losses: Tensor, protocol: str) -> Result:
-        own = METRICS[self.model.metric]
-        metric = replace(own, name=f"{name}_{own.name}", unit=f"{own.unit} of {name}", decimals=own.decimals + 1)
+        metric = Metric(name, f"{METRICS[self.model.metric].unit} of the {name}", 4)
         return self._mean(metric, "estimate", losses, f"term of the bound; {protocol}")
 
     def _mean(self, metric: Metric, kind: str, losses: Tensor, protocol: str) -> Result:
