@@ -176,6 +176,20 @@ PAPERS: dict[str, Paper] = {
         "1810.01367",
     ),
     # diffusion
+    "diffusion": _paper(
+        "Deep Unsupervised Learning using Nonequilibrium Thermodynamics",
+        "Sohl-Dickstein, Jascha; Weiss, Eric A.; Maheswaranathan, Niru; Ganguli, Surya",
+        2015,
+        "ICML",
+        "1503.03585",
+    ),
+    "d3pm": _paper(
+        "Structured Denoising Diffusion Models in Discrete State-Spaces",
+        "Austin, Jacob; Johnson, Daniel D.; Ho, Jonathan; Tarlow, Daniel; van den Berg, Rianne",
+        2021,
+        "NeurIPS",
+        "2107.03006",
+    ),
     "vdm": _paper(
         "Variational Diffusion Models",
         "Kingma, Diederik P.; Salimans, Tim; Poole, Ben; Ho, Jonathan",
