@@ -37,7 +37,6 @@ from zoo.nn.draws import Draws
 from zoo.nn.unet import UNet
 from zoo.spec import DataSpec, check_image_shape
 
-
 OCTAVES = 10  # periods beyond all 256 levels tell no more than z does
 
 
