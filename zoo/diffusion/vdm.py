@@ -6,7 +6,7 @@ is trained by the bound on the likelihood itself,
     -log p(x) <= KL(q(z_1 | x) || N(0, 1)) + 1/2 E[-lambda'(t) |epsilon - epsilon_hat(z_t, lambda(t))|^2]
                  - E[log p(x | z_0)],
 
-the terms of prior, diffusion and reconstruction (equations 11 to 15, t uniform on [0, 1]). In it the log-SNR
+the terms of prior, diffusion and reconstruction (sections 3 and 5; t is uniform on [0, 1]). In it the log-SNR
 lambda(t) matters by its two ends alone (section 5.1); between them it may be learned to make the estimate less noisy.
 Features of a period of one and of two levels show the network what noise below a level does (appendix C).
 
