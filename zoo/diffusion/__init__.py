@@ -1,5 +1,6 @@
 """Models that learn to take noise away, step by step or in continuous time."""
 
 from zoo.diffusion.binomial import BinomialDiffusion
+from zoo.diffusion.vdm import VDM
 
-__all__ = ["BinomialDiffusion"]
+__all__ = ["VDM", "BinomialDiffusion"]
