@@ -1,3 +1,6 @@
 """Models that learn to take noise away, step by step or in continuous time."""
 
-__all__: list[str] = []
+from zoo.diffusion.ddpm import DDPM
+from zoo.diffusion.edm import EDM
+
+__all__ = ["DDPM", "EDM"]
