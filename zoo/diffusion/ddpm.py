@@ -10,14 +10,13 @@ arXiv 2102.09672), and be guided without a classifier (Ho & Salimans 2022, arXiv
 
 Departures: noise levels are those of the schedule's continuous form at T even times, beta within .0003 of the paper's,
 and the network is told the log-SNR in the place of the step's number; steps of a training batch are spread evenly over
-all; where the reverse variance is the posterior's, which at the last step is 0, the decoder has that of the step before,
-as the paper's code.
+all; where the reverse variance is the posterior's, which at the last step is 0, the decoder has that of the step
+before, as in the paper's code.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,7 +25,9 @@ from zoo.arguments import count_of
 from zoo.diffusion.denoising import Denoising
 from zoo.diffusion.predictions import prediction_of
 from zoo.diffusion.schedules import Karras, Schedule, alpha_sigma, over, schedule_of
+from zoo.diffusion.terms import Terms, TermsOfBound
 from zoo.errors import DataError
+from zoo.model import Measurement
 from zoo.nn.draws import Draws
 
 CHOICES = {
@@ -36,20 +37,6 @@ CHOICES = {
     "spacing": ("even", "karras"),
 }
 VALIDATION = 8  # steps of the bound that validation looks at, for each datum
-
-
-class Terms(NamedTuple):
-    """What a bound consists of, nats: -log p(x) is at most their sum.
-
-    Attributes:
-        prior: (N,), the divergence of q(z_T | x) from the standard normal distribution.
-        diffusion: (S, N), the sum of those of the T - 1 steps between the levels, by each of S steps that were drawn.
-        reconstruction: (N,), -log p(x | z_1).
-    """
-
-    prior: Tensor
-    diffusion: Tensor
-    reconstruction: Tensor
 
 
 class DDPM(Denoising):
@@ -62,7 +49,8 @@ class DDPM(Denoising):
         prediction: "epsilon", the noise, "v" or "x".
         noise_schedule: "linear_beta", "cosine" or "linear", in the log-SNR.
         timesteps: T.
-        variance: of the reverse steps in the bound: "posterior", that of q(z_s | z_t, x), or "beta", that of q(z_t | z_s).
+        variance: of the reverse steps in the bound: "posterior", that of q(z_s | z_t, x), or "beta", the larger one of
+            q(z_t | z_s).
         spacing: of the steps in which data are drawn: "even" in time, of which T are the bound's, or "karras", dense
             where images are formed (arXiv 2206.00364, equation 5).
         deviation: of points, by which they are divided.
@@ -137,6 +125,11 @@ class DDPM(Denoising):
         step = (uniform * self.most_steps).floor().clamp(max=self.most_steps - 1)
         return self.chain.log_snr(step / (self.most_steps - 1))
 
+    def mean(self, z: Tensor, log_snr: Tensor, label: Tensor | None = None) -> Tensor:
+        """E[x | z], of images within [-1, 1] as in the paper's code: no term of the bound is larger by that."""
+        x = super().mean(z, log_snr, label)
+        return x if self.spec.levels is None else x.clamp(-1, 1)
+
     # -- the bound ------------------------------------------------------------------------------------------------
 
     def elbo(
@@ -170,10 +163,10 @@ class DDPM(Denoising):
         index: Tensor | None = None,
     ) -> Tensor:
         """The bound by each step that is looked at, (S, N) nats, of which `elbo` is the mean."""
-        terms = self.elbo_terms(x, samples=samples, seed=seed, label=label, index=index)
-        return -(terms.prior + terms.diffusion + terms.reconstruction)
+        prior, diffusion, reconstruction = self._term_draws(x, samples, seed, label, index)
+        return -(prior + diffusion + reconstruction)
 
-    def elbo_terms(
+    def terms(
         self,
         x: Tensor,
         *,
@@ -182,22 +175,33 @@ class DDPM(Denoising):
         label: Tensor | None = None,
         index: Tensor | None = None,
     ) -> Terms:
-        """What the bound consists of; arguments as those of `elbo`."""
+        """The terms of which `elbo` with the same arguments is the negative sum, (N,) nats each."""
+        prior, diffusion, reconstruction = self._term_draws(x, samples, seed, label, index)
+        return Terms(prior, diffusion.mean(0), reconstruction)
+
+    def measurements(self) -> list[Measurement]:
+        """The terms of the bound."""
+        return [TermsOfBound(self)]
+
+    def _term_draws(
+        self, x: Tensor, samples: int, seed: int | None, label: Tensor | None, index: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The terms, that of the diffusion by each step that is looked at, (S, N)."""
         x, samples = self.check(x), min(count_of(samples, "samples"), self.most_steps - 1)
         label = self.check_labels(label, len(x))
         if self.spec.classes and label is None:
             raise DataError("The bound is that of a conditional model: give the label of each datum.")
         draws = Draws(seed, self.check_index(index, len(x)))
         y = self.scaled(x).to(*self._home())
-        noise = lambda: draws.normal(*self.spec.shape).to(y)  # noqa: E731
-        first = draws.uniform(dtype=torch.float64)
-        diffusion = []
+        first, diffusion = draws.uniform(dtype=torch.float64), []
+        reconstruction = self._reconstruction(y, draws.normal(*self.spec.shape).to(y), label)
         for k in range(samples):
             # Evenly spread over the steps from a place of the datum's own; each alone is as likely as another.
             share = (first + k / samples) % 1.0
             step = (share * (self.most_steps - 1)).floor().clamp(max=self.most_steps - 2)
-            diffusion.append((self.most_steps - 1) * self._divergence(y, step, noise(), label))
-        return Terms(self._prior(y), torch.stack(diffusion), self._reconstruction(y, noise(), label))
+            noise = draws.normal(*self.spec.shape).to(y)
+            diffusion.append((self.most_steps - 1) * self._divergence(y, step, noise, label))
+        return self._prior(y), torch.stack(diffusion), reconstruction
 
     def log_snr_of(self, step: Tensor) -> Tensor:
         """The log-SNRs of the chain's levels 0..T-1, from the least noise to the most, float64."""

@@ -7,6 +7,7 @@ E[x | z] at any log-SNR, and with it all samplers and the probability flow.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from tqdm.auto import tqdm
 
 from zoo.arguments import count_of, real_of
 from zoo.diffusion.predictions import Coefficients, Prediction, datum_of
-from zoo.diffusion.samplers import Denoiser, sampler_of
+from zoo.diffusion.samplers import Denoiser, passes, sampler_of
 from zoo.diffusion.schedules import Schedule, alpha_sigma, over
 from zoo.errors import DataError, ZooError
 from zoo.model import GenerativeModel
@@ -136,6 +137,12 @@ class GaussianDiffusion(GenerativeModel):
         """
         n, given = self.spec.count(n), self.check_labels(label, n)
         return self._drawn(n, seed, given, steps, sampler, guidance)
+
+    def way_of_sampling(self, **options: Any) -> str:
+        """Steps, sampler and the passes that they take: `18 steps of heun, 35 passes`."""
+        steps, sampler = options.pop("steps", None) or self.steps, options.pop("sampler", None) or self.sampler
+        said = f"{steps:,} steps of {sampler}, {passes(sampler, steps):,} passes"
+        return ", ".join(filter(None, (said, super().way_of_sampling(**options))))
 
     @torch.no_grad()
     def trace(

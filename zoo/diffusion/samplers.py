@@ -44,7 +44,7 @@ def step_ancestral(x: Tensor, z: Tensor, here: Tensor, there: Tensor, normal: No
 
 
 def ancestral_beta(denoise: Denoiser, z: Tensor, log_snrs: Tensor, normal: Normal) -> Iterator[Tensor]:
-    """As `ancestral`, with the variance of q(z_t | z_s), the beta of Ho et al., the larger one of the two that they have
+    """As `ancestral`, with the variance of q(z_t | z_s), the paper's beta and the larger one of the two that it has
     (arXiv 2006.11239, section 3.2): the best one for data that are standard normal. The last step adds no noise.
     """
     for here, there in pairwise(log_snrs):

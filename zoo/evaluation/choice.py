@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 
 from zoo.errors import ZooError, listed
-from zoo.evaluation.fidelity import Fidelity, PointFidelity
+from zoo.evaluation.fidelity import Fidelity, N, PointFidelity
 from zoo.evaluation.likelihood import Likelihood, own_samples
 from zoo.model import GenerativeModel, Measurement, Model
 from zoo.model.asking import draws
@@ -26,6 +26,8 @@ def choose(
     names: Iterable[str] = (),
     samples: int | None = None,
     seed: int = 0,
+    n: int | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> list[Measurement]:
     """The measurements to take.
 
@@ -39,12 +41,14 @@ def choose(
         names: metrics to measure as well, or "all" for everything that the data and the model allow.
         samples: draws for each datum behind a bound.
         seed: of such draws.
+        n: data that are drawn for the fidelity of images.
+        options: of `sample`, with which they are.
 
     Raises:
         ZooError: a name is none of what can be measured here.
     """
     usual = [*likelihoods(model, config, samples, seed), *model.measurements()]
-    others = fidelities(model)
+    others = fidelities(model, n, options)
     if data is None:
         usual, others = ([each for each in some if not each.needs_data] for some in (usual, others))
     possible = {metric.name for each in (*usual, *others) for metric in each.metrics}
@@ -60,7 +64,12 @@ def choose(
     if reference:
         known.add(reference.metric.name)
     wanted = [each for each in others if ALL in names or known & {metric.name for metric in each.metrics}]
-    return [*usual, *wanted] or others
+    chosen = [*usual, *wanted] or others
+    if (options or n is not None) and not set(chosen) & set(others):
+        possible = ", ".join(metric.name for each in others for metric in each.metrics)
+        remedy = f"name a metric that does, of {possible}" if possible else "leave out how they are drawn"
+        raise ZooError(f"Nothing that is measured here draws samples: {remedy}.")
+    return chosen
 
 
 def likelihoods(
@@ -76,10 +85,17 @@ def likelihoods(
     return [Likelihood(model, count, seed) for count in counts]
 
 
-def fidelities(model: Model) -> list[Measurement]:
-    """How close samples come to data, by the kind of these; none of a model that draws only given a condition."""
-    if not isinstance(model, GenerativeModel) or not draws(model):
+def fidelities(model: Model, n: int | None = None, options: Mapping[str, Any] | None = None) -> list[Measurement]:
+    """How close samples come to data, by the kind of these; none of a model that draws only given a condition.
+
+    Args:
+        model: that draws.
+        n: samples of images.
+        options: of its `sample`.
+    """
+    options = dict(options or {})
+    if not isinstance(model, GenerativeModel) or not draws(model, options):
         return []
     if model.spec.kind == "image" and model.spec.levels is not None:
-        return [Fidelity(model)]
-    return [PointFidelity(model)] if model.spec.kind == "vector" and model.spec.levels is None else []
+        return [Fidelity(model, n or N, options=options)]
+    return [PointFidelity(model, options=options)] if model.spec.kind == "vector" and model.spec.levels is None else []

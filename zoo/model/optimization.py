@@ -63,7 +63,7 @@ class Optimization(LightningModule):
     def schedule(self, step: int) -> float:
         """The share of the learning rate at an optimizer step: a linear warm-up, then a cosine to zero at the last.
 
-        Between the two it stays where it is for a share of the steps, which the hyperparameter `hold` says; without, none.
+        Between the two it stays where it is for the share of the steps that the hyperparameter `hold` says, if any.
         """
         warmup, hold = self.hparams.warmup, self.hparams.get("hold", 0.0)
         if step < warmup:
