@@ -46,6 +46,7 @@ def step_ancestral(x: Tensor, z: Tensor, here: Tensor, there: Tensor, normal: No
 def ancestral_beta(denoise: Denoiser, z: Tensor, log_snrs: Tensor, normal: Normal) -> Iterator[Tensor]:
     """As `ancestral`, with the variance of q(z_t | z_s), the paper's beta and the larger one of the two that it has
     (arXiv 2006.11239, section 3.2): the best one for data that are standard normal. The last step adds no noise.
+    What is known of a datum gets on its way more noise than the forward process gives it.
     """
     for here, there in pairwise(log_snrs):
         mean, _ = posterior(denoise(z, here), z, here, there)
