@@ -10,8 +10,8 @@ arXiv 2102.09672), and be guided without a classifier (Ho & Salimans 2022, arXiv
 
 Departures: noise levels are those of the schedule's continuous form at T even times, beta within .0003 of the paper's,
 and the network is told the log-SNR in the place of the step's number; steps of a training batch are spread evenly over
-all; where the reverse variance is the posterior's, which at the last step is 0, the decoder has that of the step
-before, as in the paper's code.
+all; the decoder has a variance of its own, for the posterior's is 0 at the last step, where the paper's code takes that
+of the step before.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import math
 import torch
 from torch import Tensor
 
-from zoo.arguments import count_of
+from zoo.arguments import count_of, real_of
 from zoo.diffusion.denoising import Denoising
 from zoo.diffusion.predictions import prediction_of
 from zoo.diffusion.schedules import Karras, Schedule, alpha_sigma, over, schedule_of
@@ -51,6 +51,8 @@ class DDPM(Denoising):
         timesteps: T.
         variance: of the reverse steps in the bound: "posterior", that of q(z_s | z_t, x), or "beta", the larger one of
             q(z_t | z_s).
+        decoder: deviation of x given z_1 in the bound, as a share of that of the noise in z_1: 1 for smooth data, less
+            for images, of whose noise there a network tells a part (the paper's code has 0.74).
         spacing: of the steps in which data are drawn: "even" in time, of which T are the bound's, or "karras", dense
             where images are formed (arXiv 2206.00364, equation 5).
         deviation: of points, by which they are divided.
@@ -83,6 +85,7 @@ class DDPM(Denoising):
         noise_schedule: str = "linear_beta",
         timesteps: int = 1000,
         variance: str = "posterior",
+        decoder: float = 1.0,
         spacing: str = "even",
         deviation: float = 1.0,
         sampler: str = "dpm2m",
@@ -106,6 +109,7 @@ class DDPM(Denoising):
         for name, known in CHOICES.items():
             if self.hparams[name] not in known:
                 raise DataError(f"{name} must be one of {', '.join(known)}, not {self.hparams[name]!r}.")
+        real_of(decoder, "decoder")
         self.most_steps = count_of(timesteps, "timesteps", least=2)
         self.prediction = prediction_of(prediction)
         self.chain: Schedule = schedule_of(noise_schedule)
@@ -229,12 +233,9 @@ class DDPM(Denoising):
 
     def _reconstruction(self, y: Tensor, noise: Tensor, label: Tensor | None) -> Tensor:
         """-log p(x | z_1), (N,) nats: of levels by the discretized decoder (equation 13), of points by the density."""
-        first, second = self.log_snr_of(torch.tensor([0, 1]))
-        x = self._denoised(y, first.expand(len(y)), noise, label)
-        variance = torch.sigmoid(-first)
-        if self.hparams.variance == "posterior":
-            variance = variance * -torch.expm1(second - first)
-        deviation = variance.sqrt().to(y)
+        log_snr = self.log_snr_of(torch.zeros(len(y)))
+        x = self._denoised(y, log_snr, noise, label)
+        deviation = over(self.hparams.decoder * torch.sigmoid(-log_snr).sqrt().to(y), y)
         if self.spec.levels is not None:
             return -discretized(y, x, deviation, self.spec.levels).flatten(1).sum(1)
         # Of the points themselves, and not of what they are divided by it.
