@@ -381,6 +381,7 @@ def test_what_is_measured_says_how(monkeypatch):
     assert sum(each.value for each in terms) == pytest.approx(total.value, abs=4 * (error + total.standard_error))
     assert found["fid"].protocol.endswith("5 steps of dpm2m, 5 passes")
     other = measured(options={"steps": 3, "sampler": "heun"}, n=10)
+    assert other.keys() == {"fid", "kid", "precision", "recall"}, "samples alone"
     assert other["fid"].protocol.count("; 10 against 20 images; ") == 1
     assert other["fid"].protocol.endswith("3 steps of heun, 5 passes")
     assert other["fid"].value != found["fid"].value

@@ -28,8 +28,8 @@ def evaluate(
 ) -> None:
     """Recompute a checkpoint's numbers on its test split from the published weights.
 
-    With options of the model's `sample`, such as its steps, those of its samples drawn so: `zoo sample NAME --help`
-    tells which there are.
+    With options of the model's `sample`, such as its steps, or with n, those of samples alone, which are drawn so: what
+    there is, `zoo evaluate NAME --help` tells.
 
     Args:
         name: a name from `zoo list`, a folder, or a Hub repository NAMESPACE/NAME.

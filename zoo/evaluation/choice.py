@@ -32,7 +32,8 @@ def choose(
     """The measurements to take.
 
     They are the likelihood, where there is one; the model's own; those that give the metrics of the checkpoint's
-    results and of its reference; and, where nothing remains, the fidelity of the data's kind.
+    results and of its reference; and, where nothing remains, the fidelity of the data's kind. Where it is said how
+    samples are drawn, they are those of samples alone.
 
     Args:
         model: what is measured.
@@ -47,8 +48,13 @@ def choose(
     Raises:
         ZooError: a name is none of what can be measured here.
     """
-    usual = [*likelihoods(model, config, samples, seed), *model.measurements()]
     others = fidelities(model, n, options)
+    if options or n is not None:
+        usual = []
+        if not others:
+            raise ZooError(f"No samples of {type(model).__name__} are measured: leave out how they are drawn.")
+    else:
+        usual = [*likelihoods(model, config, samples, seed), *model.measurements()]
     if data is None:
         usual, others = ([each for each in some if not each.needs_data] for some in (usual, others))
     possible = {metric.name for each in (*usual, *others) for metric in each.metrics}
@@ -64,12 +70,7 @@ def choose(
     if reference:
         known.add(reference.metric.name)
     wanted = [each for each in others if ALL in names or known & {metric.name for metric in each.metrics}]
-    chosen = [*usual, *wanted] or others
-    if (options or n is not None) and not set(chosen) & set(others):
-        possible = ", ".join(metric.name for each in others for metric in each.metrics)
-        remedy = f"name a metric that does, of {possible}" if possible else "leave out how they are drawn"
-        raise ZooError(f"Nothing that is measured here draws samples: {remedy}.")
-    return chosen
+    return [*usual, *wanted] or others
 
 
 def likelihoods(

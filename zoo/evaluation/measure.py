@@ -65,8 +65,9 @@ def evaluate(
         seed: of the draws behind a bound; exact numbers have none.
         samples: draws for each datum behind a bound, for a tighter one, or of dequantization noise for one that is
             less noisy; by default those behind each of the checkpoint's own results, else one.
-        n: images that are drawn for FID and what goes with it; by default 50,000.
-        options: of the model's `sample`, with which samples are drawn that are held against data: {"steps": 10}.
+        n: images that are drawn for FID and what goes with it; by default 50,000. With it, or with options, only
+            samples are measured.
+        options: of the model's `sample`, with which these are drawn: {"steps": 10}.
 
     Returns:
         The results: first the likelihood (kind "exact" from `log_prob` or "upper" from `elbo`, its mean and standard
