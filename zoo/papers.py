@@ -175,6 +175,21 @@ PAPERS: dict[str, Paper] = {
         "ICLR",
         "1810.01367",
     ),
+    # diffusion
+    "diffusion": _paper(
+        "Deep Unsupervised Learning using Nonequilibrium Thermodynamics",
+        "Sohl-Dickstein, Jascha; Weiss, Eric A.; Maheswaranathan, Niru; Ganguli, Surya",
+        2015,
+        "ICML",
+        "1503.03585",
+    ),
+    "d3pm": _paper(
+        "Structured Denoising Diffusion Models in Discrete State-Spaces",
+        "Austin, Jacob; Johnson, Daniel D.; Ho, Jonathan; Tarlow, Daniel; van den Berg, Rianne",
+        2021,
+        "NeurIPS",
+        "2107.03006",
+    ),
     # mixtures
     "semi-tied": _paper(
         "Semi-Tied Covariance Matrices for Hidden Markov Models",

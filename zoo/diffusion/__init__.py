@@ -1,6 +1,7 @@
 """Models that learn to take noise away, step by step or in continuous time."""
 
+from zoo.diffusion.binomial import BinomialDiffusion
 from zoo.diffusion.ddpm import DDPM
 from zoo.diffusion.edm import EDM
 
-__all__ = ["DDPM", "EDM"]
+__all__ = ["DDPM", "EDM", "BinomialDiffusion"]
