@@ -3,5 +3,6 @@
 from zoo.diffusion.binomial import BinomialDiffusion
 from zoo.diffusion.ddpm import DDPM
 from zoo.diffusion.edm import EDM
+from zoo.diffusion.vdm import VDM
 
-__all__ = ["DDPM", "EDM", "BinomialDiffusion"]
+__all__ = ["DDPM", "EDM", "VDM", "BinomialDiffusion"]

@@ -17,6 +17,7 @@ of the step before.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,9 +26,7 @@ from zoo.arguments import count_of, real_of
 from zoo.diffusion.denoising import Denoising
 from zoo.diffusion.predictions import prediction_of
 from zoo.diffusion.schedules import Karras, Schedule, alpha_sigma, over, schedule_of
-from zoo.diffusion.terms import Terms, TermsOfBound
 from zoo.errors import DataError
-from zoo.model import Measurement
 from zoo.nn.draws import Draws
 
 CHOICES = {
@@ -37,6 +36,14 @@ CHOICES = {
     "spacing": ("even", "karras"),
 }
 VALIDATION = 8  # steps of the bound that validation looks at, for each datum
+
+
+class Terms(NamedTuple):
+    """Those of -log p(x) <= prior + diffusion + reconstruction, in nats."""
+
+    prior: Tensor
+    diffusion: Tensor
+    reconstruction: Tensor
 
 
 class DDPM(Denoising):
@@ -167,8 +174,7 @@ class DDPM(Denoising):
         index: Tensor | None = None,
     ) -> Tensor:
         """The bound by each step that is looked at, (S, N) nats, of which `elbo` is the mean."""
-        prior, diffusion, reconstruction = self._term_draws(x, samples, seed, label, index)
-        return -(prior + diffusion + reconstruction)
+        return -sum(self.term_draws(x, samples=samples, seed=seed, label=label, index=index).values())
 
     def terms(
         self,
@@ -180,17 +186,21 @@ class DDPM(Denoising):
         index: Tensor | None = None,
     ) -> Terms:
         """The terms of which `elbo` with the same arguments is the negative sum, (N,) nats each."""
-        prior, diffusion, reconstruction = self._term_draws(x, samples, seed, label, index)
-        return Terms(prior, diffusion.mean(0), reconstruction)
+        draws = self.term_draws(x, samples=samples, seed=seed, label=label, index=index)
+        return Terms(**{name: each.mean(0) for name, each in draws.items()})
 
-    def measurements(self) -> list[Measurement]:
-        """The terms of the bound."""
-        return [TermsOfBound(self)]
-
-    def _term_draws(
-        self, x: Tensor, samples: int, seed: int | None, label: Tensor | None, index: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The terms, that of the diffusion by each step that is looked at, (S, N)."""
+    def term_draws(
+        self,
+        x: Tensor,
+        *,
+        samples: int = 1,
+        seed: int | None = None,
+        label: Tensor | None = None,
+        index: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The terms by each step that is looked at, (S, N) nats each, by name; prior and reconstruction are the same by
+        all of them.
+        """
         x, samples = self.check(x), min(count_of(samples, "samples"), self.most_steps - 1)
         label = self.check_labels(label, len(x))
         if self.spec.classes and label is None:
@@ -205,7 +215,8 @@ class DDPM(Denoising):
             step = (share * (self.most_steps - 1)).floor().clamp(max=self.most_steps - 2)
             noise = draws.normal(*self.spec.shape).to(y)
             diffusion.append((self.most_steps - 1) * self._divergence(y, step, noise, label))
-        return self._prior(y), torch.stack(diffusion), reconstruction
+        prior, reconstruction = (each.expand(samples, -1) for each in (self._prior(y), reconstruction))
+        return Terms(prior, torch.stack(diffusion), reconstruction)._asdict()
 
     def log_snr_of(self, step: Tensor) -> Tensor:
         """The log-SNRs of the chain's levels 0..T-1, from the least noise to the most, float64."""

@@ -14,10 +14,14 @@ its way.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torchmetrics import MeanMetric
 
 from zoo.arguments import real_of
+from zoo.batch import Batch
 from zoo.diffusion.denoising import Denoising
 from zoo.diffusion.predictions import preconditioned
 from zoo.diffusion.schedules import Karras
@@ -105,11 +109,6 @@ class EDM(Denoising):
     # -- validation -----------------------------------------------------------------------------------------------
 
     @property
-    def metric(self) -> str:
-        """What is logged in the place of a likelihood: "error"."""
-        return ERROR.name
-
-    @property
     def monitor(self) -> Metric:
         """The loss on the validation split, at noise that belongs to each datum."""
         return ERROR
@@ -122,7 +121,11 @@ class EDM(Denoising):
         uniform, noise = draws.uniform().to(y), draws.normal(*self.spec.shape).to(y)
         return self.errors(y, self.levels(uniform), noise, label)
 
-    def conditions(self, batch: object) -> dict[str, object]:
+    def conditions(self, batch: Batch) -> dict[str, Any]:
         """The label, of a model with classes; out of training also the index, to which the noise belongs."""
         found = super().conditions(batch)
         return found if self.training or batch.index is None else {**found, "index": batch.index}
+
+    def _evaluation_step(self, split: str, mean: MeanMetric, batch: Batch) -> None:
+        mean.update(self.loss(batch.x, **self.conditions(batch)))
+        self.log(f"{split}_{ERROR.name}", mean, prog_bar=True, batch_size=batch.size)

@@ -15,11 +15,12 @@ from tqdm.auto import tqdm
 
 from zoo.arguments import count_of, real_of
 from zoo.diffusion.predictions import Coefficients, Prediction, datum_of
+from zoo.diffusion.probability_flow import FlowLikelihood
 from zoo.diffusion.samplers import Denoiser, passes, sampler_of
 from zoo.diffusion.schedules import Schedule, alpha_sigma, over
 from zoo.diffusion.steps import check_steps, finite_state
 from zoo.errors import DataError
-from zoo.model import GenerativeModel
+from zoo.model import GenerativeModel, Measurement
 from zoo.nn.devices import full_precision, precise
 from zoo.nn.draws import Draws
 from zoo.nn.levels import from_unit, to_unit
@@ -65,6 +66,10 @@ class GaussianDiffusion(GenerativeModel):
     def unscaled(self, y: Tensor) -> Tensor:
         """Data of what the network sees, (N, *shape): the nearest levels."""
         return from_unit(y, self.spec.levels) if self.spec.levels is not None else y * self.deviation
+
+    def decoded(self, z: Tensor, draws: Draws) -> Tensor:
+        """Data of the last state that a sampler gives, (N, *shape); where they are drawn of it, by their numbers."""
+        return self.unscaled(z)
 
     # -- denoising ------------------------------------------------------------------------------------------------
 
@@ -230,11 +235,12 @@ class GaussianDiffusion(GenerativeModel):
             states = self._states(way(denoise, z, log_snrs.to(z), normal), steps)
             if frames is None:
                 *_, z = states
-                return self.unscaled(z)
+                return self.decoded(z, draws)
             chosen, shown = torch.linspace(0, steps, frames).round().long().tolist(), []
             for k, state in enumerate([z, *states]):
                 alpha = alpha_sigma(log_snrs[k])[0].to(z.dtype)
-                shown += [self.unscaled(state / alpha)] * chosen.count(k)
+                data = self.unscaled(state / alpha) if k < steps else self.decoded(state, draws)
+                shown += [data] * chosen.count(k)
             return torch.stack(shown, 1)
 
         with self.sampling_mode(cached=False), full_precision(self.device):
@@ -247,6 +253,10 @@ class GaussianDiffusion(GenerativeModel):
 
     def _drawn_labels(self, draws: Draws) -> Tensor | None:
         return draws.integers(self.spec.classes).to(self.device) if self.spec.classes else None
+
+    def measurements(self) -> list[Measurement]:
+        """The likelihood by the probability flow, where it is asked for."""
+        return [*super().measurements(), FlowLikelihood(self)]
 
     # -- arguments ------------------------------------------------------------------------------------------------
 

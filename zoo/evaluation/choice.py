@@ -31,9 +31,9 @@ def choose(
 ) -> list[Measurement]:
     """The measurements to take.
 
-    They are the likelihood, where there is one; the model's own; those that give the metrics of the checkpoint's
-    results and of its reference; and, where nothing remains, the fidelity of the data's kind. Where it is said how
-    samples are drawn, they are those of samples alone.
+    They are the likelihood, where there is one; the model's own, but those that wait to be asked for; those that give
+    the metrics of the checkpoint's results and of its reference; and, where nothing remains, the fidelity of the data's
+    kind. Where it is said how samples are drawn, they are those of samples alone.
 
     Args:
         model: what is measured.
@@ -50,14 +50,16 @@ def choose(
     """
     others = fidelities(model, n, options)
     if options or n is not None:
-        usual = []
+        own = usual = []
         if not others:
             raise ZooError(f"No samples of {type(model).__name__} are measured: leave out how they are drawn.")
     else:
-        usual = [*likelihoods(model, config, samples, seed), *model.measurements()]
+        own = model.measurements()
+        usual = [*likelihoods(model, config, samples, seed), *(each for each in own if not each.asked)]
+    asked = [each for each in own if each.asked]
     if data is None:
-        usual, others = ([each for each in some if not each.needs_data] for some in (usual, others))
-    possible = {metric.name for each in (*usual, *others) for metric in each.metrics}
+        usual, others, asked = ([each for each in some if not each.needs_data] for some in (usual, others, asked))
+    possible = {metric.name for each in (*usual, *asked, *others) for metric in each.metrics}
     names = set(names)
     unknown = sorted(names - possible - {ALL})
     if unknown:
@@ -69,7 +71,8 @@ def choose(
     reference = reference_of(config or {})
     if reference:
         known.add(reference.metric.name)
-    wanted = [each for each in others if ALL in names or known & {metric.name for metric in each.metrics}]
+    extra = (*asked, *others)
+    wanted = [each for each in extra if ALL in names or known & {metric.name for metric in each.metrics}]
     return [*usual, *wanted] or others
 
 
