@@ -160,6 +160,8 @@ def test_points_are_measured_by_their_energy_distance_and_how_they_are_drawn():
     assert found.protocol.endswith("40 samples; unbiased; 3 steps of heun, 5 passes")
     (found,) = evaluate(points(), data=data, device="cpu")
     assert found.protocol.endswith("18 steps of heun, 35 passes")
+    guided = {"steps": 4, "label": 1, "guidance": 2.0}
+    assert points(classes=2).way_of_sampling(**guided) == "4 steps of heun, 14 passes, label 1, guidance 2.0"
 
 
 @pytest.mark.parametrize(

@@ -137,17 +137,18 @@ class GaussianDiffusion(GenerativeModel):
             seed: the same seed gives the same data, the first of them whatever `n` is.
             label: an integer, or n of them, or names of classes; without, a conditional model draws one for each.
             steps: of the sampler: more are slower and closer to the model.
-            sampler: ancestral, which draws anew in each step, or one that solves the probability-flow equation: ddim,
-                of first order, heun (two passes a step) or dpm2m, of second.
+            sampler: ancestral, which draws anew in each step (ancestral_beta with more noise), or one that solves the
+                probability-flow equation: ddim, of first order, heun (two passes a step) or dpm2m, of second.
             guidance: of a model with classes, how strongly the label counts: 1 as the model has it.
         """
         n, given = self.spec.count(n), self.check_labels(label, n)
         return self._drawn(n, seed, given, steps, sampler, guidance)
 
     def way_of_sampling(self, **options: Any) -> str:
-        """Steps, sampler and the passes that they take: `18 steps of heun, 35 passes`."""
+        """Steps, sampler and the passes that they take: `18 steps of heun, 35 passes`, of guidance twice as many."""
         steps, sampler = options.pop("steps", None) or self.steps, options.pop("sampler", None) or self.sampler
-        said = f"{steps:,} steps of {sampler}, {passes(sampler, steps):,} passes"
+        count = passes(sampler, steps) * (1 if options.get("guidance") in (None, 1) else 2)
+        said = f"{steps:,} steps of {sampler}, {count:,} passes"
         return ", ".join(filter(None, (said, super().way_of_sampling(**options))))
 
     @torch.no_grad()

@@ -75,13 +75,13 @@ def export_run(
         )
         if not tensors or not isinstance(class_path, str):
             raise CheckpointError(f"{foreign}: it has no weights, or no name of their class.")
+        if width is not None:
+            weights = {**weights, **_average(state, width, str(path))}
         cls = building.resolve(class_path, cls)
         training = _training(state, record)
         data, recipe, reference = record["data"], record["recipe"], record["reference"]
         if not isinstance(data, dict | None):
             raise CheckpointError(f"{foreign}: its data are {show(data)}.")
-    if width is not None:
-        weights = {**weights, **_average(state, width, str(path))}
     building.check_arguments(cls, init_args)
     # The averaged weights, where `EMA` was in use.
     model = building.build(cls, init_args, weights, str(path))
