@@ -373,7 +373,7 @@ def test_what_is_measured_says_how(monkeypatch):
         return {each.metric.name: each for each in found}
 
     found = measured(samples=19)
-    assert "20 steps, variance posterior, 19 draws" in found["bits_per_dim"].protocol
+    assert "20 steps, variance posterior, decoder 1, 19 draws" in found["bits_per_dim"].protocol
     assert not found["bits_per_dim"].importance_weighted, "more draws of the bound are less noisy, and not tighter"
     terms = [found[name] for name in ("prior", "diffusion", "reconstruction")]
     assert [each.metric.unit for each in terms][1] == "bits/dim of the diffusion"

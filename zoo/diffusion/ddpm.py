@@ -128,7 +128,7 @@ class DDPM(Denoising):
     @property
     def protocol(self) -> str:
         """Which bound it is."""
-        return f"{self.most_steps:,} steps, variance {self.hparams.variance}"
+        return f"{self.most_steps:,} steps, variance {self.hparams.variance}, decoder {self.hparams.decoder:g}"
 
     def levels(self, uniform: Tensor) -> Tensor:
         """Numbers (N,) uniform on [0, 1) to the log-SNRs of steps that are as likely as one another, (N,)."""
