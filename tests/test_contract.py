@@ -44,6 +44,7 @@ HERE = Path(__file__).resolve().parent
 TOYS = sorted(file.stem for file in (HERE / "toys").glob("*.py") if re.search(r"^def toy\(", file.read_text(), re.M))
 
 QUICK = {"lr": 1e-3, "warmup": 2}
+UNET = {"channels": 8, "multipliers": [1, 2], "blocks": 1, "attention": [4], "dropout": 0.1}
 BINARY, GREY, PLANE = {"shape": [1, 4, 4]}, {"shape": [1, 8, 8], "levels": 17}, {"shape": [2]}
 SMALL = {"channels": 2, "multipliers": [1, 1], "blocks": 1, "attention": []}  # a U-Net
 FAMILIES: dict[str, tuple[dict[str, Any], Any]] = {
@@ -63,6 +64,8 @@ FAMILIES: dict[str, tuple[dict[str, Any], Any]] = {
         {**BINARY, "timesteps": 6, "channels": 2, "multipliers": [1, 1], "blocks": 1, "steps": 4, **QUICK},
         Patches,
     ),
+    "diffusion.DDPM": ({**GREY, "timesteps": 12, "steps": 4, **UNET, **QUICK}, Digits),
+    "diffusion.EDM": ({**GREY, "classes": 10, "label_dropout": 0.2, "steps": 3, **UNET, **QUICK}, Digits),
     "diffusion.VDM": ({**GREY, **SMALL, "schedule": "learned", "first": 8.0, **QUICK}, Digits),
     "flows.ContinuousFlow": ({**PLANE, "hidden": 4, "layers": 1, **QUICK}, Points),
     "flows.EnergyFlow": ({"energy": "energy2", "layers": 2, "warmup": 2}, lambda **a: Points("energy2", **a)),
