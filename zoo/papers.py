@@ -176,6 +176,13 @@ PAPERS: dict[str, Paper] = {
         "1810.01367",
     ),
     # diffusion
+    "diffusion": _paper(
+        "Deep Unsupervised Learning using Nonequilibrium Thermodynamics",
+        "Sohl-Dickstein, Jascha; Weiss, Eric A.; Maheswaranathan, Niru; Ganguli, Surya",
+        2015,
+        "ICML",
+        "1503.03585",
+    ),
     "vdm": _paper(
         "Variational Diffusion Models",
         "Kingma, Diederik P.; Salimans, Tim; Poole, Ben; Ho, Jonathan",

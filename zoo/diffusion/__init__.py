@@ -1,5 +1,6 @@
 """Models that learn to take noise away, step by step or in continuous time."""
 
+from zoo.diffusion.nonequilibrium import Diffusion
 from zoo.diffusion.vdm import VDM
 
-__all__ = ["VDM"]
+__all__ = ["VDM", "Diffusion"]
