@@ -195,7 +195,9 @@ class GaussianDiffusion(GenerativeModel):
 
         This is a heuristic, also of a perfect denoiser: what is drawn in a step has seen the known part with as much
         noise as there is in that step, and later steps do not go back (Lugmayr et al. 2022, arXiv 2201.09865). With
-        more steps it comes no closer to p(unknown | known).
+        more steps it comes no closer to p(unknown | known): of two standard normal components of correlation 0.8, of
+        which one is known to be x, ancestral steps draw the other with mean 0.50 x and variance 0.54 in the limit, not
+        0.80 x and 0.36. For a correlation rho the mean is tan(arcsin(rho) / 2) x.
 
         Args:
             x: data, (N, *shape).

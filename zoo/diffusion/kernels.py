@@ -18,7 +18,7 @@ NODES = 801  # of a quadrature over ten deviations of the noise to either side
 
 
 class LearnedBetas(Schedule):
-    """Any beta_2, beta_3, ... between 0 and 1, which are weights; beta_1 is fixed. lambda is interpolated between states.
+    """Any beta_2, beta_3, ... between 0 and 1, which are weights; beta_1 is fixed. Between states it interpolates.
 
     Args:
         begin: the schedule whose betas they are at first.

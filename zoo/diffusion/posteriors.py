@@ -87,10 +87,11 @@ class Posteriors(GaussianDiffusion):
 
         The mean of each step is shifted by its covariance times the gradient of log r, as in the paper (table App.1).
         There r acts on the noisy state itself, here on what the state says of the datum. Were it E[r(x) | state], the
-        chain would be exact as its steps grow in number. So `log_factor` is given E[x | state] and how far x may be from
-        it, to be wider by so much. With a Gaussian factor that adds the two variances, and Gaussian data of independent
-        components, draws are exact but for an error that falls as 1 / steps. Else they are an approximation, which errs
-        where much noise is left; a factor that does not look at the variance is too strong there.
+        chain would be exact as its steps grow in number. So `log_factor` is given E[x | state] and how far x may be
+        from it, to be wider by so much. With a Gaussian factor that adds the two variances, and Gaussian data of
+        independent components, draws are exact but for an error that falls as 1 / steps. Else they are an
+        approximation, which errs where much noise is left; a factor that does not look at the variance is too strong
+        there.
 
         Args:
             n: number of data.
