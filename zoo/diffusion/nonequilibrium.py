@@ -260,15 +260,17 @@ class Diffusion(Posteriors):
         self, x: Tensor, *, samples: int = 1, seed: int | None = None, index: Tensor | None = None
     ) -> Tensor:
         """The estimate by each of the steps alone, (samples, N) nats, whose mean is `elbo`."""
-        return -sum(self.term_draws(x, samples=samples, seed=seed, index=index))
+        return -sum(self.term_draws(x, samples=samples, seed=seed, index=index).values())
 
     def terms(self, x: Tensor, *, samples: int = 1, seed: int | None = None, index: Tensor | None = None) -> Terms:
         """The terms of which `elbo` with the same arguments is the negative sum, (N,) nats each."""
         draws = self.term_draws(x, samples=samples, seed=seed, index=index)
-        return Terms(*(each.mean(0) for each in draws))
+        return Terms(**{name: each.mean(0) for name, each in draws.items()})
 
-    def term_draws(self, x: Tensor, *, samples: int = 1, seed: int | None = None, index: Tensor | None = None) -> Terms:
-        """The terms by each step alone, (samples, N) nats each."""
+    def term_draws(
+        self, x: Tensor, *, samples: int = 1, seed: int | None = None, index: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The terms by each step alone, (samples, N) nats each, by name."""
         x, samples = self.check(x), count_of(samples, "samples")
         draws, y = Draws(seed, self.check_index(index, len(x))), self.scaled(x)
         between, found = self._states_of(self.most_steps) - 1, []
@@ -283,13 +285,13 @@ class Diffusion(Posteriors):
             diffusion = between * self.step_cost(y, k, normal())
             first = self.step_cost(y, torch.zeros_like(k), normal()) if self.spec.levels is None else 0.0
             found.append((prior, diffusion, reconstruction + first))
-        return Terms(*(torch.stack(each) for each in zip(*found, strict=True)))
+        return {name: torch.stack(each) for name, each in zip(Terms._fields, zip(*found, strict=True), strict=True)}
 
     def loss(self, x: Tensor, *, index: Tensor | None = None) -> Tensor:
         """(N,) the bound's negative, in the unit that `metric` names, by one step for each datum.
 
         Outside of training steps and noise are those of a fixed seed. In training the steps of a batch are at even
-        distances, and with the data that are trained on the first step that of continuous data is one of them.
+        distances, and the first step of continuous data is one of them.
         """
         unit = 1.0 if self.metric == "nats" else 1 / (self.spec.dims * math.log(2))
         if not self.training:
