@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from lightning.pytorch import LightningDataModule
 
 import zoo.data
 from zoo.classes import dataset_title
 from zoo.commands import sharing
 from zoo.errors import ZooError
-from zoo.hub import card, finding, tables
+from zoo.hub import card, finding, limits, tables
 from zoo.hub.config import read_config, write_config
 from zoo.references import headline
 from zoo.results import Result
@@ -272,6 +273,36 @@ def test_names():
         title = getattr(getattr(zoo.data, name), "title", None)
         if title:
             assert dataset_title(name) == title
+
+
+# Whose licence the zoo cannot know, or which are drawn by a formula; the other two are no data yet.
+ANYBODYS = {"HubDataset", "ImageFolder", "Table", "Points", "ImageData", "TensorData"}
+
+
+def data_sets() -> list[str]:
+    """The names of the data sets whose data are the same for everybody."""
+    classes = {name: getattr(zoo.data, name) for name in zoo.data.__all__}
+    return [name for name, cls in classes.items() if issubclass(cls, LightningDataModule) and name not in ANYBODYS]
+
+
+@pytest.mark.parametrize("name", data_sets())
+def test_each_card_says_what_is_known_of_the_licence_of_its_data(name):
+    text = body(card.render(changed(data=getattr(zoo.data, name)().config)))
+    (said,) = re.findall(rf"^- Licence of the training data \({dataset_title(name)}\): (.+)\.$", text, re.MULTILINE)
+    assert said == limits.LICENCES[name] != "unknown"
+
+
+def test_whose_data_have_no_licence_says_so_and_what_follows():
+    for model in ("zoo.adversarial.GAN", "zoo.autoregressive.PixelCNN"):
+        text = body(card.render(changed(class_path=model, data=zoo.data.AnimeFaces().config)))
+        assert "\n- Licence of the training data (anime faces): the data state none.\n" in text
+        assert "without a word on who drew them" in text
+    spec = {"kind": "image", "shape": [3, 64, 64], "levels": 256, "classes": 0, "condition": None}
+    text = card.render(changed(spec=spec, data=zoo.data.AnimeFaces().config))
+    assert "data = AnimeFaces()  # reads it from ZOO_DATA\n" in text, "there is nothing to download"
+    assert "Licence of the training data (mine): unknown." in card.render(
+        changed(data={"class_path": "zoo.data.ImageFolder", "init_args": {}, "title": "mine"})
+    )
 
 
 def test_whatever_text_a_config_holds_the_front_matter_stays_yaml():

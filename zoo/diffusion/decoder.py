@@ -54,7 +54,7 @@ def _near(place: Tensor, ratio: Tensor, levels: int) -> tuple[Tensor, Tensor]:
 
     A level k further away is below the nearest by ratio^2 k (k - 1) / 2 nats at least.
     """
-    reach = min(levels - 1, 1 + math.ceil(math.sqrt(2 * BEYOND) / max(float(ratio), 1e-3)))
+    reach = min(levels - 1, 1 + math.ceil(math.sqrt(2 * BEYOND) / max(float(ratio.detach()), 1e-3)))
     first = place.detach().round().clamp(0, levels - 1) - reach
     level = first[..., None] + torch.arange(2 * reach + 1, device=place.device)
     logits = -(ratio * (place[..., None] - level)).square() / 2

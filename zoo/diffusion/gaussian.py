@@ -16,10 +16,11 @@ from tqdm.auto import tqdm
 
 from zoo.arguments import count_of, real_of
 from zoo.diffusion.predictions import Coefficients, Prediction, datum_of
+from zoo.diffusion.probability_flow import FlowLikelihood
 from zoo.diffusion.samplers import Denoiser, Normal, sampler_of
 from zoo.diffusion.schedules import Schedule, alpha_sigma, over
 from zoo.errors import DataError, ZooError
-from zoo.model import GenerativeModel
+from zoo.model import GenerativeModel, Measurement
 from zoo.nn.devices import full_precision, precise
 from zoo.nn.draws import Draws
 from zoo.nn.levels import from_unit, to_unit
@@ -269,6 +270,10 @@ class GaussianDiffusion(GenerativeModel):
 
     def _drawn_labels(self, draws: Draws) -> Tensor | None:
         return draws.integers(self.spec.classes).to(self.device) if self.spec.classes else None
+
+    def measurements(self) -> list[Measurement]:
+        """The likelihood by the probability flow, where it is asked for."""
+        return [*super().measurements(), FlowLikelihood(self)]
 
     # -- arguments ------------------------------------------------------------------------------------------------
 

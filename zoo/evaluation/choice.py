@@ -29,8 +29,9 @@ def choose(
 ) -> list[Measurement]:
     """The measurements to take.
 
-    They are the likelihood, where there is one; the model's own; those that give the metrics of the checkpoint's
-    results and of its reference; and, where nothing remains, the fidelity of the data's kind.
+    They are the likelihood, where there is one; the model's own, but those that wait to be asked for; those that give
+    the metrics of the checkpoint's results and of its reference; and, where nothing remains, the fidelity of the data's
+    kind.
 
     Args:
         model: what is measured.
@@ -43,11 +44,12 @@ def choose(
     Raises:
         ZooError: a name is none of what can be measured here.
     """
-    usual = [*likelihoods(model, config, samples, seed), *model.measurements()]
-    others = fidelities(model)
+    own = model.measurements()
+    usual = [*likelihoods(model, config, samples, seed), *(each for each in own if not each.asked)]
+    others, asked = fidelities(model), [each for each in own if each.asked]
     if data is None:
-        usual, others = ([each for each in some if not each.needs_data] for some in (usual, others))
-    possible = {metric.name for each in (*usual, *others) for metric in each.metrics}
+        usual, others, asked = ([each for each in some if not each.needs_data] for some in (usual, others, asked))
+    possible = {metric.name for each in (*usual, *asked, *others) for metric in each.metrics}
     names = set(names)
     unknown = sorted(names - possible - {ALL})
     if unknown:
@@ -59,7 +61,8 @@ def choose(
     reference = reference_of(config or {})
     if reference:
         known.add(reference.metric.name)
-    wanted = [each for each in others if ALL in names or known & {metric.name for metric in each.metrics}]
+    extra = (*asked, *others)
+    wanted = [each for each in extra if ALL in names or known & {metric.name for metric in each.metrics}]
     return [*usual, *wanted] or others
 
 
