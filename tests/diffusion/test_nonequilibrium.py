@@ -612,7 +612,7 @@ def test_what_cannot_be_asked_of_a_chain_is_one_sentence():
         model.sample(1, steps=6)
     with pytest.raises(DataError, match="steps must be at most 5, those of the schedule, not 6"):
         model.denoise(torch.zeros(1, 1), 0.1, steps=6)
-    with pytest.raises(DataError, match="sampler must be one of ancestral, ddim, heun, dpm2m, not 'euler'"):
+    with pytest.raises(DataError, match=r"sampler must be one of ancestral, .*, not 'euler'"):
         model.sample(1, sampler="euler")
     with pytest.raises(DataError, match="samples must be at least 1, not 0"):
         model.elbo(torch.zeros(1, 1), samples=0)

@@ -177,7 +177,7 @@ class Diffusion(Posteriors):
         if self.spec.levels is None:
             return self.unscaled(z)
         first = torch.tensor(self.noise_schedule.first, dtype=torch.float64, device="cpu")
-        return decode(z, first.to(z), self.spec.levels, draws.uniform(*self.spec.shape).to(z.device))
+        return decode(z, first, self.spec.levels, draws.uniform(*self.spec.shape).to(z.device))
 
     # -- the reverse kernel ---------------------------------------------------------------------------------------
 
