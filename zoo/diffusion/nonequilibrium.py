@@ -130,7 +130,7 @@ class Diffusion(Posteriors):
             raise DataError(f"noise_schedule must be one of {', '.join(SCHEDULES)}, not {noise_schedule!r}.")
         if levels is not None and not 2 <= levels <= 256:
             raise DataError(f"levels must be 2..256, or none for continuous data, not {levels}.")
-        self.most_steps = count_of(steps, "steps", least=2)
+        self.most_steps = count_of(steps, "steps", least=2, size=64)
         self.deviation = real_of(deviation, "deviation")
         count_of(fourier, "fourier", least=0)
         self.save_hyperparameters()
