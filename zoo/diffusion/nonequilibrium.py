@@ -17,7 +17,8 @@ Departures:
 - the first step back of continuous data is learned as all others are: the paper's, N(sqrt(1 - beta_1) x_1, beta_1), is
   one of those that can be learned, so that the bound is no worse. Of data with levels it is the paper's, where all
   levels equally likely take the place of pi: p(x | z) is proportional to q(z | x), a probability and no density
-  (`zoo.diffusion.decoder`). It is exact and costs no step, so that z_0, with the least noise, is counted as x_0;
+  (`zoo.diffusion.decoder`). What it costs is known exactly, and it is no step: z_0, with the least noise, is counted
+  as x_0;
 - the network tells the noise in x_t, or another of the `zoo.diffusion.predictions`, and not the mean's distance from
   x_t, and the logarithm of the variance as a point on the line through those of the posterior's variance, the best one
   if x_0 were known, and of beta_t, the best one if x_0 were noise (Nichol & Dhariwal 2021, arXiv 2102.09672, equation
@@ -72,6 +73,7 @@ class Diffusion(Posteriors):
         shape: of one datum: (C, H, W) of images, or [D] of points.
         levels: number of values of a component, None for continuous data.
         steps: T, of the chain. Training costs the same for each; the bound is tighter with more, by less and less.
+            Without a word data are drawn in 100 steps at most; the bound is that of the chain of all.
         noise_schedule: "linear" in the log-SNR or "cosine", from which learned betas begin.
         first, last: log-SNR of the state with the least noise, and with the most.
         learned_betas: whether the noise of each step but the first is learned.
