@@ -59,8 +59,12 @@ FAMILIES: dict[str, tuple[dict[str, Any], Any]] = {
     "autoregressive.PixelCNN": ({**BINARY, "levels": 2, "channels": 2, "blocks": 1, **QUICK}, Patches),
     "autoregressive.PixelCNNPP": ({**GREY, "channels": 8, "blocks": 2, "mixtures": 2, **QUICK}, Digits),
     "autoregressive.PixelRNN": ({**BINARY, "levels": 2, "channels": 2, "layers": 1, **QUICK}, Patches),
-    "diffusion.Diffusion": ({**GREY, **SMALL, "steps": 6, "first": 8.0, "learned_betas": True, **QUICK}, Digits),
+    "diffusion.Diffusion": ({**GREY, **SMALL, "timesteps": 6, "first": 8.0, "learned_betas": True, **QUICK}, Digits),
     "diffusion.VDM": ({**GREY, **SMALL, "schedule": "learned", "first": 8.0, **QUICK}, Digits),
+    "diffusion.BinomialDiffusion": (
+        {**BINARY, "timesteps": 6, "channels": 2, "multipliers": [1, 1], "blocks": 1, "steps": 4, **QUICK},
+        Patches,
+    ),
     "flows.ContinuousFlow": ({**PLANE, "hidden": 4, "layers": 1, **QUICK}, Points),
     "flows.EnergyFlow": ({"energy": "energy2", "layers": 2, "warmup": 2}, lambda **a: Points("energy2", **a)),
     "flows.Glow": ({**GREY, "steps": 1, "channels": 4, "blocks": 1, **QUICK}, Digits),

@@ -190,6 +190,13 @@ PAPERS: dict[str, Paper] = {
         "NeurIPS",
         "2107.00630",
     ),
+    "d3pm": _paper(
+        "Structured Denoising Diffusion Models in Discrete State-Spaces",
+        "Austin, Jacob; Johnson, Daniel D.; Ho, Jonathan; Tarlow, Daniel; van den Berg, Rianne",
+        2021,
+        "NeurIPS",
+        "2107.03006",
+    ),
     # mixtures
     "semi-tied": _paper(
         "Semi-Tied Covariance Matrices for Hidden Markov Models",

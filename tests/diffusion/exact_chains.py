@@ -56,7 +56,7 @@ class Chain:
 
 
 def made(steps: int, **arguments) -> Diffusion:
-    return Diffusion(**{"shape": [1], "first": 6.0, "prediction": "x", **arguments}, steps=steps).double().eval()
+    return Diffusion(**{"shape": [1], "first": 6.0, "prediction": "x", **arguments}, timesteps=steps).double().eval()
 
 
 def gaussian(model: Diffusion, variance: float = 0.36, share: float | None = None) -> Diffusion:

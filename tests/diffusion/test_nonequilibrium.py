@@ -231,7 +231,7 @@ def tiny(levels: int | None, **arguments) -> tuple[Diffusion, Tensor]:
     torch.manual_seed(3)
     shape = [2] if levels is None else [1, 2, 2]
     sizes = {"channels": 8, "multipliers": [1], "attention": [], "hidden": 8, "layers": 1, **arguments}
-    model = Diffusion(shape, levels, steps=7, first=6.0, deviation=1.3 if levels is None else 1.0, **sizes).double()
+    model = Diffusion(shape, levels, timesteps=7, first=6.0, deviation=1.3 if levels is None else 1.0, **sizes).double()
     for parameter in model.net.parameters():
         parameter.data.add_(0.1 * torch.randn_like(parameter))
     x = torch.randn(1, 2).double() if levels is None else torch.randint(levels, (1, 1, 2, 2), dtype=torch.uint8)
@@ -283,7 +283,7 @@ def test_terms_sum_to_the_bound_in_the_unit_of_the_data():
         torch.testing.assert_close(model.elbo_draws(x, samples=3, seed=0).mean(0), model.elbo(x, samples=3, seed=0))
         assert min(float(terms.prior), float(terms.diffusion)) > 0
         # Data of twice the deviation have half the density in each component.
-        wide = Diffusion([2], steps=7, first=6.0, deviation=2.6, hidden=8, layers=1).double()
+        wide = Diffusion([2], timesteps=7, first=6.0, deviation=2.6, hidden=8, layers=1).double()
         wide.load_state_dict(model.state_dict())
         twice = wide.elbo(2 * x, samples=3, seed=0)
         torch.testing.assert_close(twice, model.elbo(x, samples=3, seed=0) - 2 * math.log(2))
@@ -368,7 +368,8 @@ def test_all_samplers_draw_by_its_denoiser(sampler):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"steps": 1}, "steps must be at least 2, not 1"),
+        ({"timesteps": 1}, "timesteps must be at least 2, not 1"),
+        ({"steps": 0}, "steps must be at least 1, not 0"),
         ({"first": -6.0}, "A schedule is monotone, from less noise to more"),
         ({"noise_schedule": "karras"}, "noise_schedule must be one of linear, cosine, not 'karras'"),
         ({"prediction": "score"}, "prediction must be one of epsilon, x, v, preconditioned, not 'score'"),

@@ -1,6 +1,7 @@
 """Models that learn to take noise away, step by step or in continuous time."""
 
+from zoo.diffusion.binomial import BinomialDiffusion
 from zoo.diffusion.nonequilibrium import Diffusion
 from zoo.diffusion.vdm import VDM
 
-__all__ = ["VDM", "Diffusion"]
+__all__ = ["VDM", "BinomialDiffusion", "Diffusion"]

@@ -19,7 +19,8 @@ from zoo.diffusion.predictions import Coefficients, Prediction, datum_of
 from zoo.diffusion.probability_flow import FlowLikelihood
 from zoo.diffusion.samplers import Denoiser, Normal, sampler_of
 from zoo.diffusion.schedules import Schedule, alpha_sigma, over
-from zoo.errors import DataError, ZooError
+from zoo.diffusion.steps import check_steps, finite_state
+from zoo.errors import DataError
 from zoo.model import GenerativeModel, Measurement
 from zoo.nn.devices import full_precision, precise
 from zoo.nn.draws import Draws
@@ -261,12 +262,7 @@ class GaussianDiffusion(GenerativeModel):
     def _states(self, states: Iterator[Tensor], steps: int) -> Iterator[Tensor]:
         """The states of a sampler, each looked at, with a progress bar."""
         for k, z in enumerate(tqdm(states, "steps", steps, disable=None, leave=False), 1):
-            if not bool(z.isfinite().all()):
-                raise ZooError(
-                    f"The denoiser gives NaN or infinite values in step {k} of {steps}: the model's weights are "
-                    f"damaged, or its run diverged."
-                )
-            yield z
+            yield finite_state(z, k, steps)
 
     def _drawn_labels(self, draws: Draws) -> Tensor | None:
         return draws.integers(self.spec.classes).to(self.device) if self.spec.classes else None
@@ -283,10 +279,7 @@ class GaussianDiffusion(GenerativeModel):
         Raises:
             DataError: it is below 1, or above the number that the schedule has.
         """
-        steps = count_of(steps, "steps")
-        if self.most_steps is not None and steps > self.most_steps:
-            raise DataError(f"steps must be at most {self.most_steps}, those of the schedule, not {steps}.")
-        return steps
+        return check_steps(steps, self.most_steps)
 
     def check_guidance(self, guidance: float | None) -> float:
         """The weight of guidance, 1 where none is given.

@@ -55,7 +55,6 @@ from zoo.nn.unet import Perceptron, UNet
 from zoo.spec import DataSpec
 
 SCHEDULES = {"linear": Linear, "cosine": Cosine}
-SHOWN = 100  # steps in which data are drawn at most, where nobody says it
 
 
 class Terms(NamedTuple):
@@ -72,13 +71,13 @@ class Diffusion(Posteriors):
     Args:
         shape: of one datum: (C, H, W) of images, or [D] of points.
         levels: number of values of a component, None for continuous data.
-        steps: T, of the chain. Training costs the same for each; the bound is tighter with more, by less and less.
-            Without a word data are drawn in 100 steps at most; the bound is that of the chain of all.
+        timesteps: T, of the chain. Training costs the same for each; the bound is tighter with more, by less and less.
         noise_schedule: "linear" in the log-SNR or "cosine", from which learned betas begin.
         first, last: log-SNR of the state with the least noise, and with the most.
         learned_betas: whether the noise of each step but the first is learned.
         prediction: what the network tells beside the variances: "epsilon", "x", "v" or "preconditioned".
         deviation: standard deviation of the data, by which continuous ones are divided.
+        steps: in which data are drawn where `sample` is not told, or T if that is less. The bound is that of all T.
         channels: of the network's first level, at best a multiple of 64; of images, as all to `fourier`.
         multipliers: of the channels, one for each level, each of half the sides.
         blocks: of each level on the way down; one more on the way up.
@@ -93,7 +92,7 @@ class Diffusion(Posteriors):
         weight_decay: of the weights, not of the biases.
 
     Example:
-        >>> model = Diffusion(shape=[2], steps=100, first=8.0)
+        >>> model = Diffusion(shape=[2], timesteps=100, first=8.0)
         >>> x = model.sample(4, seed=0)                       # float32 (4, 2)
         >>> model.elbo(x, samples=100, seed=0)                # (4,) nats
         >>> model.denoise(x, 0.5, seed=0)                     # as if they had noise of deviation 0.5
@@ -107,13 +106,14 @@ class Diffusion(Posteriors):
         self,
         shape: list[int] = [2],  # noqa: B006  a plain JSON value, never changed
         levels: int | None = None,
-        steps: int = 100,
+        timesteps: int = 100,
         noise_schedule: str = "linear",
         first: float = 13.3,
         last: float = -5.0,
         learned_betas: bool = False,
         prediction: str = "epsilon",
         deviation: float = 1.0,
+        steps: int = 100,
         channels: int = 64,
         multipliers: list[int] = [1, 2, 2],  # noqa: B006
         blocks: int = 1,
@@ -132,16 +132,16 @@ class Diffusion(Posteriors):
             raise DataError(f"noise_schedule must be one of {', '.join(SCHEDULES)}, not {noise_schedule!r}.")
         if levels is not None and not 2 <= levels <= 256:
             raise DataError(f"levels must be 2..256, or none for continuous data, not {levels}.")
-        self.most_steps = count_of(steps, "steps", least=2, size=64)
+        self.most_steps = count_of(timesteps, "timesteps", least=2, size=64)
+        self.steps = min(count_of(steps, "steps"), timesteps)
         self.deviation = real_of(deviation, "deviation")
         count_of(fourier, "fourier", least=0)
         self.save_hyperparameters()
         self.spec = DataSpec(tuple(shape), levels)
-        self.steps = min(steps, SHOWN)
         self.prediction = prediction_of(prediction)
         self.noise_schedule = SCHEDULES[noise_schedule](first, last)
         if learned_betas:
-            self.noise_schedule = LearnedBetas(self.noise_schedule, self._states_of(steps))
+            self.noise_schedule = LearnedBetas(self.noise_schedule, self._states_of(timesteps))
         outputs = 2 * shape[0]  # what is told of a component, and its variance
         if self.spec.kind == "image":
             # sin(2^n pi z) has a period of one level, 2 / (levels - 1), where 2^n is levels - 1.
