@@ -6,7 +6,9 @@ E[x | z] at any log-SNR, and with it all samplers and the probability flow.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from tqdm.auto import tqdm
 from zoo.arguments import count_of, real_of
 from zoo.diffusion.predictions import Coefficients, Prediction, datum_of
 from zoo.diffusion.probability_flow import FlowLikelihood
-from zoo.diffusion.samplers import Denoiser, passes, sampler_of
+from zoo.diffusion.samplers import Denoiser, Normal, passes, sampler_of
 from zoo.diffusion.schedules import Schedule, alpha_sigma, over
 from zoo.diffusion.steps import check_steps, finite_state
 from zoo.errors import DataError
@@ -117,6 +119,21 @@ class GaussianDiffusion(GenerativeModel):
         )
         return torch.cat([self.noise_schedule(t), t.new_full((1,), torch.inf)])
 
+    def way(
+        self, sampler: str, label: Tensor | None, guidance: float, kept: tuple[Tensor, Tensor] | None
+    ) -> Callable[[Tensor, Tensor, Normal], Iterator[Tensor]]:
+        """A sampler with its denoiser: from z, log-SNRs and normal numbers to the state after each step.
+
+        Args:
+            sampler: its name.
+            label, guidance: as of `denoiser`.
+            kept: data, and which of their components are known and go along as the forward process has them.
+        """
+        denoise = self.denoiser(label, guidance)
+        if kept is not None:
+            denoise = _keeping(denoise, *kept)
+        return functools.partial(sampler_of(sampler), denoise)
+
     # -- drawing --------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -188,7 +205,9 @@ class GaussianDiffusion(GenerativeModel):
 
         This is a heuristic, also of a perfect denoiser: what is drawn in a step has seen the known part with as much
         noise as there is in that step, and later steps do not go back (Lugmayr et al. 2022, arXiv 2201.09865). With
-        more steps it comes no closer to p(unknown | known).
+        more steps it comes no closer to p(unknown | known): of two standard normal components of correlation 0.8, of
+        which one is known to be x, ancestral steps draw the other with mean 0.50 x and variance 0.54 in the limit, not
+        0.80 x and 0.36. For a correlation rho the mean is tan(arcsin(rho) / 2) x.
 
         Args:
             x: data, (N, *shape).
@@ -218,7 +237,8 @@ class GaussianDiffusion(GenerativeModel):
     ) -> Tensor:
         """Data (n, *shape), or with `frames` the states on their way, (n, frames, *shape)."""
         steps = self.check_steps(self.steps if steps is None else steps)
-        way = sampler_of(self.sampler if sampler is None else sampler)
+        sampler = self.sampler if sampler is None else sampler
+        sampler_of(sampler)
         guidance = self.check_guidance(guidance)
         log_snrs = self.log_snrs(steps)
 
@@ -227,15 +247,15 @@ class GaussianDiffusion(GenerativeModel):
                 return draws.normal(*self.spec.shape).to(*self._home())
 
             given = label[part] if label is not None else self._drawn_labels(draws)
-            denoise, z = self.denoiser(given, guidance), normal()
+            z, own = normal(), None
             if kept is not None:
-                x, known = (each[part] for each in kept)
+                x, known = own = kept[0][part], kept[1][part]
                 alpha, sigma = (each.to(z.dtype) for each in alpha_sigma(log_snrs[0]))
                 z = torch.where(known, alpha * x + sigma * z, z)
-                denoise = _keeping(denoise, x, known)
-            states = self._states(way(denoise, z, log_snrs.to(z), normal), steps)
+            way = self.way(sampler, given, guidance, own)
+            states = self._states(way(z, log_snrs.to(z), normal), steps)
             if frames is None:
-                *_, z = states
+                (z,) = deque(states, maxlen=1)  # not all of them at once
                 return self.decoded(z, draws)
             chosen, shown = torch.linspace(0, steps, frames).round().long().tolist(), []
             for k, state in enumerate([z, *states]):
