@@ -273,6 +273,19 @@ def test_the_first_of_many_samples_are_those_of_few_in_chunks_of_any_size(name):
 
 
 @pytest.mark.parametrize("name", [*TOYS, *FAMILIES])
+def test_a_trace_is_the_way_of_a_sample(name):
+    model, _ = spread(name)
+    if not hasattr(model, "trace"):
+        pytest.skip("it draws at once")
+    states, shape = model.trace(3, frames=4, seed=0), model.spec.shape
+    assert states.shape == (4, 3, *shape)
+    equal_draws(name, states[-1], model.sample(3, seed=0))
+    equal_draws(name, model.trace(2, frames=2, seed=0), states[[0, -1], :2])
+    model.spec.check(states.flatten(0, 1).to(model.sample(1, seed=0).dtype))
+    assert model.trace(1).shape == (8, 1, *shape)
+
+
+@pytest.mark.parametrize("name", [*TOYS, *FAMILIES])
 def test_a_bound_does_not_depend_on_the_batch(name):
     model, _ = spread(name)
     if getattr(model, "likelihood", None) != "bound":

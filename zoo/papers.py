@@ -197,13 +197,6 @@ PAPERS: dict[str, Paper] = {
         "NeurIPS",
         "2107.03006",
     ),
-    "vdm": _paper(
-        "Variational Diffusion Models",
-        "Kingma, Diederik P.; Salimans, Tim; Poole, Ben; Ho, Jonathan",
-        2021,
-        "NeurIPS",
-        "2107.00630",
-    ),
     # mixtures
     "semi-tied": _paper(
         "Semi-Tied Covariance Matrices for Hidden Markov Models",
