@@ -6,7 +6,10 @@ E[x | z] at any log-SNR, and with it all samplers and the probability flow.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +18,12 @@ from tqdm.auto import tqdm
 from zoo.arguments import count_of, real_of
 from zoo.diffusion.forward import ForwardProcess
 from zoo.diffusion.predictions import Coefficients, Prediction, datum_of
-from zoo.diffusion.samplers import Denoiser, sampler_of
+from zoo.diffusion.probability_flow import FlowLikelihood
+from zoo.diffusion.samplers import Denoiser, Normal, passes, sampler_of
 from zoo.diffusion.schedules import alpha_sigma, over
 from zoo.diffusion.steps import check_steps, finite_state
 from zoo.errors import DataError
+from zoo.model import Measurement
 from zoo.nn.devices import full_precision, precise
 from zoo.nn.draws import Draws
 
@@ -49,6 +54,12 @@ class GaussianDiffusion(ForwardProcess):
     sampler: str = "ancestral"
     most_steps: int | None = None
     label_dropout: float = 0.0
+
+    # -- data -----------------------------------------------------------------------------------------------------
+
+    def decoded(self, z: Tensor, draws: Draws) -> Tensor:
+        """Data of the last state that a sampler gives, (N, *shape); where they are drawn of it, by their numbers."""
+        return self.unscaled(z)
 
     # -- denoising ------------------------------------------------------------------------------------------------
 
@@ -96,6 +107,21 @@ class GaussianDiffusion(ForwardProcess):
         )
         return torch.cat([self.noise_schedule(t), t.new_full((1,), torch.inf)])
 
+    def way(
+        self, sampler: str, label: Tensor | None, guidance: float, kept: tuple[Tensor, Tensor] | None
+    ) -> Callable[[Tensor, Tensor, Normal], Iterator[Tensor]]:
+        """A sampler with its denoiser: from z, log-SNRs and normal numbers to the state after each step.
+
+        Args:
+            sampler: its name.
+            label, guidance: as of `denoiser`.
+            kept: data, and which of their components are known and go along as the forward process has them.
+        """
+        denoise = self.denoiser(label, guidance)
+        if kept is not None:
+            denoise = _keeping(denoise, *kept)
+        return functools.partial(sampler_of(sampler), denoise)
+
     # -- drawing --------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -116,12 +142,19 @@ class GaussianDiffusion(ForwardProcess):
             seed: the same seed gives the same data, the first of them whatever `n` is.
             label: an integer, or n of them, or names of classes; without, a conditional model draws one for each.
             steps: of the sampler: more are slower and closer to the model.
-            sampler: ancestral, which draws anew in each step, or one that solves the probability-flow equation: ddim,
-                of first order, heun (two passes a step) or dpm2m, of second.
+            sampler: ancestral, which draws anew in each step (ancestral_beta with more noise), or one that solves the
+                probability-flow equation: ddim, of first order, heun (two passes a step) or dpm2m, of second.
             guidance: of a model with classes, how strongly the label counts: 1 as the model has it.
         """
         n, given = self.spec.count(n), self.check_labels(label, n)
         return self._drawn(n, seed, given, steps, sampler, guidance)
+
+    def way_of_sampling(self, **options: Any) -> str:
+        """Steps, sampler and the passes that they take: `18 steps of heun, 35 passes`, of guidance twice as many."""
+        steps, sampler = options.pop("steps", None) or self.steps, options.pop("sampler", None) or self.sampler
+        count = passes(sampler, steps) * (1 if options.get("guidance") in (None, 1) else 2)
+        said = f"{steps:,} steps of {sampler}, {count:,} passes"
+        return ", ".join(filter(None, (said, super().way_of_sampling(**options))))
 
     @torch.no_grad()
     def trace(
@@ -183,7 +216,9 @@ class GaussianDiffusion(ForwardProcess):
 
         This is a heuristic, also of a perfect denoiser: what is drawn in a step has seen the known part with as much
         noise as there is in that step, and later steps do not go back (Lugmayr et al. 2022, arXiv 2201.09865). With
-        more steps it comes no closer to p(unknown | known).
+        more steps it comes no closer to p(unknown | known): of two standard normal components of correlation 0.8, of
+        which one is known to be x, ancestral steps draw the other with mean 0.50 x and variance 0.54 in the limit, not
+        0.80 x and 0.36. For a correlation rho the mean is tan(arcsin(rho) / 2) x.
 
         Args:
             x: data, (N, *shape).
@@ -213,7 +248,8 @@ class GaussianDiffusion(ForwardProcess):
     ) -> Tensor:
         """Data (n, *shape), or with `frames` the states on their way, (n, frames, *shape)."""
         steps = self.check_steps(self.steps if steps is None else steps)
-        way = sampler_of(self.sampler if sampler is None else sampler)
+        sampler = self.sampler if sampler is None else sampler
+        sampler_of(sampler)
         guidance = self.check_guidance(guidance)
         log_snrs = self.log_snrs(steps)
 
@@ -222,19 +258,20 @@ class GaussianDiffusion(ForwardProcess):
                 return draws.normal(*self.spec.shape).to(*self._home())
 
             given = label[part] if label is not None else self._drawn_labels(draws)
-            denoise, z = self.denoiser(given, guidance), normal()
+            z, own = normal(), None
             if kept is not None:
-                x, known = (each[part] for each in kept)
+                x, known = own = kept[0][part], kept[1][part]
                 alpha, sigma = (each.to(z.dtype) for each in alpha_sigma(log_snrs[0]))
                 z = torch.where(known, alpha * x + sigma * z, z)
-                denoise = _keeping(denoise, x, known)
-            states = self._states(way(denoise, z, log_snrs.to(z), normal), steps)
+            way = self.way(sampler, given, guidance, own)
+            states = self._states(way(z, log_snrs.to(z), normal), steps)
             if frames is None:
-                *_, z = states
-                return self.unscaled(z)
+                (z,) = deque(states, maxlen=1)  # not all of them at once
+                return self.decoded(z, draws)
             chosen, shown = torch.linspace(0, steps, frames).round().long().tolist(), []
             for k, state in enumerate([z, *states]):
-                shown += [self.unscaled(state)] * chosen.count(k)
+                data = self.unscaled(state) if k < steps else self.decoded(state, draws)
+                shown += [data] * chosen.count(k)
             return torch.stack(shown, 1)
 
         with self.sampling_mode(cached=False), full_precision(self.device):
@@ -247,6 +284,10 @@ class GaussianDiffusion(ForwardProcess):
 
     def _drawn_labels(self, draws: Draws) -> Tensor | None:
         return draws.integers(self.spec.classes).to(self.device) if self.spec.classes else None
+
+    def measurements(self) -> list[Measurement]:
+        """The likelihood by the probability flow, where it is asked for."""
+        return [*super().measurements(), FlowLikelihood(self)]
 
     # -- arguments ------------------------------------------------------------------------------------------------
 

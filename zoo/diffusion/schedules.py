@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import DataError
+from zoo.nn.devices import precise
 
 
 def alpha_sigma(log_snr: Tensor) -> tuple[Tensor, Tensor]:
@@ -205,9 +206,12 @@ class Learned(Schedule):
         return (rise - start) / (end - start), slope / (end - start)
 
     def _rise(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        inner, outer, straight = F.softplus(self.inner), F.softplus(self.outer), F.softplus(self.straight)
-        hidden = torch.sigmoid(inner * t[..., None] + self.bias)
-        return straight * t + hidden @ outer, straight + (hidden * (1 - hidden) * inner) @ outer
+        t = precise(t, self.inner)
+        inner, bias, outer, straight = (each.to(t.dtype) for each in (self.inner, self.bias, self.outer, self.straight))
+        inner, outer, straight = F.softplus(inner), F.softplus(outer), F.softplus(straight)
+        with torch.autocast(t.device.type, enabled=False):  # products of 16 bits would be no log-SNR
+            hidden = torch.sigmoid(inner * t[..., None] + bias)
+            return straight * t + hidden @ outer, straight + (hidden * (1 - hidden) * inner) @ outer
 
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
