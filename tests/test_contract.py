@@ -44,6 +44,7 @@ HERE = Path(__file__).resolve().parent
 TOYS = sorted(file.stem for file in (HERE / "toys").glob("*.py") if re.search(r"^def toy\(", file.read_text(), re.M))
 
 QUICK = {"lr": 1e-3, "warmup": 2}
+UNET = {"channels": 8, "multipliers": [1, 2], "blocks": 1, "attention": [4], "dropout": 0.1}
 BINARY, GREY, PLANE = {"shape": [1, 4, 4]}, {"shape": [1, 8, 8], "levels": 17}, {"shape": [2]}
 SMALL = {"channels": 2, "multipliers": [1, 1], "blocks": 1, "attention": []}  # a U-Net
 FAMILIES: dict[str, tuple[dict[str, Any], Any]] = {
@@ -59,12 +60,14 @@ FAMILIES: dict[str, tuple[dict[str, Any], Any]] = {
     "autoregressive.PixelCNN": ({**BINARY, "levels": 2, "channels": 2, "blocks": 1, **QUICK}, Patches),
     "autoregressive.PixelCNNPP": ({**GREY, "channels": 8, "blocks": 2, "mixtures": 2, **QUICK}, Digits),
     "autoregressive.PixelRNN": ({**BINARY, "levels": 2, "channels": 2, "layers": 1, **QUICK}, Patches),
-    "diffusion.Diffusion": ({**GREY, **SMALL, "timesteps": 6, "first": 8.0, "learned_betas": True, **QUICK}, Digits),
-    "diffusion.VDM": ({**GREY, **SMALL, "schedule": "learned", "first": 8.0, **QUICK}, Digits),
     "diffusion.BinomialDiffusion": (
         {**BINARY, "timesteps": 6, "channels": 2, "multipliers": [1, 1], "blocks": 1, "steps": 4, **QUICK},
         Patches,
     ),
+    "diffusion.DDPM": ({**GREY, "timesteps": 12, "steps": 4, **UNET, **QUICK}, Digits),
+    "diffusion.Diffusion": ({**GREY, **SMALL, "timesteps": 6, "first": 8.0, "learned_betas": True, **QUICK}, Digits),
+    "diffusion.EDM": ({**GREY, "classes": 10, "label_dropout": 0.2, "steps": 3, **UNET, **QUICK}, Digits),
+    "diffusion.VDM": ({**GREY, **SMALL, "schedule": "learned", "first": 8.0, **QUICK}, Digits),
     "flows.ContinuousFlow": ({**PLANE, "hidden": 4, "layers": 1, **QUICK}, Points),
     "flows.EnergyFlow": ({"energy": "energy2", "layers": 2, "warmup": 2}, lambda **a: Points("energy2", **a)),
     "flows.Glow": ({**GREY, "steps": 1, "channels": 4, "blocks": 1, **QUICK}, Digits),

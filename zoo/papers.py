@@ -289,6 +289,21 @@ PAPERS: dict[str, Paper] = {
         "ICLR",
         "1809.11096",
     ),
+    # diffusion
+    "ddpm": _paper(
+        "Denoising Diffusion Probabilistic Models",
+        "Ho, Jonathan; Jain, Ajay; Abbeel, Pieter",
+        2020,
+        "NeurIPS",
+        "2006.11239",
+    ),
+    "edm": _paper(
+        "Elucidating the Design Space of Diffusion-Based Generative Models",
+        "Karras, Tero; Aittala, Miika; Aila, Timo; Laine, Samuli",
+        2022,
+        "NeurIPS",
+        "2206.00364",
+    ),
 }
 
 

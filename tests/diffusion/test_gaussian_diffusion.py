@@ -115,7 +115,8 @@ def test_a_completion_keeps_what_is_known_and_sees_it(sampler):
 
 
 def test_what_is_known_goes_along_as_the_forward_process_has_it():
-    """Of the states on the way, in the known components: mean and variance of q(z | x), by each sampler."""
+    """Of the states on the way, in the known components: mean and variance of q(z | x), by each sampler but the one
+    whose steps have more variance than q(z_s | z_t, x)."""
     seen: list[tuple[float, Tensor]] = []
 
     class Watching(Exact):
@@ -125,7 +126,7 @@ def test_what_is_known_goes_along_as_the_forward_process_has_it():
 
     model = Toy()
     model.net = Watching(0.5)
-    for sampler in SAMPLERS:
+    for sampler in SAMPLERS.keys() - {"ancestral_beta"}:
         seen.clear()
         known = torch.tensor([True, False])
         model.complete(torch.full((4000, 2), 0.7), known, seed=0, steps=6, sampler=sampler)
@@ -170,7 +171,7 @@ def test_a_share_of_the_labels_is_hidden():
         ({"steps": 0}, "steps must be at least 1, not 0"),
         ({"steps": 11}, "steps must be at most 10, those of the schedule, not 11"),
         ({"steps": 2.5}, "steps must be a whole number"),
-        ({"sampler": "euler"}, "sampler must be one of ancestral, ddim, heun, dpm2m, not 'euler'"),
+        ({"sampler": "euler"}, "sampler must be one of ancestral, ancestral_beta, ddim, heun, dpm2m, not 'euler'"),
         ({"guidance": 2.0}, "not conditioned on classes, so that nothing guides it: leave out guidance"),
     ],
 )

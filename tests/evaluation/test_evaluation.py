@@ -332,6 +332,9 @@ def test_a_model_with_nothing_to_measure_is_refused():
     data.spec = Words.spec
     with pytest.raises(ZooError, match="neither log_prob nor elbo"):
         evaluate(Words(), data=data)
+    for how in ({"n": 5}, {"options": {"steps": 3}}):
+        with pytest.raises(ZooError, match="No samples of Words are measured: leave out how they are drawn"):
+            evaluate(Words(), data=data, **how)
 
 
 @pytest.mark.parametrize(

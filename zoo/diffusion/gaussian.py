@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from tqdm.auto import tqdm
 from zoo.arguments import count_of, real_of
 from zoo.diffusion.predictions import Coefficients, Prediction, datum_of
 from zoo.diffusion.probability_flow import FlowLikelihood
-from zoo.diffusion.samplers import Denoiser, Normal, sampler_of
+from zoo.diffusion.samplers import Denoiser, Normal, passes, sampler_of
 from zoo.diffusion.schedules import Schedule, alpha_sigma, over
 from zoo.diffusion.steps import check_steps, finite_state
 from zoo.errors import DataError
@@ -153,12 +154,19 @@ class GaussianDiffusion(GenerativeModel):
             seed: the same seed gives the same data, the first of them whatever `n` is.
             label: an integer, or n of them, or names of classes; without, a conditional model draws one for each.
             steps: of the sampler: more are slower and closer to the model.
-            sampler: ancestral, which draws anew in each step, or one that solves the probability-flow equation: ddim,
-                of first order, heun (two passes a step) or dpm2m, of second.
+            sampler: ancestral, which draws anew in each step (ancestral_beta with more noise), or one that solves the
+                probability-flow equation: ddim, of first order, heun (two passes a step) or dpm2m, of second.
             guidance: of a model with classes, how strongly the label counts: 1 as the model has it.
         """
         n, given = self.spec.count(n), self.check_labels(label, n)
         return self._drawn(n, seed, given, steps, sampler, guidance)
+
+    def way_of_sampling(self, **options: Any) -> str:
+        """Steps, sampler and the passes that they take: `18 steps of heun, 35 passes`, of guidance twice as many."""
+        steps, sampler = options.pop("steps", None) or self.steps, options.pop("sampler", None) or self.sampler
+        count = passes(sampler, steps) * (1 if options.get("guidance") in (None, 1) else 2)
+        said = f"{steps:,} steps of {sampler}, {count:,} passes"
+        return ", ".join(filter(None, (said, super().way_of_sampling(**options))))
 
     @torch.no_grad()
     def trace(

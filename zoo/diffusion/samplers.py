@@ -43,6 +43,17 @@ def step_ancestral(x: Tensor, z: Tensor, here: Tensor, there: Tensor, normal: No
     return mean + deviation * normal() if deviation > 0 else mean
 
 
+def ancestral_beta(denoise: Denoiser, z: Tensor, log_snrs: Tensor, normal: Normal) -> Iterator[Tensor]:
+    """As `ancestral`, with the variance of q(z_t | z_s), the paper's beta and the larger one of the two that it has
+    (arXiv 2006.11239, section 3.2): the best one for data that are standard normal. The last step adds no noise.
+    What is known of a datum gets on its way more noise than the forward process gives it.
+    """
+    for here, there in pairwise(log_snrs):
+        mean, _ = posterior(denoise(z, here), z, here, there)
+        beta = -torch.expm1(here - there) * torch.sigmoid(-here)
+        yield (z := mean + beta.sqrt() * normal() if there.isfinite() else mean)
+
+
 def posterior(x: Tensor, z: Tensor, here: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of z at the log-SNR `there` given z at `here`, where there is more noise, and x."""
     (alpha_here, _), (alpha_there, sigma_there) = alpha_sigma(here), alpha_sigma(there)
@@ -95,7 +106,18 @@ def _with_noise_of(z: Tensor, x: Tensor, here: Tensor, there: Tensor) -> Tensor:
     return alpha_there * x + sigma_there / sigma * (z - alpha * x)
 
 
-SAMPLERS: dict[str, Sampler] = {"ancestral": ancestral, "ddim": ddim, "heun": heun, "dpm2m": dpm2m}
+SAMPLERS: dict[str, Sampler] = {
+    "ancestral": ancestral,
+    "ancestral_beta": ancestral_beta,
+    "ddim": ddim,
+    "heun": heun,
+    "dpm2m": dpm2m,
+}
+
+
+def passes(name: str, steps: int) -> int:
+    """How often a sampler asks the denoiser on the way through so many steps, the last one to no noise."""
+    return 2 * steps - 1 if name == "heun" else steps
 
 
 def sampler_of(name: str) -> Sampler:

@@ -63,6 +63,10 @@ class GenerativeModel(Model):
         """
         raise ZooError(f"{type(self).__name__} cannot be sampled: it does not define sample().")
 
+    def way_of_sampling(self, **options: Any) -> str:
+        """How `sample` draws with these options, in a phrase for the card; empty where nothing is to be said."""
+        return ", ".join(f"{name} {value}" for name, value in options.items())
+
     chunk: int | None = None
     """Data that `sample` draws at once, which bounds its memory; None for `zoo.nn.draws.chunk_size`. It changes nothing
     but the last bit of float32, by which a value on the border of two levels may fall to either.
