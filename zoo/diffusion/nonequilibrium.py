@@ -32,10 +32,7 @@ Departures:
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Iterator
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -43,11 +40,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.arguments import count_of, real_of
+from zoo.diffusion.chain import GaussianChain
 from zoo.diffusion.decoder import decode
 from zoo.diffusion.kernels import LearnedBetas, costs_of, line, reading_costs
-from zoo.diffusion.posteriors import LogFactor, Posteriors
 from zoo.diffusion.predictions import datum_of, prediction_of
-from zoo.diffusion.samplers import Normal, posterior
 from zoo.diffusion.schedules import Cosine, Linear, alpha_sigma, over
 from zoo.errors import DataError
 from zoo.nn.draws import Draws
@@ -65,7 +61,7 @@ class Terms(NamedTuple):
     reconstruction: Tensor
 
 
-class Diffusion(Posteriors):
+class Diffusion(GaussianChain):
     """A chain of T Gaussian steps from noise to data, whose means and variances are learned by the paper's bound.
 
     Args:
@@ -305,39 +301,3 @@ class Diffusion(Posteriors):
         k = (place * steps).long().clamp(max=steps - 1) + self._states_of(steps) - steps
         noise = torch.randn(y.shape, device=y.device, dtype=torch.float32).to(y)
         return unit * (steps * self.step_cost(y, k, noise) + sum(self.end_costs(x, y)))
-
-    # -- drawing --------------------------------------------------------------------------------------------------
-
-    def way(
-        self,
-        sampler: str,
-        label: Tensor | None = None,
-        guidance: float = 1.0,
-        kept: tuple[Tensor, Tensor] | None = None,
-    ) -> Callable[[Tensor, Tensor, Normal], Iterator[Tensor]]:
-        """As of all Gaussian diffusions; the ancestral one is the reverse chain with its own variances."""
-        if sampler != "ancestral":
-            return super().way(sampler, label, guidance, kept)
-        return functools.partial(self.chain, kept=kept)
-
-    def chain(
-        self,
-        z: Tensor,
-        log_snrs: Tensor,
-        normal: Normal,
-        kept: tuple[Tensor, Tensor] | None = None,
-        log_factor: LogFactor | None = None,
-    ) -> Iterator[Tensor]:
-        """The states after each step of the kernel."""
-        for here, there in pairwise(log_snrs):
-            push = 0.0
-            if log_factor is None:
-                x, log_variance, _ = self.kernel(z, here, there)
-            else:
-                x, log_variance, push = self.perturbed(z, here, there, log_factor)
-            deviation = torch.exp(log_variance / 2)
-            if kept is not None:  # as the forward process has it, whatever the kernel's variance is
-                least = posterior(x, z, here, there)[1] if there.isfinite() else torch.zeros_like(here)
-                x, deviation = torch.where(kept[1], kept[0].to(x), x), torch.where(kept[1], least, deviation)
-            mean, _ = posterior(x, z, here, there)
-            yield (z := mean + deviation.square() * push + deviation * normal())

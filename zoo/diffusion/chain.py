@@ -1,17 +1,21 @@
-"""Posteriors of a chain of Gaussian steps: data given what is left of them under noise, and given a known factor."""
+"""A chain of Gaussian steps whose variances are its own: its draws, those given what is left of data under noise, and
+those given a known factor.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from zoo.arguments import real_of
 from zoo.diffusion.gaussian import GaussianDiffusion
-from zoo.diffusion.samplers import Normal
+from zoo.diffusion.samplers import Normal, posterior
 from zoo.diffusion.schedules import alpha_sigma
 from zoo.errors import DataError
 from zoo.nn.devices import full_precision
@@ -22,14 +26,26 @@ LogFactor = Callable[[Tensor, Tensor], Tensor]
 """Data (N, *shape) and how far off they may be, variances (N, *shape), to log r, (N,)."""
 
 
-class Posteriors(GaussianDiffusion):
-    """`denoise` and `posterior_sample` of a chain, whose family defines the two methods of a kernel here."""
+class GaussianChain(GaussianDiffusion):
+    """A diffusion that draws by a reverse kernel, which a family defines, and by it from posteriors."""
 
     def kernel(self, z: Tensor, here: Tensor, there: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The reverse kernel between any two log-SNRs: E[x | z], the log-variance of the state at `there`, and what it
         means for x, the variance of x given z. (N, *shape) each.
         """
         raise NotImplementedError
+
+    def way(
+        self,
+        sampler: str,
+        label: Tensor | None = None,
+        guidance: float = 1.0,
+        kept: tuple[Tensor, Tensor] | None = None,
+    ) -> Callable[[Tensor, Tensor, Normal], Iterator[Tensor]]:
+        """As of all Gaussian diffusions; the ancestral one is the chain with its own variances."""
+        if sampler != "ancestral":
+            return super().way(sampler, label, guidance, kept)
+        return functools.partial(self.chain, kept=kept)
 
     def chain(
         self,
@@ -48,7 +64,18 @@ class Posteriors(GaussianDiffusion):
             kept: as of `way`.
             log_factor: as of `posterior_sample`.
         """
-        raise NotImplementedError
+        for here, there in pairwise(log_snrs):
+            push = 0.0
+            if log_factor is None:
+                x, log_variance, _ = self.kernel(z, here, there)
+            else:
+                x, log_variance, push = self.perturbed(z, here, there, log_factor)
+            deviation = torch.exp(log_variance / 2)
+            if kept is not None:  # as the forward process has it, whatever the kernel's variance is
+                least = posterior(x, z, here, there)[1] if there.isfinite() else torch.zeros_like(here)
+                x, deviation = torch.where(kept[1], kept[0].to(x), x), torch.where(kept[1], least, deviation)
+            mean, _ = posterior(x, z, here, there)
+            yield (z := mean + deviation.square() * push + deviation * normal())
 
     @torch.no_grad()
     def denoise(self, y: Tensor, deviation: float, *, seed: int | None = None, steps: int | None = None) -> Tensor:
