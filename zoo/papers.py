@@ -183,19 +183,19 @@ PAPERS: dict[str, Paper] = {
         "ICML",
         "1503.03585",
     ),
-    "d3pm": _paper(
-        "Structured Denoising Diffusion Models in Discrete State-Spaces",
-        "Austin, Jacob; Johnson, Daniel D.; Ho, Jonathan; Tarlow, Daniel; van den Berg, Rianne",
-        2021,
-        "NeurIPS",
-        "2107.03006",
-    ),
     "vdm": _paper(
         "Variational Diffusion Models",
         "Kingma, Diederik P.; Salimans, Tim; Poole, Ben; Ho, Jonathan",
         2021,
         "NeurIPS",
         "2107.00630",
+    ),
+    "d3pm": _paper(
+        "Structured Denoising Diffusion Models in Discrete State-Spaces",
+        "Austin, Jacob; Johnson, Daniel D.; Ho, Jonathan; Tarlow, Daniel; van den Berg, Rianne",
+        2021,
+        "NeurIPS",
+        "2107.03006",
     ),
     # mixtures
     "semi-tied": _paper(
