@@ -459,6 +459,7 @@ def test_a_diffusion_is_held_against_networks_of_its_size(script: ModuleType, mo
     monkeypatch.setattr(sys, "argv", ["diffusion.py", "sample"])
     with pytest.raises(SystemExit, match="pip install diffusers denoising-diffusion-pytorch"):
         script.main()
+    assert set(script.contenders(script.SETTINGS, flash=False, alone=True)) == {"zoo"}
 
 
 @pytest.mark.parametrize("script", ["diffusion"], indirect=True)

@@ -8,9 +8,10 @@
 The others have the same levels, blocks and attention, as far as they have such arguments, and as many parameters within
 5 %: by their width, a multiple of 8, and by the size of what tells the noise or the number of heads. In each round all
 run one after the other, in another order each time; given are the median of each, and the median of the ratios of a
-round: above one, zoo is faster. `--net` takes arguments of `zoo.nn.unet.UNet` and may be given several times:
+round: above one, zoo is faster. `--net` takes arguments of `zoo.nn.unet.UNet` and may be given several times; with
+`--alone` networks of zoo are timed without the others, which need not be installed:
 
-    python tests/benchmarks/diffusion.py train --net '{}' --net '{"channels": 128, "multipliers": [1, 1, 1]}'
+    python tests/benchmarks/diffusion.py train --alone --net '{}' --net '{"channels": 128, "multipliers": [1, 1, 1]}'
 
 - train: images/s of steps on a batch in memory: the network, a squared error, its gradients, Adam. All have bf16
   autocast (or `--precision 32`) and `torch.compile`, as recipes do, and weights with their channels last. Beside it the
@@ -18,7 +19,7 @@ round: above one, zoo is faster. `--net` takes arguments of `zoo.nn.unet.UNet` a
   the share of the device's peak in dense bf16 products, where that is known. No data are loaded and nothing is
   averaged: how fast a recipe is in all, `training.py` tells.
 - sample: seconds in which a CPU draws images in float32, all by zoo's sampler; ratios are of processor time, in which
-  other work on the machine does not count.
+  other work on the machine does not count with `--threads 1` (several threads wait for one another, which counts).
 - memory: MiB that four chunks of samples take beyond those of one, and beyond the samples.
 """
 
@@ -137,12 +138,15 @@ def matched(makes: Iterable[Callable[[], nn.Module]], count: int) -> nn.Module:
     sys.exit(f"No network of the other library has within {CLOSE:.0%} of {count:,} parameters: give another --net.")
 
 
-def contenders(settings: Settings, flash: bool) -> dict[str, nn.Module]:
-    """zoo's network and those that it is held against.
+def contenders(settings: Settings, flash: bool, alone: bool = False) -> dict[str, nn.Module]:
+    """zoo's network and those that it is held against, unless it is alone.
 
     Raises:
         SystemExit: a library is not installed, or has no network of that size.
     """
+    own, channels = UNet(out_channels=settings["shape"][0], **settings), settings["channels"]
+    if alone:
+        return {"zoo": own}
     for library in ("diffusers", "denoising_diffusion_pytorch"):
         try:
             importlib.import_module(library)
@@ -151,7 +155,6 @@ def contenders(settings: Settings, flash: bool) -> dict[str, nn.Module]:
                 "This benchmark compares with diffusers and denoising-diffusion-pytorch, which are not both installed: "
                 "pip install diffusers denoising-diffusion-pytorch."
             )
-    own, channels = UNet(out_channels=settings["shape"][0], **settings), settings["channels"]
     # The nearest widths first, of these the ones that GPUs are fast with.
     widths = sorted(range(8, 3 * channels, 8), key=lambda width: (abs(width - channels) // 16, -gcd(width, 64)))
     by_diffusers = (partial(Diffusers, settings, w, e) for w in widths for e in (4 * w, 2 * w, w, 8 * w))
@@ -261,7 +264,7 @@ def train(settings: Settings, options: argparse.Namespace) -> list[dict[str, Any
     hardware = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     half, mode = options.precision == "bf16", None if options.compile == "none" else options.compile
     batch = options.batch or (512 if device.type == "cuda" else 4)
-    nets = contenders(settings, flash=half and device.type == "cuda")
+    nets = contenders(settings, half and device.type == "cuda", options.alone)
     steps = {name: Step(net.to(device), (batch, *settings["shape"]), half, mode) for name, net in nets.items()}
     times = in_rounds(steps, options.rounds, options.repeats, options.warmup)
     rows = []
@@ -309,7 +312,7 @@ class Drawn(GaussianDiffusion):
 def sample(settings: Settings, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Seconds of each on a CPU."""
     torch.set_num_threads(options.threads)
-    models = {name: Drawn(settings["shape"], net) for name, net in contenders(settings, flash=False).items()}
+    models = {name: Drawn(settings["shape"], net) for name, net in contenders(settings, False, options.alone).items()}
     draws = {
         name: partial(model.sample, options.n, seed=0, steps=options.steps, sampler="ddim")
         for name, model in models.items()
@@ -365,6 +368,7 @@ def main() -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--recipe", type=Path, help="of a model with a U-Net")
     which.add_argument("--net", action="append", type=json.loads, help="arguments of a U-Net, as JSON; several times")
+    parser.add_argument("--alone", action="store_true", help="without the other libraries")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, help="images of a training step; by default 512 on a GPU, 4 on a CPU")
     parser.add_argument("--precision", choices=("bf16", "32"), default="bf16", help="of training")

@@ -316,7 +316,7 @@ def test_a_picture_that_fails_leaves_a_whole_checkpoint(run, training, own, monk
     monkeypatch.setattr(PixelCNN, "sample", lambda self, n, *, seed=None: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("export", "runs/mine", "pixelcnn-digits")
-    assert (own / "README.md").read_text(encoding="utf-8") == card.render(read_config(own), own.name, picture=False)
+    assert (own / "README.md").read_text(encoding="utf-8") == card.render(read_config(own), own.name, pictures=())
 
 
 def test_an_unknown_name_is_one_sentence(run, tmp_path):
@@ -419,7 +419,7 @@ def test_evaluate_write_puts_the_number_on_the_card(run, own):
     config = read_config(own)
     assert config["results"] == [result.config]
     text = (own / "README.md").read_text(encoding="utf-8")
-    assert text == card.render(config, "pixelcnn-digits", picture=False)
+    assert text == card.render(config, "pixelcnn-digits", pictures=())
     (read,) = ModelCard(text).data.eval_results
     assert (read.metric_type, read.metric_value) == ("bits_per_dim", result.value)
     assert (own / "model.safetensors").is_file()
@@ -477,7 +477,7 @@ def test_evaluate_write_refuses_a_part_and_what_is_not_yours(run, own, monkeypat
 def test_card_prints_or_writes(run, own, monkeypatch, tmp_path):
     config = read_config(own)
     status, out, _ = run("card", own)
-    assert (status, out) == (0, card.render(config, "pixelcnn-digits", picture=False))
+    assert (status, out) == (0, card.render(config, "pixelcnn-digits", pictures=()))
     assert not (own / "README.md").exists()
     assert run("card", own, "--write")[0] == 0
     assert (own / "README.md").read_text(encoding="utf-8") == out

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zoo.diffusion.gaussian import GaussianDiffusion
 from zoo.diffusion.predictions import datum, velocity
 from zoo.diffusion.samplers import SAMPLERS
-from zoo.diffusion.schedules import Linear, alpha_sigma
+from zoo.diffusion.schedules import Cosine, Karras, Linear, LinearBeta, alpha_sigma
 from zoo.errors import DataError, ZooError
 from zoo.spec import DataSpec
 
@@ -95,9 +95,71 @@ def test_a_trace_ends_in_the_sample_and_begins_with_noise():
     states = model.trace(500, frames=5, seed=3, steps=12)
     assert states.shape == (5, 500, 2)
     torch.testing.assert_close(states[-1], model.sample(500, seed=3, steps=12))
-    # Divided by alpha, so that what there is of a datum keeps its place: noise of sigma / alpha, e^6.
-    assert 0.9 < float(states[0].std()) / math.exp(6) < 1.1
+    # Each is z, so that of data of deviation 1 all states have that: they stay where a picture shows them.
+    assert abs(float(states[0].std()) - 1) < 4 / math.sqrt(2 * 1000)
+    unit = Toy(deviation=1.0).trace(4000, frames=6, seed=0, steps=40, sampler="heun")
+    assert (unit.flatten(1).std(1) - 1).abs().max() < 4 / math.sqrt(2 * 8000)
     assert torch.equal(model.trace(500, frames=2, seed=3, steps=12), states[[0, -1]])
+
+
+@pytest.mark.parametrize("noise_schedule", [Linear(5.0, -5.0), Cosine(), LinearBeta(100, 1e-3, 0.1), Karras()])
+def test_the_way_to_noise_is_the_forward_process(noise_schedule):
+    """Mean and deviation of q(z | x) at each time, and between two times the covariance of a Markov process."""
+    model = Toy()
+    model.noise_schedule, model.deviation = noise_schedule, 2.0
+    n, times = 20_000, [0.8, 0.1, 0.5]
+    states = model.diffuse(torch.full((n, 2), 3.0), times, seed=0).double() / 2.0  # as the network sees them
+    assert states.shape == (3, n, 2)
+    alpha, sigma = alpha_sigma(noise_schedule(torch.tensor(times, dtype=torch.float64)))
+    for k in range(3):
+        assert (states[k].mean(0) - alpha[k] * 1.5).abs().max() < 4 * sigma[k] / math.sqrt(n)
+        assert (states[k].std(0) / sigma[k] - 1).abs().max() < 4 / math.sqrt(2 * n)
+    late, early = states[0, :, 0], states[1, :, 0]
+    correlation = alpha[0] / alpha[1] * sigma[1] / sigma[0]  # z_t is alpha_t / alpha_s z_s, and noise of its own
+    assert abs(float(torch.corrcoef(torch.stack([late, early]))[0, 1] - correlation)) < 4 / math.sqrt(n)
+
+
+def test_the_noise_of_a_datum_is_its_own():
+    model, x = Images(), torch.randint(5, (7, 1, 2, 2), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    way = model.diffuse(x, [0.0, 0.4, 1.0], seed=3)
+    assert (way.shape, way.dtype) == ((3, 7, 1, 2, 2), torch.uint8)
+    assert torch.equal(way[0], x), "at the least noise the nearest levels are the data"
+    assert set(way[2].unique().tolist()) <= {0, 1, 2, 3, 4}
+    model.chunk = 3
+    assert torch.equal(model.diffuse(x, [0.0, 0.4, 1.0], seed=3), way)
+    assert torch.equal(model.diffuse(x[:2], [0.0, 0.4, 1.0], seed=3), way[:, :2])
+    assert not torch.equal(model.diffuse(x, [0.0, 0.4, 1.0], seed=4), way)
+    assert torch.equal(model.diffuse(x, 0.0, seed=3), way[:1])
+    assert model.diffuse(x[:0], [0.0, 0.4], seed=3).shape == (2, 0, 1, 2, 2)
+    assert model.diffuse(x, [], seed=3).shape == (0, 7, 1, 2, 2)
+
+
+@pytest.mark.parametrize(("t", "said"), [(1.5, "not 1.5"), ([0.5, -0.1], "not -0.1"), (math.nan, "not nan")])
+def test_times_outside_are_refused(t, said):
+    with pytest.raises(DataError, match=rf"^t must be in \[0, 1\], {said}\.$"):
+        Toy().diffuse(torch.zeros(1, 2), t)
+    if isinstance(t, float):
+        with pytest.raises(DataError, match=rf"^t must be in \[0, 1\], {said}\.$"):
+            Toy().drift(torch.zeros(1, 2), t)
+    with pytest.raises(DataError, match=r"^t must be numbers in \[0, 1\], not 'early'"):
+        Toy().diffuse(torch.zeros(1, 2), "early")
+
+
+def test_the_drift_keeps_a_gaussian_one():
+    """Of Gaussian data the flow is linear, z(lambda) = z deviation(lambda), the square of which is v alpha^2 + sigma^2:
+    its derivative is z (v - 1) alpha^2 sigma^2 / (2 (v alpha^2 + sigma^2)).
+    """
+    model, x = Toy().double(), torch.randn(5, 2, dtype=torch.float64)
+    model.deviation = 3.0  # that of the data as the network sees them is 0.5
+    for t in (0.0, 0.4, 0.5, 1.0):
+        alpha, sigma = alpha_sigma(model.noise_schedule(torch.tensor(t, dtype=torch.float64)))
+        rate = (0.25 - 1) * (alpha * sigma) ** 2 / (2 * (0.25 * alpha**2 + sigma**2))
+        torch.testing.assert_close(model.drift(x, t), rate * x)
+    labelled = Toy(classes=2, deviation=1.0)
+    apart = labelled.drift(torch.zeros(1, 2), 0.5, label=1) - labelled.drift(torch.zeros(1, 2), 0.5)
+    assert (apart > 0).all(), "towards the centre of the class"
+    with pytest.raises(DataError, match="The drift is that of continuous data, and these have 5 levels"):
+        Images().drift(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), 0.5)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -426,10 +426,16 @@ def test_binary_images_are_measured_in_nats():
         ({"schedule": "cosine"}, "schedule must be linear or learned, not 'cosine'"),
         ({"first": -6.0}, "A schedule is monotone"),
         ({"schedule": "learned", "last": 14.0}, "A schedule is monotone"),
-        ({"fourier": -1}, "fourier must be at least 0, not -1"),
+        ({"fourier": -1}, "fourier must be 0..10, not -1"),
+        ({"fourier": 10**9}, "fourier must be 0..10, not 1000000000"),
         ({"shape": [2]}, "shape"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, sentence):
     with pytest.raises(DataError, match=sentence):
         VDM(**{**TINY, **arguments})
+
+
+def test_times_outside_are_refused():
+    with pytest.raises(DataError, match=r"t must be in \[0, 1\], not 1.5"):
+        model().terms_at(images(1), torch.tensor([1.5]), noise(1), noise(1))

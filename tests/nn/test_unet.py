@@ -213,7 +213,7 @@ def test_attention_is_its_formula():
         query, key = (each / each.square().mean(-1, keepdim=True).sqrt() for each in (query, key))
         scores = attention.sharpness[head] * torch.einsum("nlc,nmc->nlm", query, key) / 8
         heads.append(scores.softmax(-1) @ value)
-    out = torch.cat(heads, 2) @ attention.out.weight.T + attention.out.bias
+    out = torch.cat(heads, 2) @ attention.out.weight.T
     torch.testing.assert_close(attention(x), x + out.mT.view_as(x), rtol=1e-4, atol=1e-5)
 
 
@@ -231,10 +231,10 @@ def test_attention_knows_no_places():
 def test_a_block_is_its_formula():
     block, x = awake(Block(32, 16, 0.0, attend=False)), torch.randn(2, 32, 4, 4, dtype=torch.float64)
     told = torch.randn(2, 32, 1, 1, dtype=torch.float64)
-    h = F.conv2d(F.silu(block.norm1(x)), block.conv1.weight, block.conv1.bias, padding=1)
+    h = F.conv2d(F.silu(block.norm1(x)), block.conv1.weight, padding=1)
     h = by_hand(h, 16) * (1 + told[:, :16]) + told[:, 16:]
-    h = F.conv2d(F.silu(h), block.conv2.weight, block.conv2.bias, padding=1)
-    expected = h + torch.einsum("oi,nihw->nohw", block.skip.weight[:, :, 0, 0], x) + block.skip.bias[:, None, None]
+    h = F.conv2d(F.silu(h), block.conv2.weight, padding=1)
+    expected = h + torch.einsum("oi,nihw->nohw", block.skip.weight[:, :, 0, 0], x)
     torch.testing.assert_close(block(x, told), expected)
 
 

@@ -127,6 +127,7 @@ def show_card(name: str | None = None, *, write: bool = False, readme: bool = Fa
     """
     from zoo.hub import card, finding, places, tables
     from zoo.hub.config import read_config
+    from zoo.hub.reading import pictures_in
 
     if name is None and not readme:
         raise ZooError("Name the checkpoint whose card to make, or give --readme for all cards and tables.")
@@ -139,7 +140,7 @@ def show_card(name: str | None = None, *, write: bool = False, readme: bool = Fa
             tell(card.write(folder))
         else:
             shown = folder.resolve().name if finding.is_own(name, folder) else name
-            print(card.render(read_config(folder), shown, (folder / card.PICTURE).is_file()), end="")
+            print(card.render(read_config(folder), shown, pictures_in(folder)), end="")
     if readme:
         for path in [*card.write_all(), *tables.write_pages(Path())]:
             tell(path)

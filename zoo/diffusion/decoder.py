@@ -1,4 +1,4 @@
-"""What a state with little noise says of the levels: p(x | z) of Kingma et al. 2021, arXiv 2107.00630, section 3.2.
+"""What a state with little noise says of the levels: p(x | z_0) of Kingma et al. 2021, arXiv 2107.00630, section 3.
 
 For each component p(x | z) is proportional to q(z | x), the density of z = alpha x + sigma epsilon, over all levels x:
 a softmax of -(z - alpha x)^2 / (2 sigma^2). It is the exact posterior where components are independent and their levels

@@ -16,22 +16,21 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from zoo.arguments import count_of, real_of
+from zoo.diffusion.forward import ForwardProcess
 from zoo.diffusion.predictions import Coefficients, Prediction, datum_of
 from zoo.diffusion.probability_flow import FlowLikelihood
 from zoo.diffusion.samplers import Denoiser, Normal, passes, sampler_of
-from zoo.diffusion.schedules import Schedule, alpha_sigma, over
+from zoo.diffusion.schedules import alpha_sigma, over
 from zoo.diffusion.steps import check_steps, finite_state
 from zoo.errors import DataError
-from zoo.model import GenerativeModel, Measurement
+from zoo.model import Measurement
 from zoo.nn.devices import full_precision, precise
 from zoo.nn.draws import Draws
-from zoo.nn.levels import from_unit, to_unit
-from zoo.spec import DataSpec
 
 Labels = int | str | Sequence[int | str] | Tensor | None
 
 
-class GaussianDiffusion(GenerativeModel):
+class GaussianDiffusion(ForwardProcess):
     """A model of x in z = alpha x + sigma epsilon at every noise level.
 
     A family sets these in its constructor, after `save_hyperparameters`.
@@ -49,25 +48,14 @@ class GaussianDiffusion(GenerativeModel):
         label_dropout: share of the labels that training hides, without which there is no guidance.
     """
 
-    spec: DataSpec
     net: nn.Module
     prediction: Prediction
-    noise_schedule: Schedule
-    deviation: float = 1.0
     steps: int = 50
     sampler: str = "ancestral"
     most_steps: int | None = None
     label_dropout: float = 0.0
 
     # -- data -----------------------------------------------------------------------------------------------------
-
-    def scaled(self, x: Tensor) -> Tensor:
-        """Data as the network sees them, (N, *shape) in float32: levels in [-1, 1]."""
-        return to_unit(x, self.spec.levels) if self.spec.levels is not None else precise(x) / self.deviation
-
-    def unscaled(self, y: Tensor) -> Tensor:
-        """Data of what the network sees, (N, *shape): the nearest levels."""
-        return from_unit(y, self.spec.levels) if self.spec.levels is not None else y * self.deviation
 
     def decoded(self, z: Tensor, draws: Draws) -> Tensor:
         """Data of the last state that a sampler gives, (N, *shape); where they are drawn of it, by their numbers."""
@@ -182,12 +170,35 @@ class GaussianDiffusion(GenerativeModel):
     ) -> Tensor:
         """The states on the way of `n` data that `sample` draws with the same arguments, (frames, n, *shape).
 
-        They are at even distances in steps; the first is noise and the last the data. Each is divided by alpha and
-        rounded, so that data keep their place on the way.
+        They are at even distances in steps; the first is noise and the last the data. States z are given as data, in
+        their unit, or as their nearest levels: the noise at the beginning is about as wide as the data.
         """
         n, given = self.spec.count(n), self.check_labels(label, n)
         frames = count_of(frames, "frames", least=2)
         return self._drawn(n, seed, given, steps, sampler, guidance, frames=frames).movedim(1, 0)
+
+    @torch.no_grad()
+    def drift(self, x: Tensor, t: float, *, label: Labels = None) -> Tensor:
+        """Where the probability flow carries states of continuous data as noise is taken away, (N, *shape).
+
+        It is dz / d lambda of `zoo.diffusion.samplers`, in the unit of the data.
+
+        Args:
+            x: states as `trace` and `diffuse` give them, (N, *shape).
+            t: a time in [0, 1].
+            label: of each; without, a model with classes tells what it does where none is known.
+
+        Raises:
+            DataError: the data have levels, to which a state would have been rounded, or t is outside [0, 1].
+        """
+        if self.spec.levels is not None:
+            raise DataError(f"The drift is that of continuous data, and these have {self.spec.levels} levels.")
+        z = self.scaled(self.check(x))
+        log_snr = self.noise_schedule(torch.as_tensor(t, dtype=torch.float64, device=z.device)).to(z.dtype)
+        with self.sampling_mode(cached=False), full_precision(self.device):
+            mean = self.denoiser(self.check_labels(label, len(z)))(z, log_snr)
+        alpha, _ = alpha_sigma(log_snr)
+        return self.unscaled(alpha * (mean - alpha * z) / 2)
 
     @torch.no_grad()
     def complete(
@@ -259,8 +270,7 @@ class GaussianDiffusion(GenerativeModel):
                 return self.decoded(z, draws)
             chosen, shown = torch.linspace(0, steps, frames).round().long().tolist(), []
             for k, state in enumerate([z, *states]):
-                alpha = alpha_sigma(log_snrs[k])[0].to(z.dtype)
-                data = self.unscaled(state / alpha) if k < steps else self.decoded(state, draws)
+                data = self.unscaled(state) if k < steps else self.decoded(state, draws)
                 shown += [data] * chosen.count(k)
             return torch.stack(shown, 1)
 

@@ -6,7 +6,7 @@ is trained by the bound on the likelihood itself,
     -log p(x) <= KL(q(z_1 | x) || N(0, 1)) + 1/2 E[-lambda'(t) |epsilon - epsilon_hat(z_t, lambda(t))|^2]
                  - E[log p(x | z_0)],
 
-the terms of prior, diffusion and reconstruction (equations 11 to 15, t uniform on [0, 1]). In it the log-SNR
+the terms of prior, diffusion and reconstruction (sections 3 and 5; t is uniform on [0, 1]). In it the log-SNR
 lambda(t) matters by its two ends alone (section 5.1); between them it may be learned to make the estimate less noisy.
 Features of a period of one and of two levels show the network what noise below a level does (appendix C).
 
@@ -36,6 +36,8 @@ from zoo.errors import DataError
 from zoo.nn.draws import Draws
 from zoo.nn.unet import UNet
 from zoo.spec import DataSpec, check_image_shape
+
+OCTAVES = 10  # periods beyond all 256 levels tell no more than z does
 
 
 class Terms(NamedTuple):
@@ -74,6 +76,7 @@ class VDM(GaussianDiffusion):
         >>> x = model.sample(4, seed=0, steps=100)       # uint8 (4, 3, 32, 32)
         >>> model.elbo(x, samples=8, seed=0)             # (4,) nats
         >>> model.terms(x, samples=8, seed=0).diffusion  # (4,) nats
+        >>> flow_elbo(model, x, seed=0)                  # (4,) nats, of zoo.diffusion.probability_flow
     """
 
     papers = ("vdm",)
@@ -106,7 +109,8 @@ class VDM(GaussianDiffusion):
             raise DataError(f"prediction must be epsilon or v, not {prediction!r}.")
         if schedule not in ("linear", "learned"):
             raise DataError(f"schedule must be linear or learned, not {schedule!r}.")
-        count_of(fourier, "fourier", least=0)
+        if not 0 <= fourier <= OCTAVES:
+            raise DataError(f"fourier must be 0..{OCTAVES}, not {fourier}.")
         self.save_hyperparameters()
         self.spec = DataSpec(tuple(shape), levels)
         self.prediction = prediction_of(prediction)
@@ -188,9 +192,12 @@ class VDM(GaussianDiffusion):
             noise: of z_t, standard normal, in the shape of x.
             first_noise: of z_0, the same.
             rates: log-SNRs and slopes at these times where they are known, (N,) each.
+
+        Raises:
+            DataError: a time is outside [0, 1].
         """
         y, ends = self.scaled(x).to(noise), self.ends()
-        log_snr, slope = rates or (self.noise_schedule.log_snr(t), self.noise_schedule.slope(t))
+        log_snr, slope = rates or (self.noise_schedule(t), self.noise_schedule.slope(t))
         alpha, sigma = alpha_sigma(log_snr)
         z = over(alpha, y) * y + over(sigma, y) * noise
         output, coefficients = self.predict(z, log_snr), self.coefficients(log_snr)
@@ -220,8 +227,10 @@ class VDM(GaussianDiffusion):
         x = self.check(x)
         noise, first_noise = (torch.randn(x.shape, device=x.device, dtype=torch.float32) for _ in range(2))
         t = even_times(len(x), x.device)
-        if not isinstance(self.noise_schedule, Learned):
-            return unit * sum(self.terms_at(x, t, noise, first_noise))
+        schedule = self.noise_schedule
+        if not isinstance(schedule, Learned):
+            rates = schedule.log_snr(t), schedule.slope(t)  # without a look at t, for which a GPU would wait
+            return unit * sum(self.terms_at(x, t, noise, first_noise, rates))
         return self._loss_and_variance(x, t, noise, first_noise, unit)
 
     def _loss_and_variance(self, x: Tensor, t: Tensor, noise: Tensor, first_noise: Tensor, unit: float) -> Tensor:

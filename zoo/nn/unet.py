@@ -4,8 +4,9 @@ The U-Net (Ronneberger et al. 2015, arXiv 1505.04597) has the residual blocks an
 (arXiv 2006.11239), and as in Dhariwal & Nichol 2021 (arXiv 2105.05233, section 3) the noise sets scale and shift after
 a normalization. Departures, for speed at few channels: the convolutions between the levels change the number of
 channels, so that a level has one width and the larger image the narrow one; the enlarging ones work on the smaller
-image; a group of normalization has 16 channels (Wu & He 2018, arXiv 1803.08494, table 3), which are 32 neighbouring
-bytes in channels-last bfloat16, the least that a GPU reads. For stability queries and keys are normalized, as in
+image; a group of normalization (Wu & He 2018, arXiv 1803.08494) has 16 channels, which are 32 neighbouring bytes in
+channels-last bfloat16, the least that a GPU reads; convolutions have no biases, whose gradients would each read a whole
+image again, for normalizations and conditions shift each channel. For stability queries and keys are normalized, as in
 `zoo.nn.attention`.
 
 How much noise there is says the log-SNR. Both are called `net(z, log_snr, label)`; a label equal to the number of
@@ -92,7 +93,7 @@ class Attention(nn.Module):
         self.norm = norm(channels)
         # Three weights and not one: an optimizer that orthogonalizes then treats each of the three maps by itself.
         self.query, self.key, self.value = (preserving(nn.Linear(channels, channels, bias=False)) for _ in range(3))
-        self.out = zeroed(nn.Linear(channels, channels))
+        self.out = zeroed(nn.Linear(channels, channels, bias=False))
         self.sharpness = nn.Parameter(torch.ones(self.heads))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -119,11 +120,11 @@ class Block(nn.Module):
     def __init__(self, inputs: int, outputs: int, dropout: float, attend: bool) -> None:
         super().__init__()
         self.norm1, self.norm2 = norm(inputs), norm(outputs, affine=False)
-        self.conv1 = preserving(nn.Conv2d(inputs, outputs, 3, padding=1))
-        self.conv2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.conv1 = preserving(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False))
+        self.conv2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1, bias=False))
         self.condition = nn.Linear(CONDITIONS, 2 * outputs)  # which `UNet` computes
         self.dropout = nn.Dropout(dropout)
-        self.skip = preserving(nn.Conv2d(inputs, outputs, 1)) if inputs != outputs else nn.Identity()
+        self.skip = preserving(nn.Conv2d(inputs, outputs, 1, bias=False)) if inputs != outputs else nn.Identity()
         self.attention = Attention(outputs) if attend else nn.Identity()
 
     def forward(self, x: Tensor, told: Tensor) -> Tensor:
@@ -188,10 +189,10 @@ class UNet(nn.Module):
         self.conditions = Conditions(classes)
         self.first = preserving(nn.Conv2d(shape[0] * (1 + 2 * len(self.fourier)), widths[0], 3, padding=1))
         self.down = nn.ModuleList(level(i, width, blocks) for i, width in enumerate(widths))
-        self.shrink = nn.ModuleList(preserving(nn.Conv2d(a, b, 3, 2, 1)) for a, b in pairwise(widths))
+        self.shrink = nn.ModuleList(preserving(nn.Conv2d(a, b, 3, 2, 1, bias=False)) for a, b in pairwise(widths))
         self.middle = nn.ModuleList(Block(widths[-1], widths[-1], dropout, attend) for attend in (True, False))
         self.up = nn.ModuleList(level(i, 2 * width, blocks + 1) for i, width in enumerate(widths))
-        self.grow = nn.ModuleList(preserving(nn.Conv2d(b, a, 1)) for a, b in pairwise(widths))
+        self.grow = nn.ModuleList(preserving(nn.Conv2d(b, a, 1, bias=False)) for a, b in pairwise(widths))
         self.norm, self.last = norm(widths[0]), zeroed(nn.Conv2d(widths[0], out_channels, 3, padding=1))
 
     def forward(self, z: Tensor, log_snr: Tensor, label: Tensor | None = None) -> Tensor:
