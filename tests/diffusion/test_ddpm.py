@@ -122,6 +122,14 @@ def test_steps_are_as_likely_as_one_another():
     assert model.levels(torch.tensor([0.0, 1.0])).isfinite().all(), "rounding may bring a 1"
 
 
+def test_images_are_told_within_their_range_and_points_where_they_are():
+    """An untrained network tells no noise: x = z / alpha, far out where there is little of x in z."""
+    z, log_snr = torch.tensor([-0.3, 0.0, 0.4]).view(3, 1, 1, 1).expand(3, 1, 8, 8), torch.tensor(-6.0)
+    with torch.no_grad():
+        assert digits().mean(z, log_snr).unique().tolist() == [-1, 0, 1]
+        torch.testing.assert_close(points().mean(z[:, 0, 0, :2], log_snr), z[:, 0, 0, :2] / alpha_sigma(log_snr)[0])
+
+
 # -- the bound -----------------------------------------------------------------------------------------------------
 
 

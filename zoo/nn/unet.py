@@ -5,9 +5,9 @@ The U-Net (Ronneberger et al. 2015, arXiv 1505.04597) has the residual blocks an
 a normalization. Departures, for speed at few channels: the convolutions between the levels change the number of
 channels, so that a level has one width and the larger image the narrow one; the enlarging ones work on the smaller
 image; a group of normalization (Wu & He 2018, arXiv 1803.08494) has 16 channels, which are 32 neighbouring bytes in
-channels-last bfloat16, the least that a GPU reads; convolutions have no biases, whose gradients would each read a whole
-image again, for normalizations and conditions shift each channel. For stability queries and keys are normalized, as in
-`zoo.nn.attention`.
+channels-last bfloat16, the least that a GPU reads; convolutions between the ends have no biases, whose gradients would
+read each image again: normalizations and conditions shift each channel. For stability queries and keys are normalized,
+as in `zoo.nn.attention`.
 
 How much noise there is says the log-SNR. Both are called `net(z, log_snr, label)`; a label equal to the number of
 classes, and no label at all, means that none is known. Under autocast the stream and the convolutions of the U-Net are
