@@ -66,7 +66,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], Any]] = {
     ),
     "diffusion.DDPM": ({**GREY, "timesteps": 12, "steps": 4, **UNET, **QUICK}, Digits),
     "diffusion.EDM": ({**GREY, "classes": 10, "label_dropout": 0.2, "steps": 3, **UNET, **QUICK}, Digits),
-    "diffusion.VDM": ({**GREY, **SMALL, "schedule": "learned", "first": 8.0, **QUICK}, Digits),
+    "diffusion.VDM": ({**GREY, **SMALL, "noise_schedule": "learned", "first": 8.0, **QUICK}, Digits),
     "flows.ContinuousFlow": ({**PLANE, "hidden": 4, "layers": 1, **QUICK}, Points),
     "flows.EnergyFlow": ({"energy": "energy2", "layers": 2, "warmup": 2}, lambda **a: Points("energy2", **a)),
     "flows.Glow": ({**GREY, "steps": 1, "channels": 4, "blocks": 1, **QUICK}, Digits),

@@ -249,7 +249,7 @@ def slope_of(function, parameter: Tensor, where: int, h: float = 1e-5) -> float:
 
 
 def test_the_ends_learn_by_the_bound_and_the_interior_by_the_square_of_its_diffusion_term():
-    vdm, x, t = model(schedule="learned"), images(), torch.linspace(0.05, 0.9, 6, dtype=torch.float64)
+    vdm, x, t = model(noise_schedule="learned"), images(), torch.linspace(0.05, 0.9, 6, dtype=torch.float64)
     vdm.noise_schedule, unit = bent(8.0, -4.0), 1 / (16 * math.log(2))
     eps, first_eps = noise(), noise().flip(0)
     vdm._loss_and_variance(x, t, eps, first_eps, unit).mean().backward()
@@ -306,7 +306,7 @@ def test_the_interior_moves_the_variance_and_not_the_mean():
 @pytest.mark.parametrize("schedule", ["linear", "learned"])
 def test_training_lowers_the_bound(schedule):
     torch.manual_seed(0)
-    vdm = VDM(shape=[1, 4, 4], levels=5, schedule=schedule, first=8.0, **TINY)
+    vdm = VDM(shape=[1, 4, 4], levels=5, noise_schedule=schedule, first=8.0, **TINY)
     x = images(1).expand(64, 1, 4, 4)
     before = float(vdm.eval().loss(x).detach().mean())
     optimizer = torch.optim.Adam(vdm.train().parameters(), lr=1e-2)
@@ -324,7 +324,7 @@ def test_training_lowers_the_bound(schedule):
 
 @pytest.mark.parametrize("schedule", ["linear", "learned"])
 def test_all_but_the_inside_of_the_network_is_float32_under_autocast(schedule):
-    vdm = VDM(shape=[1, 4, 4], levels=256, schedule=schedule, **TINY).eval()
+    vdm = VDM(shape=[1, 4, 4], levels=256, noise_schedule=schedule, **TINY).eval()
     net, seen = vdm.net, []
 
     class Watching(nn.Module):
@@ -380,7 +380,7 @@ def test_the_chain_ends_at_the_bounds_first_log_snr_and_what_it_draws_is_the_dec
 
 
 def test_a_learned_schedule_draws_through_its_own_ends():
-    vdm = model(schedule="learned").float()
+    vdm = model(noise_schedule="learned").float()
     with torch.no_grad():
         vdm.noise_schedule.ends.copy_(torch.tensor([7.0, -3.0]))
     assert vdm.log_snrs(3)[[0, -1]].tolist() == pytest.approx([-3.0, 7.0])
@@ -424,9 +424,9 @@ def test_binary_images_are_measured_in_nats():
         ({"levels": None}, "levels must be 2..256, not None: the bound is one of discrete values"),
         ({"levels": 1}, "levels must be 2..256, not 1"),
         ({"prediction": "x"}, "prediction must be epsilon or v, not 'x'"),
-        ({"schedule": "cosine"}, "schedule must be linear or learned, not 'cosine'"),
+        ({"noise_schedule": "cosine"}, "noise_schedule must be linear or learned, not 'cosine'"),
         ({"first": -6.0}, "A schedule is monotone"),
-        ({"schedule": "learned", "last": 14.0}, "A schedule is monotone"),
+        ({"noise_schedule": "learned", "last": 14.0}, "A schedule is monotone"),
         ({"fourier": -1}, "fourier must be 0..10, not -1"),
         ({"fourier": 10**9}, "fourier must be 0..10, not 1000000000"),
         ({"shape": [2]}, "shape"),

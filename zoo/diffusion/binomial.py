@@ -21,8 +21,6 @@ Departures:
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -30,6 +28,7 @@ from zoo.arguments import count_of
 from zoo.diffusion.binary import BinaryDiffusion, log_odds, step_kl, telling_steps
 from zoo.diffusion.schedules import over
 from zoo.diffusion.steps import check_steps
+from zoo.diffusion.terms import BoundOfTerms, Terms
 from zoo.errors import DataError
 from zoo.nn.devices import precise
 from zoo.nn.draws import Draws
@@ -39,18 +38,7 @@ from zoo.spec import DataSpec, check_image_shape
 TOGETHER = {"cpu": 64, "gpu": 1024}  # images that go through the network at once for a bound
 
 
-class Terms(NamedTuple):
-    """Those of -log p(x) <= prior + diffusion + reconstruction, in nats.
-
-    The prior's is 0, for x_T is all coins; reconstruction is the step from x_1 to x_0, diffusion all others.
-    """
-
-    prior: Tensor
-    diffusion: Tensor
-    reconstruction: Tensor
-
-
-class BinomialDiffusion(BinaryDiffusion):
+class BinomialDiffusion(BoundOfTerms, BinaryDiffusion):
     """Binary images from coins, by a chain of Bernoullis that a U-Net's p(x_0 | x_t) steers.
 
     Args:
@@ -125,58 +113,6 @@ class BinomialDiffusion(BinaryDiffusion):
 
     # -- the bound ------------------------------------------------------------------------------------------------
 
-    def elbo(
-        self,
-        x: Tensor,
-        *,
-        samples: int = 1,
-        seed: int | None = None,
-        index: Tensor | None = None,
-        steps: int | None = None,
-    ) -> Tensor:
-        """A lower bound on log p(x): images uint8 (N, C, H, W) to (N,) nats, an unbiased estimate of it.
-
-        The bound is -sum_t E KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)); the term of the prior is 0. Of the T steps
-        each image is given `samples`, evenly spread by what they tell (`telling_steps`); from T on all of them.
-
-        Args:
-            x: images.
-            samples: steps, one pass of the network each. More make it less noisy, and not higher.
-            seed: of the steps and of the noise in them; the global random state stays as it was.
-            index: the places of the images in their split, int64 (N,), to which their numbers belong; by default in x.
-            steps: of the chain whose bound it is, by default T; a chain of fewer, evenly spread, is the model that
-                `sample` draws from with as many. Its bound is lower.
-        """
-        return self.elbo_draws(x, samples=samples, seed=seed, index=index, steps=steps).mean(0)
-
-    def elbo_draws(
-        self,
-        x: Tensor,
-        *,
-        samples: int = 1,
-        seed: int | None = None,
-        index: Tensor | None = None,
-        steps: int | None = None,
-    ) -> Tensor:
-        """The estimate by each of the steps alone, (samples, N) nats, whose mean is `elbo`.
-
-        Over data, each of them is without bias.
-        """
-        return -sum(self.term_draws(x, samples=samples, seed=seed, index=index, steps=steps).values())
-
-    def terms(
-        self,
-        x: Tensor,
-        *,
-        samples: int = 1,
-        seed: int | None = None,
-        index: Tensor | None = None,
-        steps: int | None = None,
-    ) -> Terms:
-        """The terms of which `elbo` with the same arguments is the negative sum, (N,) nats each."""
-        draws = self.term_draws(x, samples=samples, seed=seed, index=index, steps=steps)
-        return Terms(**{name: each.mean(0) for name, each in draws.items()})
-
     def term_draws(
         self,
         x: Tensor,
@@ -186,7 +122,17 @@ class BinomialDiffusion(BinaryDiffusion):
         index: Tensor | None = None,
         steps: int | None = None,
     ) -> dict[str, Tensor]:
-        """The terms by each step alone, (samples, N) nats each, by name."""
+        """As `BoundOfTerms` has it, by steps: E KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) each.
+
+        The term of the prior is 0, for x_T is all coins; reconstruction is the step from x_1 to x_0, diffusion all
+        others. Steps are evenly spread by what they tell (`telling_steps`); from T `samples` on they are all steps.
+        Over data, each draw is without bias.
+
+        Args:
+            x, samples, seed, index: as there.
+            steps: of the chain whose bound it is, by default T; a chain of fewer, evenly spread, is the model that
+                `sample` draws from with as many. Its bound is lower.
+        """
         losses, step = self._drawn_losses(x, samples, seed, index, steps)
         first = torch.where(step == 1, losses, 0.0)
         return Terms(torch.zeros_like(losses), losses - first, first)._asdict()

@@ -17,7 +17,6 @@ of the step before.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +25,7 @@ from zoo.arguments import count_of, real_of
 from zoo.diffusion.denoising import Denoising
 from zoo.diffusion.predictions import prediction_of
 from zoo.diffusion.schedules import Karras, Schedule, alpha_sigma, over, schedule_of
+from zoo.diffusion.terms import BoundOfTerms, Terms
 from zoo.errors import DataError
 from zoo.nn.draws import Draws
 
@@ -38,15 +38,7 @@ CHOICES = {
 VALIDATION = 8  # steps of the bound that validation looks at, for each datum
 
 
-class Terms(NamedTuple):
-    """Those of -log p(x) <= prior + diffusion + reconstruction, in nats."""
-
-    prior: Tensor
-    diffusion: Tensor
-    reconstruction: Tensor
-
-
-class DDPM(Denoising):
+class DDPM(BoundOfTerms, Denoising):
     """A chain of T Gaussian steps from noise to data, with a bound on log p(x).
 
     Args:
@@ -143,52 +135,6 @@ class DDPM(Denoising):
 
     # -- the bound ------------------------------------------------------------------------------------------------
 
-    def elbo(
-        self,
-        x: Tensor,
-        *,
-        samples: int = 1,
-        seed: int | None = None,
-        label: Tensor | None = None,
-        index: Tensor | None = None,
-    ) -> Tensor:
-        """A lower bound on log p(x): (N, *shape) to (N,) nats, estimated without bias (equation 5).
-
-        Args:
-            x: data.
-            samples: steps of the chain that are looked at for each datum, spread evenly over it: more are less noisy.
-                From T on they are all steps, each with one draw of its noise.
-            seed: of steps and noise; the same seed gives the same bound. The global random state stays as it was.
-            label: of each datum, where the model has classes.
-            index: the places of the data in their split, int64 (N,), to which their noise belongs; by default in x.
-        """
-        return self.elbo_draws(x, samples=samples, seed=seed, label=label, index=index).mean(0)
-
-    def elbo_draws(
-        self,
-        x: Tensor,
-        *,
-        samples: int = 1,
-        seed: int | None = None,
-        label: Tensor | None = None,
-        index: Tensor | None = None,
-    ) -> Tensor:
-        """The bound by each step that is looked at, (S, N) nats, of which `elbo` is the mean."""
-        return -sum(self.term_draws(x, samples=samples, seed=seed, label=label, index=index).values())
-
-    def terms(
-        self,
-        x: Tensor,
-        *,
-        samples: int = 1,
-        seed: int | None = None,
-        label: Tensor | None = None,
-        index: Tensor | None = None,
-    ) -> Terms:
-        """The terms of which `elbo` with the same arguments is the negative sum, (N,) nats each."""
-        draws = self.term_draws(x, samples=samples, seed=seed, label=label, index=index)
-        return Terms(**{name: each.mean(0) for name, each in draws.items()})
-
     def term_draws(
         self,
         x: Tensor,
@@ -198,8 +144,10 @@ class DDPM(Denoising):
         label: Tensor | None = None,
         index: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """The terms by each step that is looked at, (S, N) nats each, by name; prior and reconstruction are the same by
-        all of them.
+        """As `BoundOfTerms` has it (equation 5), by steps of the chain; prior and reconstruction are the same by all.
+
+        From T - 1 `samples` on they are all steps, each with one draw of its noise. A model with classes needs the
+        label of each datum.
         """
         x, samples = self.check(x), min(count_of(samples, "samples"), self.most_steps - 1)
         label = self.check_labels(label, len(x))

@@ -33,7 +33,6 @@ Departures:
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +44,7 @@ from zoo.diffusion.decoder import decode
 from zoo.diffusion.kernels import LearnedBetas, costs_of, line, reading_costs
 from zoo.diffusion.predictions import datum_of, prediction_of
 from zoo.diffusion.schedules import Cosine, Linear, alpha_sigma, over
+from zoo.diffusion.terms import BoundOfTerms, Terms
 from zoo.errors import DataError
 from zoo.nn.draws import Draws
 from zoo.nn.unet import Perceptron, UNet
@@ -53,15 +53,7 @@ from zoo.spec import DataSpec
 SCHEDULES = {"linear": Linear, "cosine": Cosine}
 
 
-class Terms(NamedTuple):
-    """Those of -log p(x) <= prior + diffusion + reconstruction, in nats, (N,) each; the last is the first step's."""
-
-    prior: Tensor
-    diffusion: Tensor
-    reconstruction: Tensor
-
-
-class Diffusion(GaussianChain):
+class Diffusion(BoundOfTerms, GaussianChain):
     """A chain of T Gaussian steps from noise to data, whose means and variances are learned by the paper's bound.
 
     Args:
@@ -238,37 +230,14 @@ class Diffusion(GaussianChain):
         entropy = (math.log(2 * math.pi) + 1 - math.log1p(math.exp(first))) / 2
         return prior, y.new_full((len(y),), self.spec.dims * (entropy + math.log(self.deviation)))
 
-    def elbo(self, x: Tensor, *, samples: int = 1, seed: int | None = None, index: Tensor | None = None) -> Tensor:
-        """A lower bound on log p(x): data (N, *shape) to (N,) nats, estimated without bias.
-
-        The two ends are exact, but for the noise of the first step of continuous data. Of the steps between each datum
-        is given `samples`, at even distances from one that is drawn, and weighted by how many there are. With T of them
-        each step is there, and only its noise is random.
-
-        Args:
-            x: data.
-            samples: steps, a pass of the network each, of continuous data two. More of them make the estimate less
-                noisy, and not higher.
-            seed: of steps and noise; the same seed gives the same bound. The global random state stays as it was.
-            index: the places of the data in their split, int64 (N,), to which their numbers belong; by default in x.
-        """
-        return self.elbo_draws(x, samples=samples, seed=seed, index=index).mean(0)
-
-    def elbo_draws(
-        self, x: Tensor, *, samples: int = 1, seed: int | None = None, index: Tensor | None = None
-    ) -> Tensor:
-        """The estimate by each of the steps alone, (samples, N) nats, whose mean is `elbo`."""
-        return -sum(self.term_draws(x, samples=samples, seed=seed, index=index).values())
-
-    def terms(self, x: Tensor, *, samples: int = 1, seed: int | None = None, index: Tensor | None = None) -> Terms:
-        """The terms of which `elbo` with the same arguments is the negative sum, (N,) nats each."""
-        draws = self.term_draws(x, samples=samples, seed=seed, index=index)
-        return Terms(**{name: each.mean(0) for name, each in draws.items()})
-
     def term_draws(
         self, x: Tensor, *, samples: int = 1, seed: int | None = None, index: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """The terms by each step alone, (samples, N) nats each, by name."""
+        """As `BoundOfTerms` has it, by steps of the chain, which are weighted by how many there are.
+
+        The two ends are exact, but for the noise of the first step of continuous data, which is their reconstruction.
+        From T `samples` on each step is there, and only its noise is random.
+        """
         x, samples = self.check(x), count_of(samples, "samples")
         draws, y = Draws(seed, self.check_index(index, len(x))), self.scaled(x)
         between, found = self._states_of(self.most_steps) - 1, []

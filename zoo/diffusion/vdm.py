@@ -21,7 +21,6 @@ Departures:
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +31,7 @@ from zoo.diffusion.decoder import decode, log_decoder
 from zoo.diffusion.gaussian import GaussianDiffusion
 from zoo.diffusion.predictions import prediction_of, target_of
 from zoo.diffusion.schedules import Learned, Linear, alpha_sigma, over
+from zoo.diffusion.terms import BoundOfTerms, Terms
 from zoo.errors import DataError
 from zoo.nn.draws import Draws
 from zoo.nn.unet import UNet
@@ -40,15 +40,7 @@ from zoo.spec import DataSpec, check_image_shape
 OCTAVES = 10  # periods beyond all 256 levels tell no more than z does
 
 
-class Terms(NamedTuple):
-    """Those of -log p(x) <= prior + diffusion + reconstruction, in nats."""
-
-    prior: Tensor
-    diffusion: Tensor
-    reconstruction: Tensor
-
-
-class VDM(GaussianDiffusion):
+class VDM(BoundOfTerms, GaussianDiffusion):
     """A diffusion of images in continuous time that is trained by its bound.
 
     Data have levels: the reconstruction is that of a discrete x, and of points there is none.
@@ -63,7 +55,7 @@ class VDM(GaussianDiffusion):
         dropout: probability of dropping a value inside a block, while training.
         fourier: octaves of Fourier features of z: periods of one level, two, four, ...; 0 for none.
         prediction: what the network tells: "epsilon", as in the paper, or "v".
-        schedule: lambda(t): "linear", fixed, or "learned": its ends by the bound, its interior by the variance of the
+        noise_schedule: lambda(t): "linear", fixed, or "learned": its ends by the bound, its interior by the variance of the
             estimate.
         first, last: lambda(0) and lambda(1); where the learned ones begin.
         optimizer: "adamw" or "muon" (see `GenerativeModel.configure_optimizers`).
@@ -93,7 +85,7 @@ class VDM(GaussianDiffusion):
         dropout: float = 0.0,
         fourier: int = 2,
         prediction: str = "epsilon",
-        schedule: str = "linear",
+        noise_schedule: str = "linear",
         first: float = 13.3,
         last: float = -5.0,
         optimizer: str = "adamw",
@@ -107,14 +99,14 @@ class VDM(GaussianDiffusion):
             raise DataError(f"levels must be 2..256, not {levels}: the bound is one of discrete values.")
         if prediction not in ("epsilon", "v"):
             raise DataError(f"prediction must be epsilon or v, not {prediction!r}.")
-        if schedule not in ("linear", "learned"):
-            raise DataError(f"schedule must be linear or learned, not {schedule!r}.")
+        if noise_schedule not in ("linear", "learned"):
+            raise DataError(f"noise_schedule must be linear or learned, not {noise_schedule!r}.")
         if not 0 <= fourier <= OCTAVES:
             raise DataError(f"fourier must be 0..{OCTAVES}, not {fourier}.")
         self.save_hyperparameters()
         self.spec = DataSpec(tuple(shape), levels)
         self.prediction = prediction_of(prediction)
-        self.noise_schedule = (Learned if schedule == "learned" else Linear)(first, last)
+        self.noise_schedule = (Learned if noise_schedule == "learned" else Linear)(first, last)
         # sin(2^n pi z) has a period of one level, 2 / (levels - 1), where 2^n is levels - 1.
         exponents = [math.log2(levels - 1) - octave for octave in range(fourier)]
         self.net = UNet(shape, shape[0], channels, multipliers, blocks, attention, dropout, fourier=exponents)
@@ -136,32 +128,10 @@ class VDM(GaussianDiffusion):
 
     # -- bound ----------------------------------------------------------------------------------------------------
 
-    def elbo(self, x: Tensor, *, samples: int = 1, seed: int | None = None, index: Tensor | None = None) -> Tensor:
-        """A lower bound on log p(x): images uint8 (N, C, H, W) to (N,) nats, estimated without bias.
-
-        Args:
-            x: images.
-            samples: draws of time and noise for each image; more make the estimate less noisy, and not higher.
-            seed: of the draws; the same seed gives the same bound. The global random state stays as it was.
-            index: the places of the images in their split, int64 (N,), to which their draws belong; by default in x.
-        """
-        return self.elbo_draws(x, samples=samples, seed=seed, index=index).mean(0)
-
-    def elbo_draws(
-        self, x: Tensor, *, samples: int = 1, seed: int | None = None, index: Tensor | None = None
-    ) -> Tensor:
-        """The bound by each draw alone, (samples, N) nats, whose mean is `elbo`."""
-        return -sum(self.term_draws(x, samples=samples, seed=seed, index=index).values())
-
-    def terms(self, x: Tensor, *, samples: int = 1, seed: int | None = None, index: Tensor | None = None) -> Terms:
-        """The terms of which `elbo` with the same arguments is the negative sum, (N,) nats each."""
-        draws = self.term_draws(x, samples=samples, seed=seed, index=index)
-        return Terms(**{name: each.mean(0) for name, each in draws.items()})
-
     def term_draws(
         self, x: Tensor, *, samples: int = 1, seed: int | None = None, index: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """The terms by each draw alone, (samples, N) nats each, by name.
+        """As `BoundOfTerms` has it, of images, uint8 (N, C, H, W), by draws of a time.
 
         The times of an image are at even distances from a first one that is uniform on [0, 1).
         """
