@@ -55,8 +55,8 @@ class VDM(BoundOfTerms, GaussianDiffusion):
         dropout: probability of dropping a value inside a block, while training.
         fourier: octaves of Fourier features of z: periods of one level, two, four, ...; 0 for none.
         prediction: what the network tells: "epsilon", as in the paper, or "v".
-        noise_schedule: lambda(t): "linear", fixed, or "learned": its ends by the bound, its interior by the variance of the
-            estimate.
+        noise_schedule: lambda(t): "linear", fixed, or "learned": its ends by the bound, its interior by the variance of
+            the estimate.
         first, last: lambda(0) and lambda(1); where the learned ones begin.
         optimizer: "adamw" or "muon" (see `GenerativeModel.configure_optimizers`).
         lr: its peak learning rate.
