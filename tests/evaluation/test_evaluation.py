@@ -331,6 +331,24 @@ def test_terms_stand_beside_the_bound_that_is_their_sum():
     assert rest.protocol == "two levels; term of the bound; bound, 3 draws"
 
 
+def test_a_term_that_no_draw_changes_has_no_spread():
+    class Constant(GenerativeModel):
+        spec, protocol = Images.spec, "bound"
+
+        def term_draws(self, x, *, samples=1, seed=None, index=None):
+            nats = torch.rand(50, generator=torch.Generator().manual_seed(0))
+            return {"prior": nats[index].expand(samples, -1)}
+
+        def elbo_draws(self, x, **how):
+            return -self.term_draws(x, **how)["prior"]
+
+        def elbo(self, x, *, samples=1, seed=None, index=None):
+            return self.elbo_draws(x, samples=samples, seed=seed, index=index).mean(0)
+
+    # Of five numbers alike the mean may be another one, by rounding.
+    assert [each.spread for each in evaluate(Constant(), data=Images(50), samples=5)] == [None, None]
+
+
 def test_arithmetic_is_plain_float32_and_settings_come_back():
     model = Coin().train()
     before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()

@@ -172,7 +172,7 @@ class DDPM(BoundOfTerms, Denoising):
 
     def _prior(self, y: Tensor) -> Tensor:
         """KL(q(z_T | x) || N(0, 1)), (N,) nats."""
-        alpha = torch.sigmoid(self.log_snr_of(torch.tensor(self.most_steps - 1)))
+        alpha = torch.sigmoid(self.log_snr_of(torch.tensor(self.most_steps - 1, device=y.device)))
         return (alpha.to(y) * (y.square() - 1) - torch.log1p(-alpha).to(y)).flatten(1).sum(1) / 2
 
     def _divergence(self, y: Tensor, step: Tensor, noise: Tensor, label: Tensor | None) -> Tensor:
@@ -192,7 +192,7 @@ class DDPM(BoundOfTerms, Denoising):
 
     def _reconstruction(self, y: Tensor, noise: Tensor, label: Tensor | None) -> Tensor:
         """-log p(x | z_1), (N,) nats: of levels by the discretized decoder (equation 13), of points by the density."""
-        log_snr = self.log_snr_of(torch.zeros(len(y)))
+        log_snr = self.log_snr_of(y.new_zeros(len(y)))
         x = self._denoised(y, log_snr, noise, label)
         deviation = over(self.hparams.decoder * torch.sigmoid(-log_snr).sqrt().to(y), y)
         if self.spec.levels is not None:

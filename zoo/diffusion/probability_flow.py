@@ -231,7 +231,7 @@ class FlowLikelihood(Measurement):
 
     def update(self, batch: Batch) -> None:
         """Log-likelihoods of a batch, as long as data are wanted."""
-        index = torch.arange(self.seen, self.seen + batch.size) if batch.index is None else batch.index
+        index = torch.arange(self.seen, self.seen + batch.size, device="cpu") if batch.index is None else batch.index
         batch = batch._replace(index=index)
         self.more = self.more or self.seen + batch.size > self.n
         batch = batch.first(self.n - self.seen)

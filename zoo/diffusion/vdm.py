@@ -116,7 +116,7 @@ class VDM(BoundOfTerms, GaussianDiffusion):
     def ends(self) -> Tensor:
         """lambda(0) and lambda(1), (2,); those of a fixed one on the CPU, where reading them makes no GPU wait."""
         weight = next(self.noise_schedule.parameters(), torch.empty(0, dtype=torch.float64, device="cpu"))
-        return self.noise_schedule.log_snr(torch.tensor([0.0, 1.0]).to(weight))
+        return self.noise_schedule.log_snr(torch.tensor([0.0, 1.0], device=weight.device, dtype=weight.dtype))
 
     def log_snrs(self, steps: int) -> Tensor:
         """Those through which data are drawn in so many steps, (steps + 1,), from lambda(1) to lambda(0)."""

@@ -89,8 +89,8 @@ class Likelihood(Measurement):
             standard_error=each.std().item() / math.sqrt(self.n) if self.n > 1 else None,
             protocol=protocol,
             samples=self.samples,
-            # A term may be the same in each draw.
-            spread=(losses.mean(1).std().item() or None) if len(losses) > 1 else None,
+            # A term may be the same in each draw, whose means then differ by their rounding at most.
+            spread=losses.mean(1).std().item() if bool((losses != losses[:1]).any()) else None,
         )
 
 
