@@ -120,7 +120,7 @@ def test_forward_is_the_way_of_test_data(run, found):
         ("trace ./knowndigits --out x.gif", "name the file x.png or x.webp, not 'x.gif'"),
         ("trace ./knowndigits --steps 0", "steps must be at least 1, not 0."),
         ("trace ./knowndigits --sampler euler", "sampler must be one of ancestral, "),
-        ("trace ./knownpoints --guidance 2", "The model is not conditioned on classes"),
+        ("trace ./knownpoints --guidance 2", "is not drawn with --guidance: it may be drawn with --steps, --sampler."),
         ("trace ./knownpoints --stepps 2", "is not drawn with --stepps: did you mean --steps?"),
         ("complete pixelcnn-digits --steps 3", "is not drawn with --steps: it may be drawn with --cached."),
         ("complete gan-mnist --steps 3", "gan-mnist cannot complete images."),

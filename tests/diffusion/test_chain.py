@@ -111,10 +111,16 @@ def test_a_factor_sees_data_in_their_own_unit():
 
 
 @pytest.mark.parametrize(
-    "log_factor", [lambda x, v: x, lambda x, v: x.sum(1).detach(), lambda x, v: 3.0, lambda x, v: x.sum()]
+    ("log_factor", "sentence"),
+    [
+        (lambda x, v: x, r"of shape \(3,\), not \(3, \d+"),
+        (lambda x, v: x.sum(), r"of shape \(3,\), not \(\)"),
+        (lambda x, v: 3.0, r"of shape \(3,\), not float"),
+        (lambda x, v: x.flatten(1).sum(1).detach(), "differentiable in x, and has no gradient"),
+    ],
 )
-def test_what_is_no_factor_is_one_sentence(log_factor):
-    with pytest.raises(DataError, match="log_factor must give log r of each datum, differentiable in x"):
+def test_what_is_no_factor_is_one_sentence(log_factor, sentence):
+    with pytest.raises(DataError, match=f"log_factor must give .*{sentence}"):
         gaussian(made(5)).posterior_sample(3, log_factor)
 
 

@@ -213,9 +213,13 @@ def test_passes_are_as_many_as_is_said(name, steps):
     t = torch.linspace(1, 0, steps, dtype=torch.float64) if steps > 1 else torch.ones(1, dtype=torch.float64)
     log_snrs = torch.cat([Linear(5.0, -5.0)(t), torch.tensor([torch.inf], dtype=torch.float64)])
     x = run(name, denoise, torch.randn(3, dtype=torch.float64), log_snrs)
-    assert len(asked) == passes(name, steps) == (2 * steps - 1 if name == "heun" else steps)
+    assert len(asked) == passes(name, log_snrs) == (2 * steps - 1 if name == "heun" else steps)
     assert all(map(math.isfinite, asked)), "nothing is asked of data without noise"
     assert x.isfinite().all()
+    asked.clear()
+    log_snrs[-1] = 9.0  # noise is left, and Heun's method looks there, too
+    run(name, denoise, torch.randn(3, dtype=torch.float64), log_snrs)
+    assert len(asked) == passes(name, log_snrs) == (2 * steps if name == "heun" else steps)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

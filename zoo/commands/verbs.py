@@ -57,7 +57,7 @@ def has(model: Model | type[Model], verb: str) -> bool:
 
 
 def own_options(cls: type[Model], verb: str, command: Callable[..., None], spec: DataSpec | None = None) -> Options:
-    """The options of a class; a label that may be left out is one where the model was made with labels."""
+    """The options of a class; those of labels that may be left out are some where the model was made with labels."""
     helps, found = documented(getattr(cls, verb)), {}
     drawn = documented(cls.sample) if hasattr(cls, "sample") else {}
     own = inspect.signature(command).parameters  # an option of the command's own name is the command's
@@ -68,7 +68,7 @@ def own_options(cls: type[Model], verb: str, command: Callable[..., None], spec:
         if parameter.kind is not parameter.KEYWORD_ONLY or parameter.name in own or kind is None:
             continue
         required = parameter.default is parameter.empty
-        if parameter.name == "label" and not (spec and spec.classes) and not required:
+        if parameter.name in ("label", "guidance") and not (spec and spec.classes) and not required:
             continue
         text = helps.get(parameter.name, "")
         if not text or text.startswith("as in `sample`"):

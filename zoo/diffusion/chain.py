@@ -158,11 +158,11 @@ class GaussianChain(GaussianDiffusion):
             z = z.detach().clone().requires_grad_()
             x, log_variance, variance = self.kernel(z, here, there)
             value = log_factor((x + centre) * unit, variance.detach() * unit**2)
-            if not isinstance(value, Tensor) or value.shape != (len(z),) or not value.requires_grad:
+            if not isinstance(value, Tensor) or value.shape != (len(z),):
                 what = f"{tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-                raise DataError(
-                    f"log_factor must give log r of each datum, differentiable in x, of shape ({len(z)},), not {what}."
-                )
+                raise DataError(f"log_factor must give log r of each datum, of shape ({len(z)},), not {what}.")
+            if not value.requires_grad:
+                raise DataError("log_factor must give what is differentiable in x, and has no gradient.")
             # In the last step the state is the datum.
             (push,) = torch.autograd.grad(value.sum(), x if there.isinf() else z)
         return x.detach(), log_variance.detach(), push

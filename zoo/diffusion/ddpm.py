@@ -146,8 +146,9 @@ class DDPM(BoundOfTerms, Denoising):
     ) -> dict[str, Tensor]:
         """As `BoundOfTerms` has it (equation 5), by steps of the chain; prior and reconstruction are the same by all.
 
-        From T - 1 `samples` on they are all steps, each with one draw of its noise. A model with classes needs the
-        label of each datum.
+        Each step is drawn as often as the log-SNR falls in it, for the first few cost as much as hundreds of the last,
+        and weighted by that. From T - 1 `samples` on they are all steps, each with one draw of its noise. A model with
+        classes needs the label of each datum.
         """
         x, samples = self.check(x), min(count_of(samples, "samples"), self.most_steps - 1)
         label = self.check_labels(label, len(x))
@@ -157,14 +158,25 @@ class DDPM(BoundOfTerms, Denoising):
         y = self.scaled(x).to(*self._home())
         first, diffusion = draws.uniform(dtype=torch.float64), []
         reconstruction = self._reconstruction(y, draws.normal(*self.spec.shape).to(y), label)
+        steps, chances = self.most_steps - 1, self._chances()
+        if samples == steps:
+            chances = torch.full_like(chances, 1 / steps)
         for k in range(samples):
-            # Evenly spread over the steps from a place of the datum's own; each alone is as likely as another.
-            share = (first + k / samples) % 1.0
-            step = (share * (self.most_steps - 1)).floor().clamp(max=self.most_steps - 2)
+            # Evenly spread over the steps from a place of the datum's own.
+            if samples == steps:
+                step = ((first * steps).long() + k) % steps
+            else:
+                share = (first + k / samples) % 1.0
+                step = torch.searchsorted(chances.cumsum(0), share, right=True).clamp(max=steps - 1)
             noise = draws.normal(*self.spec.shape).to(y)
-            diffusion.append((self.most_steps - 1) * self._divergence(y, step, noise, label))
+            diffusion.append(self._divergence(y, step, noise, label) / chances[step].to(y))
         prior, reconstruction = (each.expand(samples, -1) for each in (self._prior(y), reconstruction))
         return Terms(prior, torch.stack(diffusion), reconstruction)._asdict()
+
+    def _chances(self) -> Tensor:
+        """How likely each step 0..T-2 is to be looked at, (T - 1,) in float64 on the CPU."""
+        log_snr = self.log_snr_of(torch.arange(self.most_steps, device="cpu")).cpu()
+        return log_snr.diff() / (log_snr[-1] - log_snr[0])
 
     def log_snr_of(self, step: Tensor) -> Tensor:
         """The log-SNRs of the chain's levels 0..T-1, from the least noise to the most, float64."""

@@ -152,7 +152,7 @@ class GaussianDiffusion(ForwardProcess):
     def way_of_sampling(self, **options: Any) -> str:
         """Steps, sampler and the passes that they take: `18 steps of heun, 35 passes`, of guidance twice as many."""
         steps, sampler = options.pop("steps", None) or self.steps, options.pop("sampler", None) or self.sampler
-        count = passes(sampler, steps) * (1 if options.get("guidance") in (None, 1) else 2)
+        count = passes(sampler, self.log_snrs(steps)) * (1 if options.get("guidance") in (None, 1) else 2)
         said = f"{steps:,} steps of {sampler}, {count:,} passes"
         return ", ".join(filter(None, (said, super().way_of_sampling(**options))))
 

@@ -74,7 +74,7 @@ def prediction_of(name: str) -> Prediction:
     Raises:
         DataError: there is none of that name.
     """
-    if name not in PREDICTIONS:
+    if not isinstance(name, str) or name not in PREDICTIONS:
         raise DataError(f"prediction must be one of {', '.join(PREDICTIONS)}, not {name!r}.")
     return PREDICTIONS[name]
 

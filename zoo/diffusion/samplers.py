@@ -115,9 +115,10 @@ SAMPLERS: dict[str, Sampler] = {
 }
 
 
-def passes(name: str, steps: int) -> int:
-    """How often a sampler asks the denoiser on the way through so many steps, the last one to no noise."""
-    return 2 * steps - 1 if name == "heun" else steps
+def passes(name: str, log_snrs: Tensor) -> int:
+    """How often a sampler asks the denoiser on the way through these log-SNRs."""
+    steps = len(log_snrs) - 1
+    return steps + int(log_snrs[1:].isfinite().sum()) if name == "heun" else steps
 
 
 def sampler_of(name: str) -> Sampler:
@@ -126,6 +127,6 @@ def sampler_of(name: str) -> Sampler:
     Raises:
         DataError: there is none of that name.
     """
-    if name not in SAMPLERS:
+    if not isinstance(name, str) or name not in SAMPLERS:
         raise DataError(f"sampler must be one of {', '.join(SAMPLERS)}, not {name!r}.")
     return SAMPLERS[name]

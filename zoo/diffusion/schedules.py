@@ -229,6 +229,6 @@ def schedule_of(name: str, **settings: float) -> Schedule:
     Raises:
         DataError: there is none of that name, or it is not monotone with these settings.
     """
-    if name not in SCHEDULES:
+    if not isinstance(name, str) or name not in SCHEDULES:
         raise DataError(f"schedule must be one of {', '.join(SCHEDULES)}, not {name!r}.")
     return SCHEDULES[name](**settings)

@@ -106,10 +106,10 @@ def _average(state: dict[str, Any], width: float, path: str) -> dict[str, torch.
     kept = state["callbacks"].get("EMA") or {}
     others = kept.get("others") or {}
     if f"{width:g}" not in others:
-        there = f"it has those of {', '.join(others)}" if others else "it has none beside that of validation"
+        there = f"beside its own it has those of {', '.join(others)}" if others else "it has none beside its own"
         raise CheckpointError(
-            f"{path} has no average of width {width:g}, {there}: name widths in `others` of zoo.callbacks.EMA before "
-            f"the run."
+            f"{path} has no average of width {width:g}, {there}: leave the width out for its own, or name it in "
+            f"`others` of zoo.callbacks.EMA before the run."
         )
     return others[f"{width:g}"]
 
