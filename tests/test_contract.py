@@ -65,6 +65,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], Any]] = {
         Patches,
     ),
     "diffusion.DDPM": ({**GREY, "timesteps": 12, "steps": 4, **UNET, **QUICK}, Digits),
+    "diffusion.Diffusion": ({**GREY, **SMALL, "timesteps": 6, "first": 8.0, "learned_betas": True, **QUICK}, Digits),
     "diffusion.EDM": ({**GREY, "classes": 10, "label_dropout": 0.2, "steps": 3, **UNET, **QUICK}, Digits),
     "diffusion.VDM": ({**GREY, **SMALL, "noise_schedule": "learned", "first": 8.0, **QUICK}, Digits),
     "flows.ContinuousFlow": ({**PLANE, "hidden": 4, "layers": 1, **QUICK}, Points),
