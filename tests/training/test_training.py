@@ -32,9 +32,9 @@ from zoo.callbacks.pictures import SampleGrid
 from zoo.callbacks.run import SaveLast
 from zoo.data import MNIST, Digits, FashionMNIST
 from zoo.data.loader import TensorLoader
+from zoo.diffusion import DDPM
 from zoo.errors import CheckpointError, DataError, ZooError
 from zoo.evaluation import measure
-from zoo.diffusion import DDPM
 from zoo.flows import EnergyFlow
 from zoo.hub import card, places, store
 from zoo.hub.config import read_config, write_config
