@@ -6,11 +6,12 @@ What is put in place of large things, and nothing else is:
   pages name as files of one's own: see `reader`;
 - checkpoints are copies of the bundled ones, with weights where a page names them, so that commands may write; those of
   another NAMESPACE are they as well, and a push is only received, for there is no Hub (tests/hub has a server);
-- MNIST, Fashion-MNIST and CIFAR-10 are a few random images in the official layout, and Inception their first pixels;
+- MNIST, Fashion-MNIST, CIFAR-10 and the anime faces are a few random images in their layout, and Inception their first
+  pixels;
 - training takes two steps, of two images, on one CPU, without validation and without `torch.compile`;
 - two data are drawn where the number is one of a command or above ten, eight for a distance, and one pair of samples
   for a figure;
-- autoregressive models draw two rows of an image and leave the others black;
+- autoregressive models draw two rows of an image and leave the others black, Gaussian diffusions go two steps;
 - NAME stands for pixelcnn-digits, and its FAMILY and MODEL for those of it.
 """
 
@@ -35,7 +36,8 @@ import zoo
 from zoo import cli, metrics
 from zoo.autoregressive import raster
 from zoo.callbacks import Compile, CUDAGraphs, SampleGrid
-from zoo.data import CIFAR10, MNIST, FashionMNIST, TensorData
+from zoo.data import CIFAR10, MNIST, AnimeFaces, FashionMNIST, TensorData
+from zoo.diffusion.gaussian import GaussianDiffusion
 from zoo.hub import finding, remote, store
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -149,7 +151,7 @@ def check(words: list[str], where: str) -> None:
 
 def drawn_small(words: list[str]) -> list[str]:
     """The same with two data drawn, and one pair of samples of a figure."""
-    if words[1] in ("sample", "complete", "distance") and "--help" not in words:
+    if words[1] in ("sample", "complete", "trace", "distance") and "--help" not in words:
         at = words.index("-n") if "-n" in words else None
         words = words if at is None else words[:at] + words[at + 2 :]
         return [*words, "-n", "8" if words[1] == "distance" else "2"]
@@ -182,7 +184,7 @@ class Pixels(torch.nn.Module):
 
 def reader(folder: Path, page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the machine of a reader of a page in an empty folder, and stand there."""
-    from small_sets import CIFAR_FILES, MNIST_FILES, SmallCIFAR10, SmallMNIST, write
+    from small_sets import CIFAR_FILES, FACE_FILES, MNIST_FILES, SmallAnimeFaces, SmallCIFAR10, SmallMNIST, write
 
     for name in ("recipes", "tests", "zoo", "Makefile", "pyproject.toml"):
         (folder / name).symlink_to(ROOT / name)
@@ -210,9 +212,10 @@ def reader(folder: Path, page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(folder / "data" / "MNIST" / "raw", MNIST_FILES)
     write(folder / "data" / "FashionMNIST" / "raw", MNIST_FILES)
     write(folder / "data" / "cifar-10-batches-bin", CIFAR_FILES)
-    for cls in (MNIST, FashionMNIST):
-        monkeypatch.setattr(cls, "counts", SmallMNIST.counts)
-        monkeypatch.setattr(cls, "sha256", SmallMNIST.sha256)
+    write(folder / "data" / "anime-faces64", FACE_FILES)
+    for cls, small in ((MNIST, SmallMNIST), (FashionMNIST, SmallMNIST), (AnimeFaces, SmallAnimeFaces)):
+        monkeypatch.setattr(cls, "counts", small.counts)
+        monkeypatch.setattr(cls, "sha256", small.sha256)
     monkeypatch.setattr(CIFAR10, "rows", SmallCIFAR10.rows)
     monkeypatch.setattr(CIFAR10, "sha256", SmallCIFAR10.sha256)
     monkeypatch.setattr(TensorData, "_held_out", lambda self, n: max(1, n // 10))
@@ -221,6 +224,8 @@ def reader(folder: Path, page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(callback, method, lambda *arguments: None)
 
     monkeypatch.setattr(raster, "tqdm", lambda rows, *arguments, **settings: rows[:2])
+    check_steps = GaussianDiffusion.check_steps
+    monkeypatch.setattr(GaussianDiffusion, "check_steps", lambda self, steps: min(2, check_steps(self, steps)))
 
     def pulled(repo_id: str, **settings: Any) -> Path:
         return folder / "checkpoints" / repo_id.rpartition("/")[2]

@@ -447,3 +447,122 @@ def test_features(script: ModuleType):
     assert [row["contender"] for row in rows] == ["zoo", "torchmetrics", "resize"]
     assert rows[0]["ratio"] == 1
     assert all(row["images_per_second"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("script", ["diffusion"], indirect=True)
+def test_a_diffusion_is_held_against_networks_of_its_size(script: ModuleType, monkeypatch: pytest.MonkeyPatch):
+    layers = [lambda n=n: torch.nn.Linear(n, 1, bias=False) for n in (94, 104, 101)]
+    assert script.parameters(script.matched(layers, 100)) == 104, "the first that is close enough"
+    with pytest.raises(SystemExit, match="within 5% of 50 parameters: give another --net"):
+        script.matched(layers, 50)
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    monkeypatch.setattr(sys, "argv", ["diffusion.py", "sample"])
+    with pytest.raises(SystemExit, match="pip install diffusers denoising-diffusion-pytorch"):
+        script.main()
+    assert set(script.contenders(script.SETTINGS, flash=False, alone=True)) == {"zoo"}
+
+
+@pytest.mark.parametrize("script", ["diffusion"], indirect=True)
+def test_diffusions_are_compared_in_rounds(script: ModuleType, monkeypatch: pytest.MonkeyPatch):
+    now, calls = [0.0], []
+    monkeypatch.setattr(script.time, "process_time", lambda: now[0])
+    monkeypatch.setattr(script.time, "perf_counter", lambda: 2 * now[0])
+
+    def work(name: str, seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            calls.append(name)
+            now[0] += seconds
+
+        return run
+
+    times = script.in_rounds({"zoo": work("zoo", 2.0), "other": work("other", 3.0)}, rounds=4, repeats=5, warmup=1)
+    assert calls.count("zoo") == calls.count("other") == 4 * 5 + 1
+    assert times["zoo"].processor == pytest.approx([2.0] * 4)
+    assert times["other"].wall == pytest.approx([6.0] * 4)
+    assert script.ratio(times["other"].wall, times["zoo"].wall) == pytest.approx(1.5)
+
+
+class Convolution(torch.nn.Conv2d):
+    """One layer in the place of a U-Net."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1, 3, padding=1)
+
+    def forward(self, z: torch.Tensor, log_snr: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
+        return super().forward(z)
+
+
+@pytest.mark.parametrize("script", ["diffusion"], indirect=True)
+def test_diffusions_are_measured(script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys):
+    """FLOPs are those of a convolution and of its weights' gradient."""
+    net = '{"shape": [1, 8, 8], "channels": 1, "multipliers": [1], "blocks": 1, "attention": []}'
+
+    def results(*arguments: str) -> list[dict[str, Any]]:
+        monkeypatch.setattr(sys, "argv", ["diffusion.py", *arguments, "--net", net, "--rounds", "1"])
+        script.main()
+        return json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
+
+    monkeypatch.setattr(script, "contenders", lambda *_, **__: {"zoo": Convolution(), "other": Convolution()})
+    threads = torch.get_num_threads()
+    try:
+        trained = results("train", "--compile", "none", "--batch", "3", "--repeats", "1")
+        drawn = results("sample", "--n", "2", "--steps", "3", "--threads", "1")
+        (taken,) = results("memory", "--chunk", "2")
+    finally:
+        torch.set_num_threads(threads)
+    assert [row["contender"] for row in trained] == [row["contender"] for row in drawn] == ["zoo", "other"]
+    for row in trained:
+        assert (row["parameters"], row["batch"], row["flops_per_image"]) == (10, 3, 2 * 2 * 9 * 64)
+        assert row["images_per_second"] > 0
+    for row in drawn:
+        assert (row["n"], row["steps"]) == (2, 3)
+        assert row["processor_seconds"] > 0
+    assert trained[0]["ratio"] == drawn[0]["ratio"] == 1
+    assert taken["growth"] < 10
+
+
+@pytest.mark.parametrize("script", ["diffusion"], indirect=True)
+def test_a_diffusion_against_diffusers(script: ModuleType):
+    for library in ("diffusers", "denoising_diffusion_pytorch"):
+        pytest.importorskip(library, reason="the benchmark of diffusions compares with it")
+    settings = {**script.SETTINGS, "shape": (3, 16, 16), "multipliers": (1, 1), "blocks": 2}
+    nets = script.contenders(settings, flash=False)
+    assert set(nets) == {"zoo", "diffusers", "denoising-diffusion-pytorch"}
+    count = script.parameters(nets["zoo"])
+    z, log_snr = torch.randn(2, 3, 16, 16), torch.tensor([-3.0, 5.0])
+    for net in nets.values():
+        assert script.parameters(net) == pytest.approx(count, rel=0.05)
+        assert net(z, log_snr).shape == z.shape
+
+
+TOY = """
+from zoo.diffusion.gaussian import GaussianDiffusion
+from zoo.nn.unet import UNet
+
+
+class Toy(GaussianDiffusion):
+    def __init__(self, shape, channels=32, multipliers=[1, 2], blocks=1):
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = UNet(shape, 3, channels, multipliers, blocks, fourier=(7,))
+"""
+
+
+@pytest.mark.parametrize("script", ["diffusion"], indirect=True)
+def test_the_network_of_a_recipe(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "toy_diffusion.py").write_text(TOY)
+    recipe = tmp_path / "toy.yaml"
+    arguments = {"shape": [3, 16, 16], "channels": 64}
+    recipe.write_text(json.dumps({"model": {"class_path": "toy_diffusion.Toy", "init_args": arguments}}))
+    assert script.settings_of(recipe) == {
+        "shape": [3, 16, 16],
+        "channels": 64,
+        "multipliers": [1, 2],
+        "blocks": 1,
+        "attention": (16, 8),
+        "fourier": (7,),
+    }
+    recipe.write_text((ROOT / "recipes/pixelcnn-digits.yaml").read_text())
+    with pytest.raises(SystemExit, match=r"trains no U-Net: time it with training\.py"):
+        script.settings_of(recipe)

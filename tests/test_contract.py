@@ -44,7 +44,9 @@ HERE = Path(__file__).resolve().parent
 TOYS = sorted(file.stem for file in (HERE / "toys").glob("*.py") if re.search(r"^def toy\(", file.read_text(), re.M))
 
 QUICK = {"lr": 1e-3, "warmup": 2}
+UNET = {"channels": 8, "multipliers": [1, 2], "blocks": 1, "attention": [4], "dropout": 0.1}
 BINARY, GREY, PLANE = {"shape": [1, 4, 4]}, {"shape": [1, 8, 8], "levels": 17}, {"shape": [2]}
+SMALL = {"channels": 2, "multipliers": [1, 1], "blocks": 1, "attention": []}  # a U-Net
 FAMILIES: dict[str, tuple[dict[str, Any], Any]] = {
     "autoregressive.DARN": ({**BINARY, "latent_dim": 3, "width": 4, **QUICK}, Patches),
     "autoregressive.EoNADE": ({**BINARY, "hidden": 4, "layers": 1, "orderings": 2, **QUICK}, Patches),
@@ -58,6 +60,14 @@ FAMILIES: dict[str, tuple[dict[str, Any], Any]] = {
     "autoregressive.PixelCNN": ({**BINARY, "levels": 2, "channels": 2, "blocks": 1, **QUICK}, Patches),
     "autoregressive.PixelCNNPP": ({**GREY, "channels": 8, "blocks": 2, "mixtures": 2, **QUICK}, Digits),
     "autoregressive.PixelRNN": ({**BINARY, "levels": 2, "channels": 2, "layers": 1, **QUICK}, Patches),
+    "diffusion.BinomialDiffusion": (
+        {**BINARY, "timesteps": 6, "channels": 2, "multipliers": [1, 1], "blocks": 1, "steps": 4, **QUICK},
+        Patches,
+    ),
+    "diffusion.DDPM": ({**GREY, "timesteps": 12, "steps": 4, **UNET, **QUICK}, Digits),
+    "diffusion.Diffusion": ({**GREY, **SMALL, "timesteps": 6, "first": 8.0, "learned_betas": True, **QUICK}, Digits),
+    "diffusion.EDM": ({**GREY, "classes": 10, "label_dropout": 0.2, "steps": 3, **UNET, **QUICK}, Digits),
+    "diffusion.VDM": ({**GREY, **SMALL, "noise_schedule": "learned", "first": 8.0, **QUICK}, Digits),
     "flows.ContinuousFlow": ({**PLANE, "hidden": 4, "layers": 1, **QUICK}, Points),
     "flows.EnergyFlow": ({"energy": "energy2", "layers": 2, "warmup": 2}, lambda **a: Points("energy2", **a)),
     "flows.Glow": ({**GREY, "steps": 1, "channels": 4, "blocks": 1, **QUICK}, Digits),
@@ -260,6 +270,19 @@ def test_the_first_of_many_samples_are_those_of_few_in_chunks_of_any_size(name):
     for chunk in (1, 2, 4):
         model.chunk = chunk
         equal_draws(name, model.sample(5, seed=0, **given), whole)
+
+
+@pytest.mark.parametrize("name", [*TOYS, *FAMILIES])
+def test_a_trace_is_the_way_of_a_sample(name):
+    model, _ = spread(name)
+    if not hasattr(model, "trace"):
+        pytest.skip("it draws at once")
+    states, shape = model.trace(3, frames=4, seed=0), model.spec.shape
+    assert states.shape == (4, 3, *shape)
+    equal_draws(name, states[-1], model.sample(3, seed=0))
+    equal_draws(name, model.trace(2, frames=2, seed=0), states[[0, -1], :2])
+    model.spec.check(states.flatten(0, 1).to(model.sample(1, seed=0).dtype))
+    assert model.trace(1).shape == (8, 1, *shape)
 
 
 @pytest.mark.parametrize("name", [*TOYS, *FAMILIES])

@@ -128,6 +128,7 @@ def run_up_to_date(state: Mapping[str, Any]) -> dict[str, Any]:
 # What people and the Hub call the data sets of published checkpoints whose class has another name; a data module says
 # so itself, and config.json holds what it says.
 TITLES = {
+    "AnimeFaces": "anime faces",
     "BreastCancer": "breast cancer",
     "FashionMNIST": "Fashion-MNIST",
     "CIFAR10": "CIFAR-10",

@@ -15,10 +15,12 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, get_args, get_origin
 
-from zoo.commands.drawing import complete, documented, figure, sample
+from zoo.commands.completing import complete
+from zoo.commands.drawing import figure, sample, trace
 from zoo.commands.measuring import distance, evaluate
 from zoo.commands.sharing import export, list_checkpoints, pull, push, show_card
 from zoo.commands.terminal import elsewhere, plain_warnings, readable, sentence_of
+from zoo.commands.verbs import documented
 from zoo.errors import ZooError, plain, show
 
 TRAINING = {
@@ -54,6 +56,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_checkpoints,
     "sample": sample,
     "complete": complete,
+    "trace": trace,
     "evaluate": evaluate,
     "distance": distance,
     "figure": figure,

@@ -175,6 +175,28 @@ PAPERS: dict[str, Paper] = {
         "ICLR",
         "1810.01367",
     ),
+    # diffusion
+    "diffusion": _paper(
+        "Deep Unsupervised Learning using Nonequilibrium Thermodynamics",
+        "Sohl-Dickstein, Jascha; Weiss, Eric A.; Maheswaranathan, Niru; Ganguli, Surya",
+        2015,
+        "ICML",
+        "1503.03585",
+    ),
+    "vdm": _paper(
+        "Variational Diffusion Models",
+        "Kingma, Diederik P.; Salimans, Tim; Poole, Ben; Ho, Jonathan",
+        2021,
+        "NeurIPS",
+        "2107.00630",
+    ),
+    "d3pm": _paper(
+        "Structured Denoising Diffusion Models in Discrete State-Spaces",
+        "Austin, Jacob; Johnson, Daniel D.; Ho, Jonathan; Tarlow, Daniel; van den Berg, Rianne",
+        2021,
+        "NeurIPS",
+        "2107.03006",
+    ),
     # mixtures
     "semi-tied": _paper(
         "Semi-Tied Covariance Matrices for Hidden Markov Models",
@@ -266,6 +288,21 @@ PAPERS: dict[str, Paper] = {
         2019,
         "ICLR",
         "1809.11096",
+    ),
+    # diffusion
+    "ddpm": _paper(
+        "Denoising Diffusion Probabilistic Models",
+        "Ho, Jonathan; Jain, Ajay; Abbeel, Pieter",
+        2020,
+        "NeurIPS",
+        "2006.11239",
+    ),
+    "edm": _paper(
+        "Elucidating the Design Space of Diffusion-Based Generative Models",
+        "Karras, Tero; Aittala, Miika; Aila, Timo; Laine, Samuli",
+        2022,
+        "NeurIPS",
+        "2206.00364",
     ),
 }
 

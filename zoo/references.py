@@ -175,8 +175,8 @@ def headline(config: Config) -> Result | None:
     """The result that stands for a checkpoint: of a whole split, in the reference's metric and of its kind.
 
     Among several it is the exact one, then the pessimistic bound, then the estimate; of bounds that of most samples,
-    for the lowest of several noisy ones would be the luckiest. Where there is no reference, metrics come in the order
-    of `zoo.results.METRICS`.
+    and of numbers alike the one that was measured first, for the lowest of several would be the luckiest. Where there
+    is no reference, metrics come in the order of `zoo.results.METRICS`.
     """
     reference = reference_of(config)
     whole = [result for result in results_of(config) if not result.limit]
@@ -191,7 +191,6 @@ def headline(config: Config) -> Result | None:
             [*METRICS, metric.name].index(metric.name),
             kinds.index(result.kind),
             -result.samples,
-            -result.value if metric.higher_is_better else result.value,
         )
 
     return min(whole, key=order, default=None)

@@ -78,6 +78,10 @@ METRICS = {
         Metric("precision", "precision", 3, higher_is_better=True),
         Metric("recall", "recall", 3, higher_is_better=True),
         Metric("free_energy", "nats of free energy", 3),
+        Metric("flow_bits_per_dim", "bits/dim by the probability flow", 3),
+        Metric("flow_nats", "nats by the probability flow", 2),
+        Metric("flow_less_bound_bits_per_dim", "bits/dim by the probability flow less the bound", 4),
+        Metric("flow_less_bound_nats", "nats by the probability flow less the bound", 3),
     )
 }
 """The metrics that the zoo itself measures, in the order in which they stand for a checkpoint."""

@@ -28,6 +28,7 @@ from zoo.callbacks.pictures import SampleGrid
 from zoo.callbacks.run import ProgressBar, SaveLast
 from zoo.callbacks.speed import Compile, TimeBudget
 from zoo.data import Digits, Points
+from zoo.diffusion import EDM
 from zoo.errors import DataError
 from zoo.flows import MAF
 from zoo.model import GenerativeModel, entry
@@ -188,9 +189,16 @@ class NoWait(Callback):
         torch.cuda.set_sync_debug_mode("default")  # what tidies up afterwards may wait
 
 
+def small_diffusion() -> EDM:
+    """With all that training draws: noise levels, noise, hidden labels, dropout."""
+    network = {"channels": 8, "multipliers": [1, 2], "blocks": 1, "attention": [4], "dropout": 0.1}
+    return EDM([1, 8, 8], 17, classes=10, label_dropout=0.1, optimizer="muon", **network)
+
+
 WITHOUT_WAITING = {
     "adamw": (lambda: patch_model(optimizer="adamw"), Patches, {"gradient_clip_val": 1.0}),
     "muon": (lambda: patch_model(optimizer="muon"), Patches, {"gradient_clip_val": 1.0}),
+    "a diffusion": (small_diffusion, Digits, {"gradient_clip_val": 1.0}),
     "two networks": (lambda: GAN([1, 8, 8], 17, channels=4, critic_norm="spectral"), Digits, {}),
 }
 
@@ -204,7 +212,8 @@ def test_a_step_reads_no_value(tmp_path, monkeypatch, name):
     settings = {"log_every_n_steps": 100, "max_steps": 12, **settings}
     for bars in ([], [ProgressBar()]):
         settings["enable_progress_bar"] = bool(bars)
-        _, trainer = fit(tmp_path, EMA(0.9), Unread(), *bars, model=build(), data=data(), **settings)
+        average = EMA(width=0.1, others=[0.05])
+        _, trainer = fit(tmp_path, average, Unread(), *bars, model=build(), data=data(), **settings)
         assert trainer.global_step >= 12
     with pytest.raises(AssertionError), NoReading():
         bool(torch.tensor(1) > 0)

@@ -19,6 +19,7 @@ from zoo import cli, mixtures
 from zoo.adversarial import GAN
 from zoo.autoregressive import GatedPixelCNN, PixelCNN
 from zoo.data import Digits
+from zoo.diffusion import EDM
 from zoo.errors import ZooError
 from zoo.flows import MAF, NICE, EnergyFlow, Glow
 from zoo.hub import card, finding, remote, store, tables
@@ -315,7 +316,7 @@ def test_a_picture_that_fails_leaves_a_whole_checkpoint(run, training, own, monk
     monkeypatch.setattr(PixelCNN, "sample", lambda self, n, *, seed=None: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("export", "runs/mine", "pixelcnn-digits")
-    assert (own / "README.md").read_text(encoding="utf-8") == card.render(read_config(own), own.name, picture=False)
+    assert (own / "README.md").read_text(encoding="utf-8") == card.render(read_config(own), own.name, pictures=())
 
 
 def test_an_unknown_name_is_one_sentence(run, tmp_path):
@@ -391,6 +392,25 @@ def test_evaluate_prints_the_number_beside_the_papers(run, checkpoint):
     assert "2.5 (Nobody 1999)" in out, "a part of the split does not miss or reach anything"
 
 
+def test_evaluate_measures_samples_as_they_are_asked_for(run, tmp_path):
+    """By options of the model, whose way of sampling is in the protocol: a card keeps numbers of several ways."""
+    torch.manual_seed(0)
+    model = EDM([2], None, hidden=8, layers=1)
+    data = {"class_path": "zoo.data.Points", "init_args": {"name": "moons", "train": 9, "validation": 9, "test": 30}}
+    own = zoo.save(model, tmp_path / "edm-moons", data=data)
+    asked = [["--steps", 2, "--sampler", "ddim"], [], ["--steps", 3]]
+    said = ["2 steps of ddim, 2 passes", "18 steps of heun, 35 passes", "3 steps of heun, 5 passes"]
+    for options, how in zip(asked, said, strict=True):
+        status, out, err = run("evaluate", own, "--write", "--device", "cpu", *options)
+        assert (status, err) == (0, "")
+        assert how in out
+    protocols = [result["protocol"] for result in read_config(own)["results"]]
+    assert [each.rpartition("; ")[2] for each in protocols] == said
+    assert ": confirmed" in run("evaluate", own, "--device", "cpu", "--steps", 3)[1]
+    assert run("evaluate", own, "--step", 0)[2] == "zoo: steps must be at least 1, not 0.\n"
+    assert "did you mean --steps?" in run("evaluate", own, "--stops", 3)[2]
+
+
 def test_evaluate_write_puts_the_number_on_the_card(run, own):
     status, out, _ = run("evaluate", own, "--write", "--device", "cpu")
     assert status == 0
@@ -399,7 +419,7 @@ def test_evaluate_write_puts_the_number_on_the_card(run, own):
     config = read_config(own)
     assert config["results"] == [result.config]
     text = (own / "README.md").read_text(encoding="utf-8")
-    assert text == card.render(config, "pixelcnn-digits", picture=False)
+    assert text == card.render(config, "pixelcnn-digits", pictures=())
     (read,) = ModelCard(text).data.eval_results
     assert (read.metric_type, read.metric_value) == ("bits_per_dim", result.value)
     assert (own / "model.safetensors").is_file()
@@ -457,7 +477,7 @@ def test_evaluate_write_refuses_a_part_and_what_is_not_yours(run, own, monkeypat
 def test_card_prints_or_writes(run, own, monkeypatch, tmp_path):
     config = read_config(own)
     status, out, _ = run("card", own)
-    assert (status, out) == (0, card.render(config, "pixelcnn-digits", picture=False))
+    assert (status, out) == (0, card.render(config, "pixelcnn-digits", pictures=()))
     assert not (own / "README.md").exists()
     assert run("card", own, "--write")[0] == 0
     assert (own / "README.md").read_text(encoding="utf-8") == out
@@ -516,12 +536,12 @@ def test_lightning_has_the_training_commands_only(run, training):
 def test_export_leaves_a_card_and_samples(run, training, own):
     training.exports(own)
     assert run("export", "runs/mine", "pixelcnn-digits")[:2] == (0, f"{own}\n")
-    other = ["--dtype", "float32", "--overwrite"]
+    other = ["--dtype", "float32", "--width", 0.05, "--overwrite"]
     assert run("export", "runs/mine", "pixelcnn-digits", *other)[:2] == (0, f"{own}\n")
     names = "runs/mine", "pixelcnn-digits"
     assert training.calls == [
-        (*names, {"dtype": "float16", "overwrite": False}),
-        (*names, {"dtype": "float32", "overwrite": True}),
+        (*names, {"dtype": "float16", "width": None, "overwrite": False}),
+        (*names, {"dtype": "float32", "width": 0.05, "overwrite": True}),
     ]
     assert (own / "README.md").read_text(encoding="utf-8") == card.render(read_config(own), own.name)
     assert cells(own / "samples.png").shape == (4, 4, 8, 8)

@@ -12,7 +12,7 @@ from lightning import LightningModule, Trainer
 from small_sets import CIFAR_FILES, MNIST_FILES, SmallCIFAR10, SmallMNIST, write
 
 from zoo.batch import Batch
-from zoo.data import CIFAR10, MNIST, Digits, FashionMNIST
+from zoo.data import CIFAR10, MNIST, AnimeFaces, Digits, FashionMNIST
 from zoo.data.images import binarize, binarize_once
 from zoo.errors import DataError
 from zoo.spec import DataSpec
@@ -109,7 +109,7 @@ def test_root_is_the_argument_else_the_variable_else_the_cache(monkeypatch, tmp_
 
 def test_config_says_which_data_without_paths():
     grey, binarized = MNIST("there", batch_size=3), MNIST("there", binarized=True)
-    for data in (grey, binarized, FashionMNIST(), CIFAR10(flip=True), Digits()):
+    for data in (grey, binarized, FashionMNIST(), CIFAR10(flip=True), AnimeFaces(flip=True), Digits()):
         config = json.loads(json.dumps(data.config))
         assert config["class_path"] == f"zoo.data.{type(data).__name__}"
         again = type(data)(**config["init_args"])

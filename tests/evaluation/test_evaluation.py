@@ -13,6 +13,7 @@ import zoo.data
 from zoo.autoregressive import DARN, PixelCNN
 from zoo.data import Digits
 from zoo.errors import CheckpointError, DataError, ZooError
+from zoo.evaluation.choice import choose
 from zoo.evaluation.measure import evaluate
 from zoo.flows import EnergyFlow
 from zoo.hub import card, store
@@ -288,6 +289,66 @@ def test_what_needs_no_data_is_measured_without():
     assert parameters == Result(PARAMETERS, "exact", 9, split=None, n=1, dataset="", limit=False)
 
 
+class Asked(Total):
+    """One that takes long."""
+
+    asked = True
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_what_waits_to_be_asked_for_is_measured_where_it_is_or_was(known):
+    class Summed(Coin):
+        def measurements(self):
+            return [Asked(), Parameters()]
+
+    names = lambda measurements: [each.metrics[0].name for each in measurements]  # noqa: E731
+    config = {"results": [Result(TOTAL, "exact", 3).config]} if known else {}
+    asked = [TOTAL.name] if known else []
+    assert names(choose(Summed(), Images(), config)) == ["nats", PARAMETERS.name, *asked]
+    assert names(choose(Summed(), Images(), names=[TOTAL.name])) == ["nats", PARAMETERS.name, TOTAL.name]
+    assert TOTAL.name in names(choose(Summed(), Images(), names=["all"]))
+    assert TOTAL.name not in names(choose(Summed(), None, names=["all"])), "it needs data"
+
+
+def test_terms_stand_beside_the_bound_that_is_their_sum():
+    class Bound(GenerativeModel):
+        spec, protocol = Images.spec, "bound"
+
+        def elbo(self, x, *, samples=1, seed=None, index=None):
+            return self.elbo_draws(x, samples=samples, seed=seed, index=index).mean(0)
+
+        def elbo_draws(self, x, **how):
+            return -sum(self.term_draws(x, **how).values())
+
+        def term_draws(self, x, *, samples=1, seed=None, index=None):
+            draw = torch.arange(1.0, samples + 1)[:, None]
+            return {"prior": torch.full((samples, len(x)), 0.5), "rest": draw * index}
+
+    whole, prior, rest = evaluate(Bound(), data=Images(4), samples=3)
+    assert (whole.kind, whole.value, whole.protocol) == ("upper", 3.5, "two levels; bound, 3 draws")
+    assert (prior.kind, prior.value, prior.spread, prior.standard_error) == ("estimate", 0.5, None, 0.0)
+    assert (rest.metric.name, rest.metric.unit, rest.value, rest.spread) == ("rest", "nats of the rest", 3.0, 1.5)
+    assert rest.protocol == "two levels; term of the bound; bound, 3 draws"
+
+
+def test_a_term_that_no_draw_changes_has_no_spread():
+    class Constant(GenerativeModel):
+        spec, protocol = Images.spec, "bound"
+
+        def term_draws(self, x, *, samples=1, seed=None, index=None):
+            nats = torch.rand(50, generator=torch.Generator().manual_seed(0))
+            return {"prior": nats[index].expand(samples, -1)}
+
+        def elbo_draws(self, x, **how):
+            return -self.term_draws(x, **how)["prior"]
+
+        def elbo(self, x, *, samples=1, seed=None, index=None):
+            return self.elbo_draws(x, samples=samples, seed=seed, index=index).mean(0)
+
+    # Of five numbers alike the mean may be another one, by rounding.
+    assert [each.spread for each in evaluate(Constant(), data=Images(50), samples=5)] == [None, None]
+
+
 def test_arithmetic_is_plain_float32_and_settings_come_back():
     model = Coin().train()
     before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
@@ -332,6 +393,9 @@ def test_a_model_with_nothing_to_measure_is_refused():
     data.spec = Words.spec
     with pytest.raises(ZooError, match="neither log_prob nor elbo"):
         evaluate(Words(), data=data)
+    for how in ({"n": 5}, {"options": {"steps": 3}}):
+        with pytest.raises(ZooError, match="No samples of Words are measured: leave out how they are drawn"):
+            evaluate(Words(), data=data, **how)
 
 
 @pytest.mark.parametrize(

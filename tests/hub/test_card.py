@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from lightning.pytorch import LightningDataModule
 
 import zoo.data
 from zoo.classes import dataset_title
 from zoo.commands import sharing
 from zoo.errors import ZooError
-from zoo.hub import card, finding, tables
+from zoo.hub import card, finding, limits, tables
 from zoo.hub.config import read_config, write_config
+from zoo.hub.reading import pictures_in
 from zoo.references import headline
 from zoo.results import Result
 
@@ -274,6 +276,36 @@ def test_names():
             assert dataset_title(name) == title
 
 
+# Whose licence the zoo cannot know, or which are drawn by a formula; the other two are no data yet.
+ANYBODYS = {"HubDataset", "ImageFolder", "Table", "Points", "ImageData", "TensorData"}
+
+
+def data_sets() -> list[str]:
+    """The names of the data sets whose data are the same for everybody."""
+    classes = {name: getattr(zoo.data, name) for name in zoo.data.__all__}
+    return [name for name, cls in classes.items() if issubclass(cls, LightningDataModule) and name not in ANYBODYS]
+
+
+@pytest.mark.parametrize("name", data_sets())
+def test_each_card_says_what_is_known_of_the_licence_of_its_data(name):
+    text = body(card.render(changed(data=getattr(zoo.data, name)().config)))
+    (said,) = re.findall(rf"^- Licence of the training data \({dataset_title(name)}\): (.+)\.$", text, re.MULTILINE)
+    assert said == limits.LICENCES[name] != "unknown"
+
+
+def test_whose_data_have_no_licence_says_so_and_what_follows():
+    for model in ("zoo.adversarial.GAN", "zoo.autoregressive.PixelCNN"):
+        text = body(card.render(changed(class_path=model, data=zoo.data.AnimeFaces().config)))
+        assert "\n- Licence of the training data (anime faces): the data state none.\n" in text
+        assert "without a word on who drew them" in text
+    spec = {"kind": "image", "shape": [3, 64, 64], "levels": 256, "classes": 0, "condition": None}
+    text = card.render(changed(spec=spec, data=zoo.data.AnimeFaces().config))
+    assert "data = AnimeFaces()  # reads it from ZOO_DATA\n" in text, "there is nothing to download"
+    assert "Licence of the training data (mine): unknown." in card.render(
+        changed(data={"class_path": "zoo.data.ImageFolder", "init_args": {}, "title": "mine"})
+    )
+
+
 def test_whatever_text_a_config_holds_the_front_matter_stays_yaml():
     text = "a: b\n---\n# title | <!-- ${name} \"quoted\" 'too' ${oops}"
     config = changed(results=[{**RESULT, "protocol": text}], notes=[text], training={"hardware": text})
@@ -488,7 +520,7 @@ def test_one_command_makes_all_cards_and_tables(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     sharing.show_card(readme=True)
     assert capsys.readouterr().out.split() == [str(folder / "README.md"), "README.md"]
-    assert (folder / "README.md").read_text(encoding="utf-8") == card.render(CONFIG, "pixelcnn-cifar10", False)
+    assert (folder / "README.md").read_text(encoding="utf-8") == card.render(CONFIG, "pixelcnn-cifar10", ())
     assert "pixelcnn-cifar10" in (tmp_path / "README.md").read_text(encoding="utf-8")
     sharing.show_card(readme=True)
     assert capsys.readouterr().out == "", "nothing has changed"
@@ -522,10 +554,11 @@ def test_the_readme_has_at_most_ten_rows():
 def test_the_card_of_each_bundled_checkpoint_is_the_rendered_one(name):
     folder = finding.find(name)
     text = (folder / "README.md").read_text(encoding="utf-8")
-    assert text == card.render(read_config(folder), name), f"run: zoo card {name} --write"
+    assert text == card.render(read_config(folder), name, pictures_in(folder)), f"run: zoo card {name} --write"
     # A table of 30 columns has no picture; all else that is bundled has one.
     assert (folder / "samples.png").is_file() == ("](samples.png)" in text)
     assert ("](samples.png)" in text) == (name != "maf-breast-cancer")
+    assert all(film.stat().st_size <= 200_000 for film in folder.glob("*.webp"))
 
 
 def test_a_card_promises_what_there_is():
@@ -534,7 +567,10 @@ def test_a_card_promises_what_there_is():
     assert "samples = model.sample(16, seed=0)" in text
     assert "![samples](samples.png)" in text
     assert ModelCard(text).data.pipeline_tag == "unconditional-image-generation"
-    assert "![samples]" not in card.render(changed(spec=spec), picture=False)
+    assert "![samples]" not in card.render(changed(spec=spec), pictures=())
+    text = body(card.render(changed(spec=spec), pictures=["my-own.png", "samples.png", "trace.webp"]))
+    shown = "![samples](samples.png)\n\n![my-own](my-own.png)\n\nThe way from noise to samples:\n\n![trace](trace.webp)"
+    assert f"\n\n{shown}\n\n## Use" in text, "samples first, and of what is known what it shows"
     translator = changed(spec={**spec, "condition": {**spec, "condition": None}}, draws=False)
     text = card.render(translator)
     assert "model.sample" not in text
@@ -551,4 +587,7 @@ def test_a_card_is_written_without_a_picture_that_is_not_there(tmp_path):
     write_config(tmp_path, CONFIG)
     assert "![samples]" not in card.write(tmp_path).read_text(encoding="utf-8")
     (tmp_path / "samples.png").write_bytes(b"")
+    (tmp_path / "notes.txt").write_bytes(b"")
     assert "![samples]" in card.write(tmp_path).read_text(encoding="utf-8")
+    assert pictures_in(tmp_path) == ["samples.png"]
+    assert pictures_in(tmp_path / "absent") == []

@@ -17,7 +17,12 @@ from zoo.data import Digits
 from zoo.hub import card, finding, store
 from zoo.hub.config import read_config
 
-FOLDERS = {"CIFAR10": "cifar-10-batches-bin", "MNIST": "MNIST/raw", "FashionMNIST": "FashionMNIST/raw"}
+FOLDERS = {
+    "AnimeFaces": "anime-faces64",
+    "CIFAR10": "cifar-10-batches-bin",
+    "MNIST": "MNIST/raw",
+    "FashionMNIST": "FashionMNIST/raw",
+}
 
 
 def code(text: str, language: str = "python") -> str:

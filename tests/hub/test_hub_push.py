@@ -12,6 +12,7 @@ from zoo.hub import card, publishing, store
 from zoo.hub.config import read_config
 
 TOKEN = "hf_alice"
+WEBP = b"RIFF\x04\0\0\0WEBP"
 
 
 @pytest.fixture
@@ -26,7 +27,9 @@ def contents(folder: Path, repo_id: str = "alice/x") -> dict:
     return publishing.contents(folder, read_config(folder), repo_id)
 
 
-@pytest.mark.parametrize("name", ["README.md", "samples.png", "other.png", "model.safetensors", "config.json"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "samples.png", "other.png", "trace.webp", "model.safetensors", "config.json"]
+)
 def test_a_link_is_not_followed(client, server, checkpoint, secret, repo_id, name):
     path = checkpoint / name
     if name in ("model.safetensors", "config.json"):  # which have to hold what belongs there
@@ -52,17 +55,27 @@ def test_a_link_that_leads_nowhere_and_what_is_no_file(checkpoint):
 
 
 def test_only_what_a_checkpoint_is_made_of_is_sent(checkpoint):
-    for name in ("notes.txt", "last.ckpt", ".hidden.png", "model-00001-of-00002.safetensors", "x.PNG", ".env"):
+    for name in (
+        "notes.txt",
+        "last.ckpt",
+        ".hidden.webp",
+        "x.gif",
+        "model-00001-of-00002.safetensors",
+        "x.PNG",
+        ".env",
+    ):
         (checkpoint / name).write_bytes(b"mine")
     (checkpoint / "runs").mkdir()
     (checkpoint / "runs" / "samples.png").write_bytes(b"mine")
     (checkpoint / "completions.png").write_bytes((checkpoint / "samples.png").read_bytes())
+    (checkpoint / "trace.webp").write_bytes(WEBP)
     assert sorted(contents(checkpoint)) == [
         "README.md",
         "completions.png",
         "config.json",
         "model.safetensors",
         "samples.png",
+        "trace.webp",
     ]
 
 
@@ -87,7 +100,7 @@ def test_the_card_says_the_name_under_which_it_was_pushed(client, server, checkp
         before = card.write(checkpoint, made_as).read_bytes()
     client("push", checkpoint, f"hf-hub:{repo_id}", token=TOKEN)
     published = server.files(repo_id)["README.md"].decode()
-    assert published == card.render(read_config(checkpoint), repo_id, True)
+    assert published == card.render(read_config(checkpoint), repo_id, ["samples.png"])
     assert f'zoo.load("{repo_id}")' in published
     if before is not None:
         assert (checkpoint / "README.md").read_bytes() == before, "one's own card has one's own name"
@@ -115,14 +128,24 @@ def test_a_card_of_terabytes_is_not_read(checkpoint):
         contents(checkpoint)
 
 
-def test_what_is_only_called_a_picture_is_not_sent(checkpoint, secret):
-    os.link(secret, checkpoint / "other.png")  # a link that looks like any other file
-    with pytest.raises(CheckpointError, match=r"other\.png is no PNG picture, and would be published: remove it"):
+@pytest.mark.parametrize("name", ["other.png", "other.webp"])
+def test_what_is_only_called_a_picture_is_not_sent(checkpoint, secret, name):
+    os.link(secret, checkpoint / name)  # a link that looks like any other file
+    with pytest.raises(CheckpointError, match=rf"{name} is no PNG or WebP picture, and would be published: remove it"):
         contents(checkpoint)
-    with (checkpoint / "other.png").open("wb") as sparse:
+    with (checkpoint / name).open("wb") as sparse:
         sparse.truncate(2**42)
-    with pytest.raises(CheckpointError, match=r"other\.png cannot be read: its 4,398,046,511,104 bytes are more than"):
+    with pytest.raises(CheckpointError, match=rf"{name} cannot be read: its 4,398,046,511,104 bytes are more than"):
         contents(checkpoint)
+
+
+def test_a_card_made_before_another_picture_lay_there_is_made_anew(checkpoint):
+    card.write(checkpoint)
+    (checkpoint / "trace.webp").write_bytes(WEBP)
+    config = read_config(checkpoint)
+    assert contents(checkpoint)["README.md"].decode() == card.render(config, "alice/x", ["samples.png", "trace.webp"])
+    (checkpoint / "samples.png").unlink()
+    assert contents(checkpoint)["README.md"].decode() == card.render(config, "alice/x", ["trace.webp"])
 
 
 def test_a_checkpoint_is_not_written_through_a_link(checkpoint, model, tmp_path):

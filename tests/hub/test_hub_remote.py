@@ -48,14 +48,16 @@ def test_push_then_pull_is_byte_identical(client, server, checkpoint, repo_id, m
 
 def test_push_again_replaces_what_was_there(client, server, checkpoint, published):
     repo = server.repos[published]
-    old = {name: File(b"old", lfs=True) for name in ("model-00001-of-00002.safetensors", "old.png")}
+    old = {name: File(b"old", lfs=True) for name in ("model-00001-of-00002.safetensors", "old.png", "old.webp")}
     repo.commit("main", repo.commits[repo.branches["main"]] | old)
     (checkpoint / "README.md").write_text("# Another card\n")
+    (checkpoint / "trace.webp").write_bytes(b"RIFF\x04\0\0\0WEBPVP8 ")
     client("push", checkpoint, published, token=TOKEN)
     files = server.files(published)
     assert files["README.md"] == b"# Another card\n"
     assert "model-00001-of-00002.safetensors" not in files
-    assert "old.png" not in files
+    assert not {"old.png", "old.webp"} & files.keys()
+    assert Path(client("pull", published), "trace.webp").read_bytes() == (checkpoint / "trace.webp").read_bytes()
     assert Path(client("pull", published), "README.md").read_text() == "# Another card\n"
 
 

@@ -267,6 +267,31 @@ def test_no_warm_up(tmp_path):
     assert rates.rates == pytest.approx([0.1, 0.075, 0.025])
 
 
+class Held(Noisy):
+    """Whose rate is held for a share of the steps."""
+
+    def __init__(self, hold: float, lr: float = 0.1, warmup: int = 4, weight_decay: float = 0.0) -> None:
+        super().__init__(lr=lr, warmup=warmup, weight_decay=weight_decay)
+        self.save_hyperparameters()
+
+
+def test_a_rate_is_held_before_it_falls(tmp_path):
+    """For a third of the 21 steps after the warm-up, and then along half a cosine over the other 14."""
+    rates = Rates()
+    fit(tmp_path, rates, model=Held(1 / 3), max_steps=25)
+    t = torch.arange(25, dtype=torch.float64) - 4
+    cosine = 0.5 * (1 + torch.cos(math.pi * (t - 7).clamp(min=0) / 14))
+    expected = 0.1 * torch.where(t < 0, (t + 5) / 4, cosine)
+    torch.testing.assert_close(torch.tensor(rates.rates, dtype=torch.float64), expected)
+    free, never = Rates(), Rates()
+    fit(tmp_path, free, model=Noisy(lr=0.1, warmup=4), max_steps=9)
+    fit(tmp_path, never, model=Held(0.0), max_steps=9)
+    assert free.rates == never.rates
+    for hold in (1.0, -0.1):
+        with pytest.raises(DataError, match="hold must be"):
+            fit(tmp_path, model=Held(hold), max_steps=1)
+
+
 def test_weight_decay_is_for_matrices(tmp_path):
     _, trainer = fit(tmp_path, model=Noisy(weight_decay=0.3), max_steps=1)
     groups = trainer.optimizers[0].param_groups

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from zoo.nn import draws
 from zoo.nn.draws import BLOCK, Draws, chunk_size
 
 KINDS = {
@@ -38,6 +39,15 @@ def test_chunks_of_any_size_have_the_same_numbers(kind, size):
     parts = list(Draws(7, n).chunks(size))
     assert torch.equal(torch.cat([twice(draws) for _, draws in parts]), twice(Draws(7, n)))
     assert [place for part, _ in parts for place in range(n)[part]] == list(range(n))
+
+
+def test_several_threads_draw_the_same_numbers(monkeypatch):
+    alone, together = Draws(5, 100), Draws(5, 100)
+    expected = [alone.normal(3), alone.uniform(2), alone.normal(7)]
+    monkeypatch.setattr(draws, "MANY", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    for number in (together.normal(3), together.uniform(2), together.normal(7)):
+        assert torch.equal(number, expected.pop(0))
 
 
 def test_numbers_belong_to_the_place_in_whatever_order_it_comes():

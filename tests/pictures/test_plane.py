@@ -229,6 +229,49 @@ def test_lines_may_go_far_outside():
     assert lines_of(panel) == ([39, 40], [39, 40])
 
 
+# -- arrows -------------------------------------------------------------------------------------------------------
+
+
+def test_an_arrow_points_where_the_field_does_and_is_widest_at_its_tip():
+    """One arrow in the middle: its pixels lie along the field, and more of them ahead of the middle than behind."""
+    for x, y in ((1.0, 0.0), (0.0, 1.0), (-0.6, 0.8)):
+        panel = plane.arrows(lambda start, way=(x, y): torch.tensor([way]).expand_as(start), size=101, across=1)
+        light = brightness(panel) - brightness(panel).min()
+        row, column = torch.meshgrid(torch.arange(101) - 50, torch.arange(101) - 50, indexing="ij")
+        ahead, aside = x * column - y * row, y * column + x * row  # rows go down
+        assert float((light * aside).sum() / light.sum()) == pytest.approx(0, abs=0.3)
+        assert aside[light > 300].abs().max() <= 4
+        assert ahead[light > 100].max() == pytest.approx(0.45 * 101, abs=2)
+        assert ahead[light > 100].min() == pytest.approx(-0.45 * 101, abs=2)
+        wide = (light > 300) & (aside.abs() > 1)
+        assert wide[ahead > 0].sum() > 4 * wide[ahead < 0].sum()
+
+
+def test_each_place_has_its_arrow_and_strong_ones_are_long_and_light():
+    def field(start: Tensor) -> Tensor:
+        strength = torch.where(start[:, 0] > 0, 4.0, 1.0)  # four times as strong on the right
+        strength = torch.where((start > 0).all(1), torch.nan, strength)
+        return torch.stack([strength, torch.zeros(len(start))], 1)
+
+    light = brightness(plane.arrows(field, size=200, across=2))
+    cells = light.view(2, 100, 2, 100).transpose(1, 2)
+    assert cells[0, 1].max() == 4, "none where there is no number"
+    widths = [int((cells[1, k] > 100).any(0).sum()) for k in (0, 1)]
+    assert widths[1] == pytest.approx(90, abs=4)
+    assert widths[0] == pytest.approx(widths[1] / 2, abs=4), "of the root of a quarter"
+    assert cells[1, 0].max() < cells[1, 1].max()
+
+
+def test_arrows_lie_on_a_darker_panel():
+    behind = torch.full((3, 40, 40), 200, dtype=torch.uint8)
+    panel = plane.arrows(torch.zeros_like, size=40, behind=behind)
+    assert (panel == 110).all(), "a field that is nowhere has no arrow"
+    with pytest.raises(ZooError, match=r"A panel of 41 x 41 pixels is drawn on, not \(3, 40, 40\)"):
+        plane.arrows(torch.zeros_like, size=41, behind=behind)
+    with pytest.raises(ZooError, match="at least 1 arrow in a row, not 0"):
+        plane.arrows(torch.zeros_like, across=0)
+
+
 # -- files --------------------------------------------------------------------------------------------------------
 
 

@@ -94,6 +94,21 @@ def test_the_file_has_each_curve_at_its_place(tmp_path):
         assert np.abs(found - list(bytes.fromhex(colour[1:]))).max() < 12, "of 256 colours the nearest"
 
 
+def test_marked_points_are_dots_and_a_wide_range_has_few_ticks():
+    dots = [Curve("many", [5, 50, 1000], [60, 20, 10], marked=True), Curve("one", [1000], [9], marked=True)]
+    drawn = plots.figure([Panel("dots", "steps", dots, logarithmic=True)])
+    drawn.draw_without_rendering()
+    (axes,) = drawn.axes
+    assert [(line.get_marker(), line.get_clip_on()) for line in axes.lines] == [("o", False)] * 2
+    low, high = axes.get_xlim()
+    ticks = [label.get_text() for label in axes.get_xticklabels() if low <= label.get_position()[0] <= high]
+    assert ticks == ["10", "30", "100", "300", "1000"]
+    with pytest.raises(ZooError, match="'one' needs as many x as y, at least two, all finite and positive"):
+        plots.figure([Panel("", "", [dots[1]._replace(marked=False)], logarithmic=True)])
+    with pytest.raises(ZooError, match="'one' needs as many x as y, at least one, all finite and positive"):
+        plots.figure([Panel("", "", [Curve("one", [], [], marked=True)], logarithmic=True)])
+
+
 def test_labels_are_beside_the_axes_in_the_order_of_their_curves_and_apart():
     """Seven curves that end at the same height, at the top, and at the bottom are the hardest."""
     rise = [Curve(f"rise {i}", [0, 1], [0, 1]) for i in range(7)]

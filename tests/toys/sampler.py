@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -69,20 +70,25 @@ class Langevin(GenerativeModel):
             x = x.detach().requires_grad_()
             return torch.autograd.grad(self.target.log_density(x).sum(), x)[0]
 
-    def trace(self, n: int, *, seed: int | None = None) -> tuple[Tensor, Tensor]:
-        """States (chain, n, 2) and log-probabilities of acceptance (chain, n)."""
-        self.spec.count(n)
-        draws = Draws(seed, n)
-        x, states, rates = draws.normal(2).to(self.device), [], []
+    def states(self, n: int, seed: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The start and the state after each step, (n, 2), and log-probabilities of acceptance (n,)."""
+        draws = Draws(seed, self.spec.count(n))
+        x = draws.normal(2).to(self.device)
+        yield x, x.new_zeros(n)
         for _ in range(self.hparams.chain):
             x, rate = self.step(x, draws.normal(2).to(self.device), draws.uniform().to(self.device))
-            states.append(x)
-            rates.append(rate)
-        return torch.stack(states), torch.stack(rates)
+            yield x, rate
+
+    @torch.no_grad()
+    def trace(self, n: int, *, frames: int = 8, seed: int | None = None) -> Tensor:
+        """States on the way, (frames, n, 2)."""
+        states = [x for x, _ in self.states(n, seed)]
+        return torch.stack([states[k] for k in torch.linspace(0, self.hparams.chain, frames).round().long().tolist()])
 
     @torch.no_grad()
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
-        return self.trace(n, seed=seed)[0][-1]
+        *_, (x, _) = self.states(n, seed)
+        return x
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x = as_batch(batch).x
@@ -105,7 +111,7 @@ class Acceptance(Measurement):
         self.model = model
 
     def compute(self) -> list[Result]:
-        rates = self.model.trace(200, seed=0)[1].exp().mean(0)
+        rates = torch.stack([rate for _, rate in self.model.states(200, seed=0)][1:]).exp().mean(0)
         error = rates.std().item() / math.sqrt(len(rates))
         found = Result(ACCEPTED, "estimate", rates.mean().item(), standard_error=error, n=len(rates), split=None)
         return [found]
@@ -121,7 +127,9 @@ def check(model: Langevin) -> None:
     assert not hasattr(model, "log_prob")
     assert model.target.name == "4 Gaussians on a ring in 2 dimensions"
     assert model.likelihood is None
-    assert model.trace(3, seed=0)[0].shape == (model.hparams.chain, 3, 2)
+    states = model.trace(3, frames=5, seed=0)
+    assert states.shape == (5, 3, 2)
+    assert torch.equal(states[-1], model.sample(3, seed=0))
 
 
 METRICS = {"acceptance": "estimate"}

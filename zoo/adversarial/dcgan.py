@@ -2,10 +2,12 @@
 
 The generator takes latents to a small image of many channels, and each of its transposed convolutions doubles the sides
 and halves the channels; the critic goes the same way back. Batch normalization everywhere but at the images, rectified
-units in the generator and leaky ones in the critic, weights that start with a standard deviation of 0.02.
+units in the generator and leaky ones in the critic, weights that start with a standard deviation of 0.02. With 128
+channels for images of 64 x 64 pixels the generator has the sizes of the paper's figure 1.
 
-Departures: the sides of the smallest image are at most 7, so that 28 x 28 pixels are possible too, where the paper has
-4; the critic may have spectral normalization, or none, for distances that batch normalization would spoil (a slope with
+Departures: kernels are 4 x 4, a multiple of the stride, where the figure has 5 x 5; latents are normal, not uniform;
+the sides of the smallest image are at most 7, so that 28 x 28 pixels are possible too, where the paper has 4; the
+critic may have spectral normalization, or none, for distances that batch normalization would spoil (a slope with
 respect to one image means little where its batch takes part); both may be conditioned on labels; the critic's last
 layer is linear, its sigmoid being part of the distance.
 """

@@ -22,9 +22,14 @@ def evaluate(
     revision: str | None = None,
     samples: int | None = None,
     metrics: str | None = None,
+    n: int | None = None,
     write: bool = False,
+    **options: Any,
 ) -> None:
     """Recompute a checkpoint's numbers on its test split from the published weights.
+
+    With options of the model's `sample`, such as its steps, or with n, those of samples alone, which are drawn so: what
+    there is, `zoo evaluate NAME --help` tells.
 
     Args:
         name: a name from `zoo list`, a folder, or a Hub repository NAMESPACE/NAME.
@@ -36,6 +41,7 @@ def evaluate(
         samples: of a bound, draws for each datum; more make it tighter, or of dequantization noise less noisy. By
             default those behind the card's numbers.
         metrics: names of metrics to measure as well, separated by commas, or all.
+        n: images that are drawn for FID and what goes with it; by default 50,000.
         write: put the numbers into the folder's config.json and on its card.
     """
     from zoo.evaluation import measure
@@ -50,13 +56,28 @@ def evaluate(
         finding.check_own(name, folder)
     config = read_config(folder)
     how = {"limit": limit, "batch_size": batch_size, "device": device, "root": root, "samples": samples}
-    results = measure.evaluate(folder, metrics=metrics or (), **how)
+    results = measure.evaluate(folder, metrics=metrics or (), n=n, options=options, **how)
     for result in results:
         print(_report(name, result, config))
     if write:
         kept = merge(results_of(config), results)
         write_config(folder, {**config, "results": [result.config for result in kept]})
         tell(card.write(folder))
+
+
+def sampling_options(name: str, revision: str | None = None) -> dict[str, tuple[type, Any, str]]:
+    """What the `sample` of a checkpoint's model takes, as `zoo.commands.drawing.sample_options`; of one that cannot be
+    sampled, or is not there, nothing: the command says what is wrong with it.
+    """
+    from zoo.commands.drawing import sample_options
+
+    try:
+        return sample_options(name, revision)
+    except ZooError:
+        return {}
+
+
+evaluate.options = sampling_options
 
 
 def distance(

@@ -33,7 +33,9 @@ def list_checkpoints(*, json: bool = False, table: str | None = None) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def export(run: Path, name: str, *, dtype: str = "float16", overwrite: bool = False) -> None:
+def export(
+    run: Path, name: str, *, dtype: str = "float16", width: float | None = None, overwrite: bool = False
+) -> None:
     """Make a checkpoint folder from a training run, and print it.
 
     In a clone of the zoo it is checkpoints/NAME. Elsewhere, or if that is set, NAME in the folder ZOO_CHECKPOINTS, by
@@ -43,6 +45,7 @@ def export(run: Path, name: str, *, dtype: str = "float16", overwrite: bool = Fa
         run: the run's folder, or one .ckpt file in it.
         name: FAMILY-DATASET in lower case, for example pixelcnn-digits.
         dtype: of the stored weights; float32 for small models whose numbers 16 bits would change.
+        width: of an average which the run's EMA kept beside its own, to be taken in the place of this one.
         overwrite: replace a checkpoint of that name, with its numbers and notes.
     """
     from zoo.hub import card
@@ -63,7 +66,7 @@ def export(run: Path, name: str, *, dtype: str = "float16", overwrite: bool = Fa
         except Exception as error:  # a picture that cannot be drawn leaves a whole checkpoint
             failed.append(error)
 
-    tell(export_run(run, name, dtype=dtype, overwrite=overwrite, finish=finish))
+    tell(export_run(run, name, dtype=dtype, width=width, overwrite=overwrite, finish=finish))
     if failed:
         raise failed[0]
 
@@ -124,6 +127,7 @@ def show_card(name: str | None = None, *, write: bool = False, readme: bool = Fa
     """
     from zoo.hub import card, finding, places, tables
     from zoo.hub.config import read_config
+    from zoo.hub.reading import pictures_in
 
     if name is None and not readme:
         raise ZooError("Name the checkpoint whose card to make, or give --readme for all cards and tables.")
@@ -136,7 +140,7 @@ def show_card(name: str | None = None, *, write: bool = False, readme: bool = Fa
             tell(card.write(folder))
         else:
             shown = folder.resolve().name if finding.is_own(name, folder) else name
-            print(card.render(read_config(folder), shown, (folder / card.PICTURE).is_file()), end="")
+            print(card.render(read_config(folder), shown, pictures_in(folder)), end="")
     if readme:
         for path in [*card.write_all(), *tables.write_pages(Path())]:
             tell(path)

@@ -1,5 +1,6 @@
 """Data sets: one LightningDataModule each."""
 
+from zoo.data.anime_faces import AnimeFaces
 from zoo.data.cancer import BreastCancer
 from zoo.data.cifar import CIFAR10
 from zoo.data.digits import Digits
@@ -15,6 +16,7 @@ from zoo.data.tensors import TensorData
 __all__ = [
     "CIFAR10",
     "MNIST",
+    "AnimeFaces",
     "BreastCancer",
     "Digits",
     "FashionMNIST",

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -38,14 +40,17 @@ class Fidelity(Measurement):
 
     Args:
         model: of images.
-        n: samples.
+        n: samples; at most as many as there are images.
         seed: of the samples.
+        options: of the model's `sample`, as its steps.
     """
 
     metrics = tuple(METRICS[name] for name in ("fid", "kid", "precision", "recall"))
 
-    def __init__(self, model: GenerativeModel, n: int = N, seed: int = 0) -> None:
-        self.model, self.n, self.seed = model, n, seed
+    def __init__(
+        self, model: GenerativeModel, n: int = N, seed: int = 0, options: Mapping[str, Any] | None = None
+    ) -> None:
+        self.model, self.n, self.seed, self.options = model, n, seed, dict(options or {})
 
     def begin(self, data: LightningDataModule, limit: int | None) -> None:
         """Take the training images, or the first of them; as many samples at most."""
@@ -58,7 +63,8 @@ class Fidelity(Measurement):
         """Draw, and compare."""
         levels, device = self.model.spec.levels, self.model.device
         network = metrics.Inception(self.root)
-        samples = pictures.to_bytes(self.model.sample(self.n, seed=self.seed), levels)
+        drawn = self.model.sample(self.n, seed=self.seed, **self.options)
+        samples = pictures.to_bytes(drawn, levels)
         generated = metrics.features_of(samples.split(BATCH), network, device)
         reference = pictures.to_bytes(self.reference, levels)
         if self.limited:  # a quick check leaves no files
@@ -66,7 +72,11 @@ class Fidelity(Measurement):
         else:
             real = features_of_reference(reference, network, device, self.root)
         own = {"n": self.n, "split": "train", "limit": self.limited}
-        return [replace(found, **own) for found in distances(generated, real)]
+        how = self.model.way_of_sampling(**self.options)
+        return [
+            replace(found, **own, protocol="; ".join(filter(None, (found.protocol, how))))
+            for found in distances(generated, real)
+        ]
 
 
 class PointFidelity(Measurement):
@@ -75,12 +85,13 @@ class PointFidelity(Measurement):
     Args:
         model: of points or rows of a table.
         seed: of the samples.
+        options: of the model's `sample`, as its steps.
     """
 
     metrics = (METRICS["energy_distance"],)
 
-    def __init__(self, model: GenerativeModel, seed: int = 0) -> None:
-        self.model, self.seed, self.n = model, seed, 0
+    def __init__(self, model: GenerativeModel, seed: int = 0, options: Mapping[str, Any] | None = None) -> None:
+        self.model, self.seed, self.options, self.n = model, seed, dict(options or {}), 0
         self.points: list[Tensor] = []
 
     def update(self, batch: Batch) -> None:
@@ -100,8 +111,9 @@ class PointFidelity(Measurement):
     def compute(self) -> list[Result]:
         """Draw, and compare; in the unit of the points."""
         points = torch.cat(self.points).double()
-        samples = self.model.sample(len(points), seed=self.seed).to(points)
-        protocol = f"{len(points):,} samples; unbiased"
+        samples = self.model.sample(len(points), seed=self.seed, **self.options).to(points)
+        how = self.model.way_of_sampling(**self.options)
+        protocol = "; ".join(filter(None, (f"{len(points):,} samples", "unbiased", how)))
         value = metrics.energy_distance(samples, points)
         return [distance("energy_distance", value, protocol)]
 

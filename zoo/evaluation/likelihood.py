@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,13 +13,15 @@ from torch import Tensor
 from zoo.batch import Batch
 from zoo.errors import ZooError
 from zoo.model import GenerativeModel, Measurement
-from zoo.results import METRICS, Result, results_of
+from zoo.results import METRICS, Metric, Result, results_of
 
 MOST_SAMPLES = 20_000  # for each datum, that a config.json alone may ask for; papers take 5,000
 
 
 class Likelihood(Measurement):
     """The mean of -log p(x), exact or an upper bound, in the unit that the model's `metric` names.
+
+    Of a model whose bound is a sum of terms, `term_draws(x, ...)` to the draws of each by its name, also their means.
 
     Args:
         model: with `log_prob` or `elbo`.
@@ -33,6 +36,7 @@ class Likelihood(Measurement):
         self.averages = model.likelihood == "bound" and hasattr(model, "elbo_draws")
         self.n = 0
         self.found: list[Tensor] = []
+        self.terms: dict[str, list[Tensor]] = defaultdict(list)
 
     def update(self, batch: Batch) -> None:
         """Log-likelihoods of a batch; a `ZooError` where one is not finite."""
@@ -43,32 +47,51 @@ class Likelihood(Measurement):
             log_prob = self.model.log_prob(x, **given)[None]
         else:
             given |= {"samples": self.samples, "seed": self.seed}
-            log_prob = self.model.elbo_draws(x, **given) if self.averages else self.model.elbo(x, **given)[None]
+            log_prob = self._bound(x, given)
         self.found.append(_finite(log_prob, self.n))
         self.n += batch.size
 
+    def _bound(self, x: Tensor, given: dict[str, Any]) -> Tensor:
+        """The bound of a batch, (draws, N) nats; of terms, these are kept."""
+        if hasattr(self.model, "term_draws"):
+            terms = self.model.term_draws(x, **given)
+            for name, each in terms.items():
+                self.terms[name].append(each.double().cpu())
+            return -sum(terms.values())
+        return self.model.elbo_draws(x, **given) if self.averages else self.model.elbo(x, **given)[None]
+
     def compute(self) -> list[Result]:
-        """Mean, standard error over data and, of several draws of dequantization noise, their spread."""
+        """Mean, standard error over data and, of several draws that are averaged, their spread; then the terms."""
         model, count = self.model, self.samples
-        losses = -torch.cat(self.found, 1)  # (draws, n)
-        if model.metric != "nats":
-            losses = losses / (model.spec.dims * math.log(2))
-        each = losses.mean(0)
         given = " and ".join(name for name in model.given if name != "index")
         if self.averages:
             protocol = f"{model.protocol}, " + (f"{count:,} draws" if count > 1 else "one draw")
         else:
             protocol = "; ".join(filter(None, (model.protocol, f"{count:,} samples an image" if count > 1 else "")))
-        result = Result(
-            METRICS[model.metric],
-            {"exact": "exact", "bound": "upper"}[model.likelihood],
+        protocol = "; ".join(filter(None, (protocol, given and f"given the {given}")))
+        metric, kind = METRICS[model.metric], {"exact": "exact", "bound": "upper"}[model.likelihood]
+        result = self._mean(metric, kind, -torch.cat(self.found, 1), protocol)
+        return [result, *(self._term(name, torch.cat(found, 1), protocol) for name, found in self.terms.items())]
+
+    def _term(self, name: str, losses: Tensor, protocol: str) -> Result:
+        metric = Metric(name, f"{METRICS[self.model.metric].unit} of the {name}", 4)
+        return self._mean(metric, "estimate", losses, f"term of the bound; {protocol}")
+
+    def _mean(self, metric: Metric, kind: str, losses: Tensor, protocol: str) -> Result:
+        """The result of losses (draws, n) in nats."""
+        if self.model.metric != "nats":
+            losses = losses / (self.model.spec.dims * math.log(2))
+        each = losses.mean(0)
+        return Result(
+            metric,
+            kind,
             each.mean().item(),
             standard_error=each.std().item() / math.sqrt(self.n) if self.n > 1 else None,
-            protocol="; ".join(filter(None, (protocol, given and f"given the {given}"))),
-            samples=count,
-            spread=losses.mean(1).std().item() if len(losses) > 1 else None,
+            protocol=protocol,
+            samples=self.samples,
+            # A term may be the same in each draw, whose means then differ by their rounding at most.
+            spread=losses.mean(1).std().item() if bool((losses != losses[:1]).any()) else None,
         )
-        return [result]
 
 
 def own_samples(config: Mapping[str, Any] | None, metric: str) -> list[int]:

@@ -45,6 +45,8 @@ def evaluate(
     split: str = "test",
     seed: int = 0,
     samples: int | None = None,
+    n: int | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> list[Result]:
     """Measure how likely a model finds held-out data, and the other numbers that tell what it is worth.
 
@@ -63,6 +65,9 @@ def evaluate(
         seed: of the draws behind a bound; exact numbers have none.
         samples: draws for each datum behind a bound, for a tighter one, or of dequantization noise for one that is
             less noisy; by default those behind each of the checkpoint's own results, else one.
+        n: images that are drawn for FID and what goes with it; by default 50,000. With it, or with options, only
+            samples are measured.
+        options: of the model's `sample`, with which these are drawn: {"steps": 10}.
 
     Returns:
         The results: first the likelihood (kind "exact" from `log_prob` or "upper" from `elbo`, its mean and standard
@@ -78,6 +83,7 @@ def evaluate(
     if split not in SPLITS:
         raise ZooError(f"There is no split {split!r} to evaluate on; choose one of {', '.join(SPLITS)}.")
     samples = None if samples is None else count_of(samples, "samples")
+    n = None if n is None else count_of(n)
     model, config = _model(name, device)
     data = (config or {}).get("data") if data is None else data
     if isinstance(data, Mapping):
@@ -85,16 +91,16 @@ def evaluate(
     if isinstance(metrics, str):
         metrics = [name.strip() for name in metrics.split(",")]
     model.check_data(data)
-    measurements = choose(model, data, config, names=metrics, samples=samples, seed=seed)
+    measurements = choose(model, data, config, names=metrics, samples=samples, seed=seed, n=n, options=options)
     if not measurements and data is None:
         raise ZooError("The checkpoint names no data set; say which one with data={'class_path': 'zoo.data...'}.")
     if not measurements:
         raise ZooError(f"{type(model).__name__} has neither log_prob nor elbo, and there is nothing else to evaluate.")
 
     with model.sampling_mode(cached=False), torch.no_grad(), full_precision(model.device):
-        n, limited = _pass(model, measurements, data, split, limit)
+        count, limited = _pass(model, measurements, data, split, limit)
         # A number that needs no data is of no split, whatever other numbers have seen.
-        seen = {True: (data, n, split, limited), False: (data, None, None, False)}
+        seen = {True: (data, count, split, limited), False: (data, None, None, False)}
         return [_complete(each, *seen[some.needs_data]) for some in measurements for each in some.compute()]
 
 

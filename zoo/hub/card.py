@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 
@@ -19,27 +19,36 @@ from zoo.hub import finding
 from zoo.hub.config import CONFIG, hub_id_of, spec_of, title_of, worded
 from zoo.hub.example import example, finetuning, install, recipe_of
 from zoo.hub.limits import intended_use, limits
+from zoo.hub.reading import pictures_in
 from zoo.hub.tables import dictionary, effort, family, last_name, markdown, size, start_of
 from zoo.papers import papers_of
 from zoo.references import Reference, reference_of
 from zoo.results import Config, Result, results_of
 
 PICTURE = "samples.png"  # which export draws beside a card
+CAPTIONS = {  # of other pictures that lie there, by the name of the file without its ending
+    "completions": "Test images, of which a part is kept and the rest drawn:",
+    "fid": "FID against the number of steps, for each sampler:",
+    "forward": "How noise is mixed into data, from left to right:",
+    "steps": "Samples that begin with the same noise, in more and more steps:",
+    "trace": "The way from noise to samples:",
+}
 
 
-def render(config: Config, name: str | None = None, picture: bool | None = None) -> str:
+def render(config: Config, name: str | None = None, pictures: Sequence[str] | None = None) -> str:
     """Make the model card, Markdown with YAML front matter, of a checkpoint's config.json.
 
     Args:
         config: as `zoo.hub.config.read_config` returns it.
         name: of the checkpoint, or its Hub repository ("namespace/name"); by default that of its recipe, or
             else of its model and data.
-        picture: whether samples.png lies beside it; by default whether one can be drawn.
+        pictures: names of those that lie beside it, which it shows, samples.png first; by default that one, where it
+            can be drawn.
     """
     raw, config = config, worded(config, literal)  # of which YAML and the example quote what they have to
     load_name, spec = plain(name or default_name(raw)).replace("`", ""), spec_of(raw)
-    if picture is None:
-        picture = bool(spec and spec.picture and _draws(config))
+    if pictures is None:
+        pictures = [PICTURE] if spec and spec.picture and _draws(config) else []
     fields = {
         "name": literal(load_name.rsplit("/", 1)[-1]),
         "load_name": shlex.quote(load_name),
@@ -47,7 +56,7 @@ def render(config: Config, name: str | None = None, picture: bool | None = None)
         "example": example(raw, load_name),
         "finetune": finetuning(raw, load_name),
         "summary": _summary(config),
-        "picture": "![samples](samples.png)" if picture else "",
+        "pictures": _pictures(pictures),
         "numbers": _numbers(config),
         "comparison": _comparison(config),
         "training": _training(config),
@@ -88,7 +97,7 @@ def write(folder: str | Path, name: str | None = None) -> Path:
 
     folder = Path(folder)
     card = folder / "README.md"
-    text = render(read_config(folder), name or folder.resolve().name, (folder / PICTURE).is_file())
+    text = render(read_config(folder), name or folder.resolve().name, pictures_in(folder))
     write_atomically(card, text)
     return card
 
@@ -173,6 +182,16 @@ def _summary(config: Config) -> str:
         arguments = ", ".join(f"{key}={value!r}" for key, value in (config["data"].get("init_args") or {}).items())
         sentence += f", trained on {title_of(config)}" + (f" ({literal(arguments)})" if arguments else "")
     return sentence + "."
+
+
+def _pictures(names: Sequence[str]) -> str:
+    """The pictures of these names, samples first, with what is known of them by their names."""
+    shown = []
+    for name in sorted(names, key=lambda name: (name != PICTURE, name)):
+        stem = name.rpartition(".")[0]
+        shown += [CAPTIONS[stem]] if stem in CAPTIONS else []
+        shown.append(f"![{stem}]({name})")
+    return "\n\n".join(shown)
 
 
 def _bibtex(config: Config) -> str:

@@ -9,13 +9,14 @@ from zoo.hub.config import spec_of, title_of
 from zoo.references import headline
 from zoo.results import Config, results_of
 
-# What is known of the licence of data, and what else a user of them should know.
+# What is known of the licence of data, and what else a user of them should know: each card of a model of them says it.
 LICENCES = {
     "CIFAR10": "their authors state no licence",
     "MNIST": "CC BY-SA 3.0, as TensorFlow's documentation has it",
     "FashionMNIST": "MIT",
     "Digits": "CC BY 4.0, as the UCI repository has it",
     "BreastCancer": "CC BY 4.0, as the UCI repository has it",
+    "AnimeFaces": "the data state none",
 }
 CAUTIONS = {
     "CIFAR10": "CIFAR-10 was taken from 80 Million Tiny Images, pictures that search words found on the web, which "
@@ -25,6 +26,8 @@ CAUTIONS = {
     "they are no sample of how people write.",
     "BreastCancer": "The table has 569 biopsies of one hospital: rows that are drawn are nobody's, and nothing medical "
     "follows from them.",
+    "AnimeFaces": "The faces come without a word on who drew them or what may be done with them: a sample may "
+    "be close to somebody's drawing, and nothing here gives leave to use it as one's own.",
 }
 
 

@@ -17,10 +17,9 @@ from zoo.errors import CheckpointError, warn
 from zoo.hub.client import check_request, explained, repository
 from zoo.hub.config import CONFIG
 from zoo.hub.folder import INDEX, weight_files
-from zoo.hub.reading import PNG, opened, read_bytes
+from zoo.hub.reading import is_picture, opened, pictures_in, read_bytes
 
 CARD = "README.md"
-PICTURES = re.compile(r"[\w-]+\.png", re.ASCII)
 MOST_CARD, MOST_PICTURE = 2**20, 2**24  # bytes
 
 
@@ -38,7 +37,7 @@ def contents(folder: Path, config: Mapping[str, Any], repo_id: str) -> dict[str,
     Raises:
         CheckpointError: one of them is missing, or is a link or another thing that is no file, or no picture.
     """
-    pictures = sorted(path.name for path in folder.iterdir() if PICTURES.fullmatch(path.name))
+    pictures = pictures_in(folder)
     card = [CARD] if os.path.lexists(folder / CARD) else []
     files: dict[str, Path | bytes] = {
         name: _plain(folder / name) for name in (CONFIG, *sorted(weight_files(config)), *card, *pictures)
@@ -95,7 +94,7 @@ def push_files(
 
 def _ours(name: str) -> bool:
     """Whether a file in a repository is of a kind that a push puts there."""
-    return name in (INDEX, CARD) or ("/" not in name and name.endswith((".safetensors", ".png")))
+    return name in (INDEX, CARD) or ("/" not in name and name.endswith((".safetensors", ".png", ".webp")))
 
 
 def _plain(path: Path) -> Path:
@@ -117,15 +116,15 @@ def _plain(path: Path) -> Path:
 def _check_picture(path: Path) -> None:
     """Refuse what is only called a picture: a hard link to something else, or gigabytes of it."""
     with opened(path, MOST_PICTURE) as (file, _):
-        if file.read(len(PNG)) != PNG:
-            raise CheckpointError(f"{path} is no PNG picture, and would be published: remove it.")
+        if not is_picture(file.read(16)):
+            raise CheckpointError(f"{path} is no PNG or WebP picture, and would be published: remove it.")
 
 
 def _card(folder: Path, config: Mapping[str, Any], repo_id: str) -> str:
     """The card as it is published, under the name of its repository."""
     from zoo.hub import card
 
-    file, picture = folder / CARD, (folder / card.PICTURE).is_file()
+    file, pictures = folder / CARD, pictures_in(folder)
     if file.is_file():
         try:
             text = read_bytes(file, MOST_CARD).decode("utf-8")
@@ -133,9 +132,11 @@ def _card(folder: Path, config: Mapping[str, Any], repo_id: str) -> str:
             raise CheckpointError(
                 f"{file} cannot be read as a card: `zoo card {folder} --write` makes it anew."
             ) from None
-        # Under whichever name it was made: that of a folder, or of a repository that it came from.
+        # Under whichever name it was made, that of a folder or of a repository that it came from, and with the pictures
+        # that lay there then.
         names = {folder.resolve().name, *re.findall(r'zoo\.load\("([^"\n]+)"\)', text)}
-        if all(card.render(config, name, picture) != text for name in names):
+        shown = re.findall(r"^!\[[\w-]+\]\(([\w.-]+)\)$", text, re.MULTILINE)
+        if all(card.render(config, name, shown) != text for name in names):
             warn(f"{file} is not the card that zoo makes of {CONFIG}, and is published as it is.")
             return text
-    return card.render(config, repo_id, picture)
+    return card.render(config, repo_id, pictures)

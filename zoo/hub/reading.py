@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from zoo.errors import CheckpointError, one_line, show
 from zoo.files import opened_regular
 
 PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
+PICTURES = re.compile(r"[\w-]+\.(png|webp)", re.ASCII)  # the names of pictures that may lie in a checkpoint's folder
 _MAX_JSON_BYTES = 2**20
 _MAX_DEPTH = 100
 _MAX_DIGITS = 30  # of an integer; one of 400 is too large for a float
@@ -91,3 +93,14 @@ def read_bytes(path: Path, limit: int) -> bytearray:
         if file.readinto(data) != size or file.read(1):
             raise CheckpointError(f"{path} changed while it was read; load it again.")
         return data
+
+
+def is_picture(start: bytes) -> bool:
+    """Whether a file is a PNG or WebP picture, by its first bytes, of which 16 suffice."""
+    return start.startswith(PNG) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
+
+
+def pictures_in(folder: Path) -> list[str]:
+    """The names of the pictures in a checkpoint's folder, in their order; empty where there is none."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path.name for path in found if PICTURES.fullmatch(path.name))

@@ -17,6 +17,7 @@ from zoo.hub import client
 from zoo.hub.client import UnreachableError, at_revision, behind, check_request, explained
 from zoo.hub.config import CONFIG, read_config
 from zoo.hub.folder import verify, weight_files
+from zoo.hub.reading import PICTURES
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -141,7 +142,7 @@ def _fetch(repo_id: str, revision: str | None, token: str | None) -> Path:
                 missing = sorted(wanted - files)
                 if missing:
                     raise CheckpointError(f"{repo_id}{at_revision(revision)} lacks {show(missing[0])}; push it again.")
-                extras = {file for file in files if file == "README.md" or re.fullmatch(r"[\w-]+\.png", file)}
+                extras = {file for file in files if file == "README.md" or PICTURES.fullmatch(file)}
                 for file in sorted(wanted | extras):
                     _check_arrived(download(file, info.sha, again))
                 verify(folder)

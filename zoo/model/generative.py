@@ -41,8 +41,10 @@ class GenerativeModel(Model):
     - `elbo(x, *, samples=1, seed=None, index=None)`: (N,) nats, a lower bound on log p(x), whose random numbers belong
       to each datum by `index`, its place in its split; by default to its place in x.
 
-    A sampler, as a Markov chain, has `sample` and, of the states on the way, `trace(n, *, seed=None)`, and none of the
-    two; a bare kernel, a step from one state to the next, is a pair of functions and no module.
+    What draws step by step, as a Markov chain or a diffusion, also has `trace(n, *, frames=8, seed=None)` with the
+    other options of its `sample`: (frames, n, *shape), states on the way as data, at even distances in steps, of which
+    the last is what `sample` draws. A sampler has these two alone, and none of the two above; a bare kernel, a step
+    from one state to the next, is a pair of functions and no module.
 
     What data are given, `label` or `condition`, is a keyword of the same name in all three. A family whose loss is its
     likelihood or its bound inherits the training and validation steps here; its constructor keeps `lr`, `warmup` and
@@ -62,6 +64,10 @@ class GenerativeModel(Model):
         as it was.
         """
         raise ZooError(f"{type(self).__name__} cannot be sampled: it does not define sample().")
+
+    def way_of_sampling(self, **options: Any) -> str:
+        """How `sample` draws with these options, in a phrase for the card; empty where nothing is to be said."""
+        return ", ".join(f"{name} {value}" for name, value in options.items())
 
     chunk: int | None = None
     """Data that `sample` draws at once, which bounds its memory; None for `zoo.nn.draws.chunk_size`. It changes nothing

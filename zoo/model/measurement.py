@@ -16,10 +16,12 @@ class Measurement:
     Attributes:
         metrics: what it measures; config.json, the tables and the card write a number as its metric says.
         needs_data: whether it sees data at all.
+        asked: whether it is taken only where one of its metrics is asked for, or is among a checkpoint's results.
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = ()
     needs_data: ClassVar[bool] = True
+    asked: ClassVar[bool] = False
 
     def begin(self, data: LightningDataModule, limit: int | None) -> None:
         """See whose data they are, and how many of them at most are to be used, before the first batch."""

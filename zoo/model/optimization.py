@@ -16,7 +16,7 @@ from zoo.optim import Muon
 class Optimization(LightningModule):
     """AdamW or Muon, with a linear warm-up and a cosine to zero at the last step of the run.
 
-    The constructor keeps `lr`, `warmup` and `weight_decay`, and maybe `optimizer`, as hyperparameters.
+    The constructor keeps `lr`, `warmup` and `weight_decay`, and maybe `optimizer` and `hold`, as hyperparameters.
     """
 
     def check_rates(self) -> None:
@@ -28,7 +28,7 @@ class Optimization(LightningModule):
         for name in ("lr", "critic_lr", "weight_decay", "warmup"):
             if isinstance(value := self.hparams.get(name), (int, float)):  # somebody's own may be anything
                 real_of(value, name, zero=True)
-        for name in ("beta1", "beta2"):
+        for name in ("beta1", "beta2", "hold"):
             if isinstance(value := self.hparams.get(name), (int, float)) and real_of(value, name, zero=True) >= 1:
                 raise DataError(f"{name} must be below 1, not {value}.")
 
@@ -61,13 +61,17 @@ class Optimization(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def schedule(self, step: int) -> float:
-        """The share of the learning rate at an optimizer step: a linear warm-up, then a cosine to zero at the last."""
-        warmup = self.hparams.warmup
+        """The share of the learning rate at an optimizer step: a linear warm-up, then a cosine to zero at the last.
+
+        Between the two it stays where it is for the share of the steps that the hyperparameter `hold` says, if any.
+        """
+        warmup, hold = self.hparams.warmup, self.hparams.get("hold", 0.0)
         if step < warmup:
             return (step + 1) / warmup
         # Read anew each step, for `TimeBudget` sets `max_steps` on the way.
         total = self.trainer.estimated_stepping_batches
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+        way = min(1.0, (step - warmup) / max(1, total - warmup))
+        return 0.5 * (1 + math.cos(math.pi * max(0.0, way - hold) / (1 - hold)))
 
     def configure_gradient_clipping(
         self,

@@ -9,7 +9,9 @@ as 1, 2, 3*), whose key is the seed and the number of a block of data: keys that
 from __future__ import annotations
 
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor
 from zoo.arguments import seed_of
 from zoo.errors import ZooError
 
+MANY = 2**20  # numbers, drawn in some 10 milliseconds by one thread, from which on several draw them
 BLOCK = 16  # data of one stream: a stream takes 10 microseconds to begin, as long as a thousand numbers
 
 # Components and data drawn at once, on a CPU and on a GPU: what caches hold, and what keeps a GPU busy.
@@ -75,8 +78,12 @@ class Draws:
     ) -> Tensor:
         streams, rows = self._streams()
         out = np.empty((len(streams), BLOCK, *shape), kind)
-        for stream, block in zip(streams, out, strict=True):
-            fill(stream, block)
+        if out.size < MANY:
+            for stream, block in zip(streams, out, strict=True):
+                fill(stream, block)
+        else:  # NumPy lets other threads run while it draws, and each stream has numbers of its own
+            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+                deque(pool.map(fill, streams, out), maxlen=0)
         return torch.from_numpy(out).flatten(0, 1)[rows]
 
     def _streams(self) -> tuple[list[np.random.Generator], slice | Tensor]:

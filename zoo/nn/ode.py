@@ -40,7 +40,8 @@ def solver() -> Callable[..., Tensor]:
         import torchdiffeq  # noqa: F401
     except ImportError:
         raise ZooError(
-            "Continuous flows need torchdiffeq, which is not installed: pip install generative-zoo[ode]."
+            "Continuous flows, and the probability flow of a diffusion, need torchdiffeq, which is not installed: "
+            "pip install generative-zoo[ode]."
         ) from None
     return solve
 

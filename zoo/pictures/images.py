@@ -9,7 +9,9 @@ import errno
 import io
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,6 +21,9 @@ from zoo.data.decoding import read_picture, to_levels
 from zoo.errors import ZooError
 from zoo.files import unwritable, write_atomically
 from zoo.spec import DataSpec
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 GAP = 2  # white pixels between the cells of a grid
 SIDE = 64  # images smaller than this are enlarged by a whole factor, so that an 8x8 digit can be seen
@@ -92,8 +97,7 @@ def save(
     from PIL import Image
 
     path = writable(path)
-    pixels = grid(images, levels, columns=columns).permute(1, 2, 0).numpy()
-    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    image = as_image(grid(images, levels, columns=columns))
     if palette:
         image = image.quantize(256, dither=Image.Dither.NONE)
     data = io.BytesIO()
@@ -102,11 +106,21 @@ def save(
     return path
 
 
-def writable(path: str | Path) -> Path:
-    """Refuse a bad path before minutes of sampling: its folder must exist, and its name end in .png."""
+def as_image(pixels: Tensor) -> Image:
+    """Bytes (1 or 3, H, W) as Pillow has them."""
+    from PIL import Image
+
+    array = pixels.permute(1, 2, 0).contiguous().numpy()
+    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+
+
+def writable(path: str | Path, endings: Sequence[str] = (".png",)) -> Path:
+    """Refuse a bad path before minutes of sampling: its folder must exist, and its name end in one of `endings`."""
     path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise ZooError(f"Pictures are written as PNG; name the file {path.stem or 'grid'}.png, not {path.name!r}.")
+    if path.suffix.lower() not in endings:
+        kinds = " or ".join(ending[1:].upper().replace("WEBP", "WebP") for ending in endings)
+        names = " or ".join(f"{path.stem or 'grid'}{ending}" for ending in endings)
+        raise ZooError(f"Pictures are written as {kinds}; name the file {names}, not {path.name!r}.")
     if path.is_dir():
         raise ZooError(f"{path} is a folder; name a file in it.")
     if not path.parent.is_dir():

@@ -25,6 +25,7 @@ from zoo.pictures import images as pictures
 SIZE = 320  # pixels of a panel's side
 GAP = 6  # white pixels between panels
 CHUNK = 16_384  # points evaluated at once
+ARROW, DIM = (170, 220, 255), 0.55  # the colour of arrows, and how light is what lies behind them
 
 # Every seventeenth of the 256 colours of magma; in between, straight lines stay within 2.2 of 255.
 MAGMA = """
@@ -148,6 +149,63 @@ def transported_grid(
     for line, step in sorted(np.argwhere(drawn).tolist(), key=lambda i: -np.square(middle[i[0], i[1]]).sum()):
         ends = [tuple(place[line, step]), tuple(place[line, step + 1])]
         canvas.line(ends, fill=tuple(colours[line, step].tolist()), width=fine + 1)
+    return _panel(np.asarray(image.reduce(fine)))
+
+
+def arrows(
+    field: Callable[[Tensor], Tensor],
+    extent: float = 4.0,
+    size: int = SIZE,
+    *,
+    across: int = 14,
+    behind: Tensor | None = None,
+) -> Tensor:
+    """A vector field on a lattice, an arrow around each of its points, which is the lighter the stronger the field is.
+
+    The longest arrows, those of the strongest twentieth, nearly reach to the next; the length of the others grows with
+    the root of their strength, so that of weak ones too it is seen where they point.
+
+    Args:
+        field: float32 (N, 2) to (N, 2); where it is not finite there is no arrow.
+        extent: the picture shows [-extent, extent]^2.
+        size: pixels of a side.
+        across: arrows in a row.
+        behind: a panel of this size to draw on, darkened; by default black.
+    """
+    from PIL import Image, ImageDraw
+
+    _check(extent, size)
+    if across < 1:
+        raise ZooError(f"A field needs at least 1 arrow in a row, not {across}.")
+    line = torch.linspace(-extent, extent, 2 * across + 1)[1::2]
+    start = torch.cartesian_prod(line, line)
+    vector = field(start).detach().cpu()
+    _check_points(vector)
+    vector = vector.double().numpy()
+    strength = np.linalg.norm(vector, axis=1)
+    shown = np.isfinite(strength) & (strength > 0)
+    full = np.quantile(strength[shown], 0.95) if shown.any() else 1.0
+    length = np.sqrt(np.minimum(strength[shown] / full, 1))[:, None]
+    direction = vector[shown] / strength[shown, None]
+    half = direction * length * (0.45 * 2 * extent / across)
+    middle = start.double().numpy()[shown]
+
+    fine = 4  # antialiased by drawing four times as large
+    image = Image.new("RGB", (size, size), tuple(magma(0.0).tolist()))
+    if behind is not None:
+        if behind.shape != (3, size, size):
+            raise ZooError(f"A panel of {size} x {size} pixels is drawn on, not {tuple(behind.shape)}.")
+        image = Image.fromarray((behind.permute(1, 2, 0).numpy() * DIM).astype(np.uint8))
+    image = image.resize((fine * size, fine * size), Image.Resampling.NEAREST)
+    canvas = ImageDraw.Draw(image)
+    colours = np.rint(np.array(ARROW) * (0.35 + 0.65 * length)).astype(int)
+    tails, tips = (fine * (_pixels(each, extent, size) + 0.5) for each in (middle - half, middle + half))
+    for tail, tip, colour in zip(tails, tips, map(tuple, colours.tolist()), strict=True):
+        ahead = (tip - tail) / max(np.linalg.norm(tip - tail), 1e-9)
+        aside, reach = np.array([-ahead[1], ahead[0]]), min(4.5 * fine, 0.7 * np.linalg.norm(tip - tail))
+        neck = tip - reach * ahead
+        canvas.line([tuple(tail), tuple(neck)], fill=colour, width=fine + 1)
+        canvas.polygon([tuple(each) for each in (tip, neck + reach / 2 * aside, neck - reach / 2 * aside)], fill=colour)
     return _panel(np.asarray(image.reduce(fine)))
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 SIZE = (4.2, 3.1)  # inches of a panel, with its labels
+WIDE = 60  # a range of so many times its least value has fewer ticks
 APART = 0.075  # of the axes' height, between the middles of two labels
 INK, GREY = "#333333", "#e4e4e4"
 STYLE = {  # what differs from matplotlib's defaults
@@ -48,12 +49,16 @@ STYLE = {  # what differs from matplotlib's defaults
 
 
 class Curve(NamedTuple):
-    """Points (x, y), joined in their order by a line, and the name at its end, in which $...$ is mathematics."""
+    """Points (x, y), joined in their order by a line, and the name at its end, in which $...$ is mathematics.
+
+    Marked, each point is a dot, and there may be one alone.
+    """
 
     label: str
     x: Sequence[float]
     y: Sequence[float]
     dashed: bool = False
+    marked: bool = False
 
 
 class Panel(NamedTuple):
@@ -124,9 +129,10 @@ def _check(panel: Panel) -> None:
     for curve in panel.curves:
         values = np.array([*curve.x, *curve.y], dtype=float)
         placed = np.isfinite(values) & (values > 0 if panel.logarithmic else values >= 0)
-        if len(curve.x) != len(curve.y) or len(curve.x) < 2 or not placed.all():
-            sign = "positive" if panel.logarithmic else "not negative"
-            raise ZooError(f"The curve {curve.label!r} needs as many x as y, at least two, all finite and {sign}.")
+        least = 1 if curve.marked else 2
+        if len(curve.x) != len(curve.y) or len(curve.x) < least or not placed.all():
+            sign, few = "positive" if panel.logarithmic else "not negative", "one" if curve.marked else "two"
+            raise ZooError(f"The curve {curve.label!r} needs as many x as y, at least {few}, all finite and {sign}.")
 
 
 def _draw(panel: Panel, axes: Axes) -> None:
@@ -137,11 +143,14 @@ def _draw(panel: Panel, axes: Axes) -> None:
     axes.set_xlabel(panel.x_label)
     axes.margins(x=0, y=0.05)
     for curve, colour in zip(panel.curves, COLOURS, strict=False):
-        axes.plot(curve.x, curve.y, color=colour, linestyle=(0, (3, 3)) if curve.dashed else "-", label=curve.label)
+        line, marker = (0, (3, 3)) if curve.dashed else "-", "o" if curve.marked else None
+        (drawn,) = axes.plot(curve.x, curve.y, color=colour, linestyle=line, marker=marker, label=curve.label)
+        drawn.set(markersize=5, clip_on=not curve.marked)  # a dot on an axis is a whole one
     if panel.logarithmic:
         axes.set(xscale="log", yscale="log")
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            low, high = axis.get_data_interval()
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < WIDE * low else (1, 3)))
             axis.set_major_formatter("{x:g}")
             axis.set_minor_locator(NullLocator())
     else:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import ZooError
-from zoo.pictures.images import grid
+from zoo.pictures.images import as_image, grid
 from zoo.pictures.plane import scatter
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def show(samples: Any, *, levels: int | None = None, columns: int | None = None)
     except (TypeError, ValueError, RuntimeError):
         raise ZooError(f"Samples are one tensor, as `model.sample` returns it, not {type(samples).__name__}.") from None
     if x.is_floating_point():
-        return _image(_points(x))
+        return as_image(_points(x))
     if x.ndim == 5:
         columns = columns or x.shape[1]
         x = x.flatten(0, 1)
@@ -61,7 +61,7 @@ def show(samples: Any, *, levels: int | None = None, columns: int | None = None)
     levels = levels or (max(2, high + 1) if high < FEW else 256)
     if low < 0 or high >= levels:
         raise ZooError(f"The images have values {low}..{high}, and not 0..{levels - 1}: give levels=model.spec.levels.")
-    return _image(grid(x, levels, columns=columns))
+    return as_image(grid(x, levels, columns=columns))
 
 
 def _points(points: Tensor) -> Tensor:
@@ -75,11 +75,3 @@ def _points(points: Tensor) -> Tensor:
     reach = reach[reach.isfinite()].double().sort().values
     furthest = float(reach[int(0.99 * (len(reach) - 1))]) if len(reach) else 0.0
     return scatter(points, EXTENT if furthest <= EXTENT else 1.1 * furthest)
-
-
-def _image(pixels: Tensor) -> Image:
-    """A picture of bytes (1 or 3, H, W)."""
-    from PIL import Image
-
-    array = pixels.permute(1, 2, 0).contiguous().numpy()
-    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)

@@ -26,6 +26,7 @@ def export_run(
     dtype: str = "float16",
     overwrite: bool = False,
     cls: type[Model] | None = None,
+    width: float | None = None,
     finish: Callable[[Path, Model], None] | None = None,
 ) -> Path:
     """Write a run's weights as a checkpoint folder.
@@ -39,13 +40,15 @@ def export_run(
         dtype: of the stored weights.
         overwrite: replace a checkpoint that is there, with its numbers and notes.
         cls: the model's class, needed where it is not one of the zoo's own.
+        width: that of an average which `zoo.callbacks.EMA` was to keep beside its own, in the place of this one.
         finish: as for `zoo.hub.store.save`.
 
     Returns:
         The folder.
 
     Raises:
-        CheckpointError: there is no such run, it was not made by this package, or a checkpoint is there already.
+        CheckpointError: there is no such run, it was not made by this package, it has no average of that width, or a
+            checkpoint is there already.
         DataError: the folder cannot be written.
     """
     path, folder = Path(run), Path(out or _home(name))
@@ -72,6 +75,8 @@ def export_run(
         )
         if not tensors or not isinstance(class_path, str):
             raise CheckpointError(f"{foreign}: it has no weights, or no name of their class.")
+        if width is not None:
+            weights = {**weights, **_average(state, width, str(path))}
         cls = building.resolve(class_path, cls)
         training = _training(state, record)
         data, recipe, reference = record["data"], record["recipe"], record["reference"]
@@ -94,6 +99,19 @@ def export_run(
         reference=reference,
         finish=finish,
     )
+
+
+def _average(state: dict[str, Any], width: float, path: str) -> dict[str, torch.Tensor]:
+    """The weights of an average beside that of validation, by name."""
+    kept = state["callbacks"].get("EMA") or {}
+    others = kept.get("others") or {}
+    if f"{width:g}" not in others:
+        there = f"beside its own it has those of {', '.join(others)}" if others else "it has none beside its own"
+        raise CheckpointError(
+            f"{path} has no average of width {width:g}, {there}: leave the width out for its own, or name it in "
+            f"`others` of zoo.callbacks.EMA before the run."
+        )
+    return others[f"{width:g}"]
 
 
 def _training(state: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
