@@ -398,6 +398,11 @@ def test_a_model_with_nothing_to_measure_is_refused():
             evaluate(Words(), data=data, **how)
 
 
+def test_samples_of_a_bound_are_refused_where_samples_alone_are_measured():
+    with pytest.raises(ZooError, match="these alone are measured: leave out samples, the draws behind a bound"):
+        evaluate(Coin(), data=Images(), n=5, samples=3)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

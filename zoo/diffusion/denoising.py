@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.arguments import count_of, real_of
+from zoo.arguments import real_of
+from zoo.diffusion.forward import data_spec
 from zoo.diffusion.gaussian import GaussianDiffusion
 from zoo.diffusion.predictions import target_of
 from zoo.diffusion.samplers import sampler_of
 from zoo.diffusion.schedules import alpha_sigma, over
 from zoo.errors import DataError
 from zoo.nn.unet import Perceptron, UNet
-from zoo.spec import DataSpec, check_image_shape
 
 
 class Denoising(GaussianDiffusion):
@@ -47,17 +47,11 @@ class Denoising(GaussianDiffusion):
             DataError: in one sentence, what is wrong.
         """
         given = self.hparams
-        if levels is None and len(shape) != 1:
-            raise DataError(f"Data without levels are vectors, of one size, not of shape {list(shape)}: give levels.")
-        if levels is not None:
-            check_image_shape(shape)
-            if not 2 <= count_of(levels, "levels") <= 256:
-                raise DataError(f"levels must be from 2 to 256, or null for points, not {levels}.")
+        self.spec = data_spec(shape, levels, classes)
         if not 0 <= real_of(given.label_dropout, "label_dropout", zero=True) < 1:
             raise DataError(f"label_dropout must be in [0, 1), not {given.label_dropout}.")
         if given.label_dropout and not classes:
             raise DataError("There are no labels to drop where classes is 0: set label_dropout to 0.")
-        self.spec = DataSpec(tuple(shape), levels, classes)
         self.label_dropout, self.deviation = given.label_dropout, real_of(given.deviation, "deviation")
         sampler_of(given.sampler)
         self.sampler, self.steps = given.sampler, self.check_steps(given.steps)

@@ -11,13 +11,29 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from zoo.arguments import count_of
 from zoo.diffusion.schedules import Schedule, alpha_sigma
 from zoo.errors import DataError, show
 from zoo.model import GenerativeModel
 from zoo.nn.devices import precise
 from zoo.nn.draws import Draws
 from zoo.nn.levels import from_unit, to_unit
-from zoo.spec import DataSpec
+from zoo.spec import DataSpec, check_image_shape
+
+
+def data_spec(shape: Sequence[int], levels: int | None, classes: int = 0) -> DataSpec:
+    """The specification of images with levels, or of vectors without.
+
+    Raises:
+        DataError: it would be of neither.
+    """
+    if levels is None and len(shape) != 1:
+        raise DataError(f"Data without levels are vectors, of one size, not of shape {list(shape)}: give levels.")
+    if levels is not None:
+        check_image_shape(shape)
+        if not 2 <= count_of(levels, "levels") <= 256:
+            raise DataError(f"levels must be from 2 to 256, or null for points, not {levels}.")
+    return DataSpec(tuple(shape), levels, classes)
 
 
 class ForwardProcess(GenerativeModel):

@@ -41,6 +41,7 @@ from torch import Tensor
 from zoo.arguments import count_of, real_of
 from zoo.diffusion.chain import GaussianChain
 from zoo.diffusion.decoder import decode
+from zoo.diffusion.forward import data_spec
 from zoo.diffusion.kernels import LearnedBetas, costs_of, line, reading_costs
 from zoo.diffusion.predictions import datum_of, prediction_of
 from zoo.diffusion.schedules import Cosine, Linear, alpha_sigma, over
@@ -48,7 +49,6 @@ from zoo.diffusion.terms import BoundOfTerms, Terms
 from zoo.errors import DataError
 from zoo.nn.draws import Draws
 from zoo.nn.unet import Perceptron, UNet
-from zoo.spec import DataSpec
 
 SCHEDULES = {"linear": Linear, "cosine": Cosine}
 
@@ -118,14 +118,12 @@ class Diffusion(BoundOfTerms, GaussianChain):
         super().__init__()
         if noise_schedule not in SCHEDULES:
             raise DataError(f"noise_schedule must be one of {', '.join(SCHEDULES)}, not {noise_schedule!r}.")
-        if levels is not None and not 2 <= levels <= 256:
-            raise DataError(f"levels must be 2..256, or none for continuous data, not {levels}.")
         self.most_steps = count_of(timesteps, "timesteps", least=2, size=64)
         self.steps = min(count_of(steps, "steps"), timesteps)
         self.deviation = real_of(deviation, "deviation")
         count_of(fourier, "fourier", least=0)
         self.save_hyperparameters()
-        self.spec = DataSpec(tuple(shape), levels)
+        self.spec = data_spec(shape, levels)
         self.prediction = prediction_of(prediction)
         self.noise_schedule = SCHEDULES[noise_schedule](first, last)
         if learned_betas:

@@ -51,6 +51,11 @@ def choose(
     others = fidelities(model, n, options)
     if options or n is not None:
         own = usual = []
+        if samples is not None:
+            raise ZooError(
+                "Where it is said how data are drawn, or how many, these alone are measured: leave out samples, the "
+                "draws behind a bound."
+            )
         if not others:
             raise ZooError(f"No samples of {type(model).__name__} are measured: leave out how they are drawn.")
     else:
