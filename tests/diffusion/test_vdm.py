@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from zoo.batch import Batch
 from zoo.diffusion.decoder import decode, log_decoder
 from zoo.diffusion.samplers import SAMPLERS
-from zoo.diffusion.schedules import Cosine, Learned, Linear, alpha_sigma
-from zoo.diffusion.vdm import VDM, even_times
+from zoo.diffusion.schedules import Cosine, Learned, Linear, alpha_sigma, even_times
+from zoo.diffusion.vdm import VDM
 from zoo.errors import DataError
 from zoo.evaluation.likelihood import Likelihood
 from zoo.nn.draws import Draws

@@ -18,9 +18,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from zoo.arguments import count_of, real_of
-from zoo.diffusion.schedules import check_times, over
-from zoo.diffusion.steps import check_steps, finite_state
-from zoo.errors import DataError, show
+from zoo.diffusion.schedules import over, times_of
+from zoo.diffusion.steps import check_steps, finite_state, shown_steps
+from zoo.errors import DataError
 from zoo.model import GenerativeModel
 from zoo.nn.devices import full_precision
 from zoo.nn.draws import Draws
@@ -202,12 +202,7 @@ class BinaryDiffusion(GenerativeModel):
         Raises:
             DataError: a time is outside [0, 1].
         """
-        x = self.check(x)
-        try:
-            times = torch.as_tensor(t, dtype=torch.float64, device="cpu").reshape(-1)
-        except (TypeError, ValueError, RuntimeError):
-            raise DataError(f"t must be numbers in [0, 1], not {show(t)}.") from None
-        check_times(times)
+        x, times = self.check(x), times_of(t, "cpu")
 
         def draw(draws: Draws, part: slice) -> Tensor:
             state, before, states = x[part].bool(), 0.0, {}
@@ -237,7 +232,7 @@ class BinaryDiffusion(GenerativeModel):
         noisy, begin = start or (None, 1.0)
         steps = max(1, math.ceil(steps * begin - 1e-9))
         times = torch.linspace(begin, 0, steps + 1, dtype=torch.float64, device=self.device)
-        kept = [] if frames is None else torch.linspace(0, steps, frames).round().long().tolist()
+        kept = [] if frames is None else shown_steps(steps, frames)
 
         def draw(draws: Draws, part: slice) -> Tensor:
             def uniform() -> Tensor:  # in float64, where chances of 1e-7 keep their size

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from zoo.arguments import count_of
 from zoo.diffusion.binary import BinaryDiffusion, log_odds, step_kl, telling_steps
-from zoo.diffusion.schedules import over
+from zoo.diffusion.schedules import even_times, over
 from zoo.diffusion.steps import check_steps
 from zoo.diffusion.terms import BoundOfTerms, Terms
 from zoo.errors import DataError
@@ -144,8 +144,7 @@ class BinomialDiffusion(BoundOfTerms, BinaryDiffusion):
         if not self.training:
             return -self.elbo(x, seed=0, index=index)
         x = self.check(x)
-        start = torch.rand((), device=x.device, dtype=torch.float32)
-        place = (start + torch.arange(len(x), device=x.device) / len(x)) % 1
+        place = even_times(len(x), x.device)
         uniform = torch.rand(x.shape, device=x.device, dtype=torch.float32)
         step, weight = telling_steps(place, self.most_steps)
         return self._step_losses(x, step, uniform, self.most_steps) * weight.to(uniform)

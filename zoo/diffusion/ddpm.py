@@ -25,7 +25,7 @@ from zoo.arguments import count_of, real_of
 from zoo.diffusion.denoising import Denoising
 from zoo.diffusion.predictions import prediction_of
 from zoo.diffusion.schedules import Karras, Schedule, alpha_sigma, over, schedule_of
-from zoo.diffusion.terms import BoundOfTerms, Terms
+from zoo.diffusion.terms import BoundOfTerms, Terms, prior_cost
 from zoo.errors import DataError
 from zoo.nn.draws import Draws
 
@@ -161,13 +161,14 @@ class DDPM(BoundOfTerms, Denoising):
         steps, chances = self.most_steps - 1, self._chances()
         if samples == steps:
             chances = torch.full_like(chances, 1 / steps)
+        cumulative = chances.cumsum(0)
         for k in range(samples):
             # Evenly spread over the steps from a place of the datum's own.
             if samples == steps:
                 step = ((first * steps).long() + k) % steps
             else:
                 share = (first + k / samples) % 1.0
-                step = torch.searchsorted(chances.cumsum(0), share, right=True).clamp(max=steps - 1)
+                step = torch.searchsorted(cumulative, share, right=True).clamp(max=steps - 1)
             noise = draws.normal(*self.spec.shape).to(y)
             diffusion.append(self._divergence(y, step, noise, label) / chances[step].to(y))
         prior, reconstruction = (each.expand(samples, -1) for each in (self._prior(y), reconstruction))
@@ -184,8 +185,7 @@ class DDPM(BoundOfTerms, Denoising):
 
     def _prior(self, y: Tensor) -> Tensor:
         """KL(q(z_T | x) || N(0, 1)), (N,) nats."""
-        alpha = torch.sigmoid(self.log_snr_of(torch.tensor(self.most_steps - 1, device=y.device)))
-        return (alpha.to(y) * (y.square() - 1) - torch.log1p(-alpha).to(y)).flatten(1).sum(1) / 2
+        return prior_cost(y, self.log_snr_of(torch.tensor(self.most_steps - 1, device=y.device)))
 
     def _divergence(self, y: Tensor, step: Tensor, noise: Tensor, label: Tensor | None) -> Tensor:
         """KL(q(z_s | z_t, x) || p(z_s | z_t)), (N,) nats, where s is level `step` (N,) and t the next one."""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from zoo.arguments import count_of
-from zoo.diffusion.schedules import Schedule, alpha_sigma
-from zoo.errors import DataError, show
+from zoo.diffusion.schedules import Schedule, alpha_sigma, times_of
+from zoo.errors import DataError
 from zoo.model import GenerativeModel
 from zoo.nn.devices import precise
 from zoo.nn.draws import Draws
@@ -66,11 +66,8 @@ class ForwardProcess(GenerativeModel):
             DataError: a time is outside [0, 1].
         """
         x, (device, dtype) = self.check(x), self._home()
-        try:
-            times = torch.as_tensor(t, dtype=torch.float64, device=device).reshape(-1)
-        except (TypeError, ValueError, RuntimeError):
-            raise DataError(f"t must be numbers in [0, 1], not {show(t)}.") from None
-        alpha, sigma = (each.to(dtype) for each in alpha_sigma(self.noise_schedule(times)))
+        times = times_of(t, device)
+        alpha, sigma = (each.to(dtype) for each in alpha_sigma(self.noise_schedule.log_snr(times)))
         shares, order = sigma / alpha, times.argsort().tolist()
 
         def draw(draws: Draws, part: slice) -> Tensor:

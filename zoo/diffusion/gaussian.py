@@ -21,7 +21,7 @@ from zoo.diffusion.predictions import Coefficients, Prediction, datum_of
 from zoo.diffusion.probability_flow import FlowLikelihood
 from zoo.diffusion.samplers import Denoiser, Normal, passes, sampler_of
 from zoo.diffusion.schedules import alpha_sigma, over
-from zoo.diffusion.steps import check_steps, finite_state
+from zoo.diffusion.steps import check_steps, finite_state, shown_steps
 from zoo.errors import DataError
 from zoo.model import Measurement
 from zoo.nn.devices import full_precision, precise
@@ -84,15 +84,13 @@ class GaussianDiffusion(ForwardProcess):
             guidance: w of x + (w - 1) (x - x'), where x' is what the denoiser tells without a label: above 1, more
                 typical of the class and less varied (Ho & Salimans 2022, arXiv 2207.12598, equation 6).
         """
-        hidden = None
-        if self.spec.classes:
-            hidden = lambda n: torch.full((n,), self.spec.classes, device=self.device)  # noqa: E731
+        classes = self.spec.classes
 
         def denoise(z: Tensor, log_snr: Tensor) -> Tensor:
-            given = hidden(len(z)) if hidden and label is None else label
+            hidden = torch.full((len(z),), classes, device=self.device) if classes else None
             if guidance == 1.0 or label is None:
-                return self.mean(z, log_snr, given)
-            both = self.mean(torch.cat([z, z]), log_snr, torch.cat([given, hidden(len(z))]))
+                return self.mean(z, log_snr, hidden if label is None else label)
+            both = self.mean(torch.cat([z, z]), log_snr, torch.cat([label, hidden]))
             known, unknown = both.chunk(2)
             return unknown + guidance * (known - unknown)
 
@@ -100,11 +98,7 @@ class GaussianDiffusion(ForwardProcess):
 
     def log_snrs(self, steps: int) -> Tensor:
         """Those through which data are drawn in so many steps, rising, (steps + 1,): the last has no noise."""
-        t = (
-            torch.linspace(1, 0, steps, dtype=torch.float64, device=self.device)
-            if steps > 1
-            else torch.ones(1, dtype=torch.float64, device=self.device)
-        )
+        t = torch.linspace(1, 0, steps, dtype=torch.float64, device=self.device)
         return torch.cat([self.noise_schedule(t), t.new_full((1,), torch.inf)])
 
     def way(
@@ -268,7 +262,7 @@ class GaussianDiffusion(ForwardProcess):
             if frames is None:
                 (z,) = deque(states, maxlen=1)  # not all of them at once
                 return self.decoded(z, draws)
-            chosen, shown = torch.linspace(0, steps, frames).round().long().tolist(), []
+            chosen, shown = shown_steps(steps, frames), []
             for k, state in enumerate([z, *states]):
                 data = self.unscaled(state) if k < steps else self.decoded(state, draws)
                 shown += [data] * chosen.count(k)

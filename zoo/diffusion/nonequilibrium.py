@@ -44,11 +44,11 @@ from zoo.diffusion.decoder import decode
 from zoo.diffusion.forward import data_spec
 from zoo.diffusion.kernels import LearnedBetas, costs_of, line, reading_costs
 from zoo.diffusion.predictions import datum_of, prediction_of
-from zoo.diffusion.schedules import Cosine, Linear, alpha_sigma, over
-from zoo.diffusion.terms import BoundOfTerms, Terms
+from zoo.diffusion.schedules import Cosine, Linear, alpha_sigma, even_times, over
+from zoo.diffusion.terms import BoundOfTerms, Terms, prior_cost
 from zoo.errors import DataError
 from zoo.nn.draws import Draws
-from zoo.nn.unet import Perceptron, UNet
+from zoo.nn.unet import Perceptron, UNet, octaves
 
 SCHEDULES = {"linear": Linear, "cosine": Cosine}
 
@@ -130,9 +130,8 @@ class Diffusion(BoundOfTerms, GaussianChain):
             self.noise_schedule = LearnedBetas(self.noise_schedule, self._states_of(timesteps))
         outputs = 2 * shape[0]  # what is told of a component, and its variance
         if self.spec.kind == "image":
-            # sin(2^n pi z) has a period of one level, 2 / (levels - 1), where 2^n is levels - 1.
-            exponents = [math.log2((levels or 256) - 1) - octave for octave in range(fourier)]
-            self.net = UNet(shape, outputs, channels, multipliers, blocks, attention, dropout, fourier=exponents)
+            sizes = channels, multipliers, blocks, attention, dropout
+            self.net = UNet(shape, outputs, *sizes, fourier=octaves(levels, fourier))
         else:
             self.net = Perceptron(*shape, outputs, hidden, layers)
 
@@ -219,10 +218,7 @@ class Diffusion(BoundOfTerms, GaussianChain):
             x: data, (N, *shape).
             y: data as the network sees them.
         """
-        last, first = self.states()[-1], self.noise_schedule.first
-        # -log sigma^2 is softplus(lambda), and sigma^2 - 1 is -alpha^2.
-        kept, rest = torch.sigmoid(last).to(y), F.softplus(last).to(y)
-        prior = (kept * (y.square() - 1) + rest).flatten(1).sum(1) / 2
+        prior, first = prior_cost(y, self.states()[-1]), self.noise_schedule.first
         if self.spec.levels is not None:
             return prior, reading_costs(first, self.spec.levels, str(y.device)).to(y)[x.long()].flatten(1).sum(1)
         entropy = (math.log(2 * math.pi) + 1 - math.log1p(math.exp(first))) / 2
@@ -263,8 +259,6 @@ class Diffusion(BoundOfTerms, GaussianChain):
             return -unit * self.elbo(x, seed=0, index=index)
         x = self.check(x)
         y, steps = self.scaled(x), self.most_steps
-        start = torch.rand((), device=y.device, dtype=torch.float32)
-        place = (start + torch.arange(len(y), device=y.device, dtype=torch.float32) / len(y)) % 1
-        k = (place * steps).long().clamp(max=steps - 1) + self._states_of(steps) - steps
+        k = (even_times(len(y), y.device) * steps).long().clamp(max=steps - 1) + self._states_of(steps) - steps
         noise = torch.randn(y.shape, device=y.device, dtype=torch.float32).to(y)
         return unit * (steps * self.step_cost(y, k, noise) + sum(self.end_costs(x, y)))

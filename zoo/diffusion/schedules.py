@@ -9,13 +9,13 @@ there is the least noise, t = 1 where there is the most. Both ends are finite.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import DataError
+from zoo.errors import DataError, show
 from zoo.nn.devices import precise
 
 
@@ -39,6 +39,25 @@ def check_times(t: Tensor) -> Tensor:
     if not bool(inside.all()):
         raise DataError(f"t must be in [0, 1], not {float(t[~inside].flatten()[0]):g}.")
     return t
+
+
+def times_of(t: float | Sequence[float] | Tensor, device: torch.device | str) -> Tensor:
+    """Times that somebody gives, one or several, as float64 (T,) on a device.
+
+    Raises:
+        DataError: these are no numbers in [0, 1].
+    """
+    try:
+        times = torch.as_tensor(t, dtype=torch.float64, device=device).reshape(-1)
+    except (TypeError, ValueError, RuntimeError):
+        raise DataError(f"t must be numbers in [0, 1], not {show(t)}.") from None
+    return check_times(times)
+
+
+def even_times(n: int, device: torch.device | None = None) -> Tensor:
+    """n times in [0, 1), (n,), at even distances from a first one that is uniform: each is uniform by itself."""
+    start = torch.rand((), device=device, dtype=torch.float32)
+    return (start + torch.arange(n, device=device, dtype=torch.float32) / n) % 1
 
 
 class Schedule(nn.Module):

@@ -1,9 +1,12 @@
-"""What every chain of steps from noise to data asks for: how many there are, and that no state is NaN."""
+"""What every chain of steps from noise to data asks for: how many there are, which are shown, and that no state is
+NaN.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from zoo.arguments import count_of
@@ -20,6 +23,11 @@ def check_steps(steps: Any, most: int | None = None) -> int:
     if most is not None and steps > most:
         raise DataError(f"steps must be at most {most}, those of the schedule, not {steps}.")
     return steps
+
+
+def shown_steps(steps: int, frames: int) -> list[int]:
+    """After which steps a trace of so many frames shows the state, at even distances from 0, the noise, to the last."""
+    return torch.linspace(0, steps, frames, device="cpu").round().long().tolist()
 
 
 def finite_state(z: Tensor, step: int, steps: int) -> Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -17,6 +19,13 @@ class Terms(NamedTuple):
     prior: Tensor
     diffusion: Tensor
     reconstruction: Tensor
+
+
+def prior_cost(y: Tensor, log_snr: Tensor) -> Tensor:
+    """KL(q(z | x) || N(0, 1)) of z = alpha y + sigma epsilon at one log-SNR () for all: (N, *shape) to (N,) nats."""
+    # -log sigma^2 is softplus(lambda), and sigma^2 - 1 is -alpha^2.
+    kept, rest = torch.sigmoid(log_snr).to(y), F.softplus(log_snr).to(y)
+    return (kept * (y.square() - 1) + rest).flatten(1).sum(1) / 2
 
 
 class BoundOfTerms:

@@ -23,18 +23,17 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.arguments import count_of
 from zoo.diffusion.decoder import decode, log_decoder
 from zoo.diffusion.gaussian import GaussianDiffusion
 from zoo.diffusion.predictions import prediction_of, target_of
-from zoo.diffusion.schedules import Learned, Linear, alpha_sigma, over
-from zoo.diffusion.terms import BoundOfTerms, Terms
+from zoo.diffusion.schedules import Learned, Linear, alpha_sigma, even_times, over
+from zoo.diffusion.terms import BoundOfTerms, Terms, prior_cost
 from zoo.errors import DataError
 from zoo.nn.draws import Draws
-from zoo.nn.unet import UNet
+from zoo.nn.unet import UNet, octaves
 from zoo.spec import DataSpec, check_image_shape
 
 OCTAVES = 10  # periods beyond all 256 levels tell no more than z does
@@ -107,9 +106,8 @@ class VDM(BoundOfTerms, GaussianDiffusion):
         self.spec = DataSpec(tuple(shape), levels)
         self.prediction = prediction_of(prediction)
         self.noise_schedule = (Learned if noise_schedule == "learned" else Linear)(first, last)
-        # sin(2^n pi z) has a period of one level, 2 / (levels - 1), where 2^n is levels - 1.
-        exponents = [math.log2(levels - 1) - octave for octave in range(fourier)]
-        self.net = UNet(shape, shape[0], channels, multipliers, blocks, attention, dropout, fourier=exponents)
+        sizes = channels, multipliers, blocks, attention, dropout
+        self.net = UNet(shape, shape[0], *sizes, fourier=octaves(levels, fourier))
 
     # -- noise ----------------------------------------------------------------------------------------------------
 
@@ -176,12 +174,7 @@ class VDM(BoundOfTerms, GaussianDiffusion):
         error = (output - target_of(y, z, coefficients)).square().flatten(1).sum(1)
         alpha, sigma = alpha_sigma(ends[0])
         reconstruction = -log_decoder(x, alpha * y + sigma * first_noise, ends[0], self.spec.levels)
-        return Terms(self._prior(y, ends[1]), -slope * weight * error / 2, reconstruction)
-
-    def _prior(self, y: Tensor, log_snr: Tensor) -> Tensor:
-        """KL(q(z_1 | x) || N(0, 1)), (N,) nats."""
-        # -log sigma^2 is softplus(lambda), and sigma^2 - 1 is -alpha^2.
-        return (torch.sigmoid(log_snr) * (y.square() - 1) + F.softplus(log_snr)).flatten(1).sum(1) / 2
+        return Terms(prior_cost(y, ends[1]), -slope * weight * error / 2, reconstruction)
 
     # -- training -------------------------------------------------------------------------------------------------
 
@@ -219,9 +212,3 @@ class VDM(BoundOfTerms, GaussianDiffusion):
             if each.requires_grad:
                 each.register_hook(lambda gradient: gradient * twice)
         return unit * sum(terms)
-
-
-def even_times(n: int, device: torch.device | None = None) -> Tensor:
-    """n times in [0, 1), (n,), at even distances from a first one that is uniform: each is uniform by itself."""
-    start = torch.rand((), device=device, dtype=torch.float32)
-    return (start + torch.arange(n, device=device, dtype=torch.float32) / n) % 1

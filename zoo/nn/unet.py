@@ -80,6 +80,12 @@ def with_waves(z: Tensor, exponents: Sequence[int]) -> Tensor:
     return torch.cat([z, *(wave for angle in angles for wave in (angle.sin(), angle.cos()))], 1)
 
 
+def octaves(levels: int, count: int) -> list[float]:
+    """Exponents n of so many features: periods of one level of data in [-1, 1], of two, of four, and so on."""
+    # sin(2^n pi z) has a period of one level, 2 / (levels - 1), where 2^n is levels - 1.
+    return [math.log2(levels - 1) - octave for octave in range(count)]
+
+
 class Attention(nn.Module):
     """Of each place to all places, added to what comes in; at first nothing is added.
 
